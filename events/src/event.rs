@@ -1,0 +1,239 @@
+//! Everything that can happen. An event is a fact in the past tense; it is never refused and never changed.
+//!
+//! These are the types the program works with. How they are written down, per version, is [`crate::wire`].
+
+use crate::assignment::AssignmentSet;
+use crate::fact::Fact;
+use crate::id::{BootId, CameraId, ServerId, TenantId};
+use crate::position::Position;
+use crate::reason::{AssignReason, UnplacedReason};
+use crate::sealed::{PublicKey, WrappedKey};
+use crate::settings::{CameraSettings, Capacity, Labels, ServerSettings};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A tenant exists.
+    TenantCreated(TenantCreated),
+    /// A tenant has another name.
+    TenantChanged(TenantChanged),
+    /// A tenant is gone; it had no cameras left.
+    TenantDeleted(TenantDeleted),
+    /// An operator announced a server before its worker was seen.
+    ServerAdded(ServerAdded),
+    /// A worker showed the join key: a new, undefined server, or the one that was announced under its name.
+    ServerJoined(ServerJoined),
+    /// A server belongs to this system.
+    ServerAdopted(ServerAdopted),
+    /// A server's settings are these now.
+    ServerChanged(ServerChanged),
+    /// A server belongs to this system no longer.
+    ServerDetached(ServerDetached),
+    /// A camera exists.
+    CameraAdded(CameraAdded),
+    /// A camera's settings are these now.
+    CameraChanged(CameraChanged),
+    /// A camera is gone. Its archive is not.
+    CameraDeleted(CameraDeleted),
+    /// Which server records which camera changed.
+    PlanMade(PlanMade),
+    /// A server lives, with this load.
+    ServerHeartbeat(ServerHeartbeat),
+    /// What a worker saw happen to its recordings.
+    RecordingReported(RecordingReported),
+    /// One part of what one server is to record.
+    AssignmentsPublished(AssignmentSet),
+}
+
+/// See [`Event::TenantCreated`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantCreated {
+    /// Its id.
+    pub tenant_id: TenantId,
+    /// For people.
+    pub name: String,
+    /// Encrypts all its secrets.
+    pub data_key: WrappedKey,
+}
+
+/// See [`Event::TenantChanged`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantChanged {
+    /// Which.
+    pub tenant_id: TenantId,
+    /// The new name.
+    pub name: String,
+}
+
+/// See [`Event::TenantDeleted`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantDeleted {
+    /// Which.
+    pub tenant_id: TenantId,
+}
+
+/// See [`Event::ServerAdded`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerAdded {
+    /// Its id.
+    pub server_id: ServerId,
+    /// Its settings; a worker that joins under this name becomes this server.
+    pub settings: ServerSettings,
+}
+
+/// See [`Event::ServerJoined`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerJoined {
+    /// Its id.
+    pub server_id: ServerId,
+    /// The worker's name for itself.
+    pub name: String,
+    /// The worker's key: who shows it is this server.
+    pub public_key: PublicKey,
+    /// What the worker was started with. Counts for a new server only; later an operator decides.
+    pub labels: Labels,
+    /// As `labels`.
+    pub capacity: Capacity,
+}
+
+/// See [`Event::ServerAdopted`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerAdopted {
+    /// Which.
+    pub server_id: ServerId,
+}
+
+/// See [`Event::ServerChanged`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerChanged {
+    /// Which.
+    pub server_id: ServerId,
+    /// All its settings, as they are now.
+    pub settings: ServerSettings,
+}
+
+/// See [`Event::ServerDetached`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerDetached {
+    /// Which.
+    pub server_id: ServerId,
+}
+
+/// See [`Event::CameraAdded`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraAdded {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// Its id.
+    pub camera_id: CameraId,
+    /// Its settings.
+    pub settings: CameraSettings,
+}
+
+/// See [`Event::CameraChanged`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraChanged {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// Which.
+    pub camera_id: CameraId,
+    /// All its settings, as they are now.
+    pub settings: CameraSettings,
+}
+
+/// See [`Event::CameraDeleted`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraDeleted {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// Which.
+    pub camera_id: CameraId,
+}
+
+/// See [`Event::PlanMade`]. Its position becomes the epoch of every assignment in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanMade {
+    /// The position of the log this plan was derived from: re-deriving it from the fold up to there gives it again.
+    pub basis: Position,
+    /// The version of the placement rules that made it.
+    pub rules: u32,
+    /// What changes, by tenant and camera.
+    pub entries: Vec<PlanEntry>,
+}
+
+/// What a plan says about one camera.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanEntry {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// What is to be.
+    pub decision: Decision,
+}
+
+/// What is to be with a camera.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// This server records it.
+    Assign {
+        /// Who.
+        server_id: ServerId,
+        /// Why.
+        reason: AssignReason,
+    },
+    /// No server records it.
+    Unplace {
+        /// Why.
+        reason: UnplacedReason,
+    },
+}
+
+/// See [`Event::ServerHeartbeat`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerHeartbeat {
+    /// Who.
+    pub server_id: ServerId,
+    /// This run of the worker.
+    pub boot_id: BootId,
+    /// 1, 2, 3, … within one boot: makes duplicates and late ones harmless.
+    pub sequence: u64,
+    /// Its load.
+    pub load: Load,
+}
+
+/// How busy a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// The `revision` of the desired set it has applied.
+    pub applied_revision: Position,
+    /// Cameras it is to record.
+    pub cameras: u32,
+    /// Of these, cameras it is recording.
+    pub recording: u32,
+    /// Of these, cameras that are neither recording nor failing for the camera's own reason.
+    pub unsettled: u32,
+    /// Media received, over the last interval.
+    pub received_bytes_per_s: u64,
+    /// CPU of the worker process over the last interval, in thousandths of one core.
+    pub cpu_millicores: u32,
+    /// Memory of the worker process (resident).
+    pub memory_bytes: u64,
+    /// Free space of the archive's volume.
+    pub disk_free_bytes: u64,
+    /// Its size.
+    pub disk_total_bytes: u64,
+    /// Facts that wait for the log.
+    pub outbox_facts: u64,
+}
+
+/// See [`Event::RecordingReported`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordingReported {
+    /// Who.
+    pub server_id: ServerId,
+    /// In which run.
+    pub boot_id: BootId,
+    /// In the order in which they happened.
+    pub facts: Vec<Fact>,
+}

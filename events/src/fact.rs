@@ -1,0 +1,232 @@
+//! What a worker saw happen to a recording. A fact is never refused and never corrected: a later one adds to it.
+//!
+//! Facts travel in batches ([`crate::event::RecordingReported`]) and may arrive twice or late; every one is keyed by
+//! camera, epoch and time, so applying it again changes nothing.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::hash::Sha256;
+use crate::id::{CameraId, TenantId};
+use crate::position::Epoch;
+use crate::time::Timestamp;
+
+/// Why video is missing, or why a camera is not being recorded right now. Closed: whatever goes wrong has one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The camera refused the credentials (401, 403) or wants some and has none.
+    Unauthorized,
+    /// The camera has no such stream (404).
+    NotFound,
+    /// The camera's address refused the connection.
+    Refused,
+    /// No route, no such host, or the network said no.
+    Unreachable,
+    /// The camera did not answer in time.
+    Timeout,
+    /// The camera answered something that is not RTSP or RTP.
+    ProtocolError,
+    /// The camera closed the connection.
+    Closed,
+    /// The camera kept the connection but sent no frame for the frame timeout.
+    Stalled,
+    /// The address policy of this server does not allow the camera's address.
+    NotAllowed,
+    /// The camera offers nothing this version records.
+    UnsupportedCodec,
+    /// The camera's media clock jumped.
+    TimestampJump,
+    /// Writing to the archive failed, or was too slow.
+    StorageError,
+    /// The worker was gone (killed, crashed, machine down) and is back.
+    WorkerRestarted,
+    /// The worker was told to stop.
+    WorkerStopped,
+    /// The camera was given to another server, or its settings changed.
+    Reassigned,
+    /// The camera was switched off or deleted.
+    Disabled,
+    /// No server had room for the camera.
+    Unplaced,
+    /// The server that should record has not been heard of.
+    ServerSilent,
+}
+
+impl Cause {
+    /// The word for it in events, the API and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::NotFound => "not_found",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::ProtocolError => "protocol_error",
+            Self::Closed => "closed",
+            Self::Stalled => "stalled",
+            Self::NotAllowed => "not_allowed",
+            Self::UnsupportedCodec => "unsupported_codec",
+            Self::TimestampJump => "timestamp_jump",
+            Self::StorageError => "storage_error",
+            Self::WorkerRestarted => "worker_restarted",
+            Self::WorkerStopped => "worker_stopped",
+            Self::Reassigned => "reassigned",
+            Self::Disabled => "disabled",
+            Self::Unplaced => "unplaced",
+            Self::ServerSilent => "server_silent",
+        }
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A video or audio codec, as recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Codec {
+    /// ITU-T H.264, ISO/IEC 14496-10.
+    H264,
+    /// ITU-T H.265, ISO/IEC 23008-2.
+    H265,
+    /// AAC, ISO/IEC 14496-3.
+    Aac,
+}
+
+/// One thing that happened to the recording of one camera on one server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// The camera answered and plays; nothing is on disk yet.
+    Started(Started),
+    /// The first keyframe since a break is on disk for good. From here on the camera is recorded.
+    FirstKeyframeDurable(FirstKeyframeDurable),
+    /// A segment is complete, durable and hashed.
+    SegmentStored(SegmentStored),
+    /// The camera is not being recorded any more, or still not, for a cause that is new.
+    Interrupted(Interrupted),
+    /// Video that should exist and does not.
+    Gap(Gap),
+}
+
+/// See [`Fact::Started`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// When PLAY was answered.
+    pub at: Timestamp,
+    /// What the camera sends.
+    pub video: Codec,
+    /// Its audio, if it has any that is recorded.
+    pub audio: Option<Codec>,
+}
+
+/// See [`Fact::FirstKeyframeDurable`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstKeyframeDurable {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// Wall-clock time of the keyframe: the archive is continuous from here.
+    pub start: Timestamp,
+    /// When the fragment holding it had been flushed to the disk.
+    pub durable_at: Timestamp,
+}
+
+/// See [`Fact::SegmentStored`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentStored {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment it was recorded.
+    pub epoch: Epoch,
+    /// Its place under the archive's root: `<tenant>/<camera>/<date>/<time>_<epoch>_<server>.mp4`.
+    pub key: String,
+    /// Wall-clock time of its first frame.
+    pub start: Timestamp,
+    /// Wall-clock time at which its last frame ends.
+    pub end: Timestamp,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Hash of the whole file.
+    pub sha256: Sha256,
+    /// Video frames in it.
+    pub video_frames: u64,
+    /// Video codec.
+    pub video: Codec,
+    /// Audio codec, if there is audio.
+    pub audio: Option<Codec>,
+    /// True if the worker found it torn after a crash and cut it to its last whole fragment.
+    pub repaired: bool,
+}
+
+/// See [`Fact::Interrupted`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interrupted {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// End of the last durable frame, or when the attempt failed if there was none.
+    pub at: Timestamp,
+    /// Why.
+    pub cause: Cause,
+    /// For a person; never holds a credential.
+    pub detail: String,
+}
+
+/// See [`Fact::Gap`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// The assignment under which recording resumed.
+    pub epoch: Epoch,
+    /// End of the last frame before it.
+    pub start: Timestamp,
+    /// Start of the first frame after it.
+    pub end: Timestamp,
+    /// Why nothing was recorded.
+    pub cause: Cause,
+}
+
+impl Fact {
+    /// The owner of the camera it is about.
+    pub const fn tenant_id(&self) -> TenantId {
+        match self {
+            Self::Started(f) => f.tenant_id,
+            Self::FirstKeyframeDurable(f) => f.tenant_id,
+            Self::SegmentStored(f) => f.tenant_id,
+            Self::Interrupted(f) => f.tenant_id,
+            Self::Gap(f) => f.tenant_id,
+        }
+    }
+
+    /// The camera it is about.
+    pub const fn camera_id(&self) -> CameraId {
+        match self {
+            Self::Started(f) => f.camera_id,
+            Self::FirstKeyframeDurable(f) => f.camera_id,
+            Self::SegmentStored(f) => f.camera_id,
+            Self::Interrupted(f) => f.camera_id,
+            Self::Gap(f) => f.camera_id,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The language of Longwatch: what can happen, how it is written down, and what follows from it.
+//!
+//! Everything here is pure, synchronous and deterministic, except [`log`], the place where events stand. Without
+//! the feature `jetstream` the crate does no I/O at all, so an auditor's tool, the simulation and the control
+//! plane all fold the same bytes with the same code.
+//!
+//! Read in this order: [`id`], [`time`], [`event`] (what can happen), [`wire`] (how it is written),
+//! [`envelope`] (who said it, when), [`state`] and [`fold`] (what follows), [`log`] (where it stands).
+
+pub mod assignment;
+pub mod envelope;
+pub mod event;
+pub mod fact;
+pub mod fold;
+pub mod hash;
+pub mod id;
+pub mod join;
+pub mod log;
+pub mod position;
+pub mod reason;
+pub mod sealed;
+pub mod settings;
+pub mod state;
+pub mod subject;
+pub mod time;
+pub mod wire;

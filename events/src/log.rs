@@ -1,0 +1,82 @@
+//! The log: where events stand, in order, for good. A trait with two implementations that behave alike:
+//! [`memory`] (deterministic, for tests and simulation) and [`jetstream`] (NATS JetStream).
+//!
+//! Invariants: positions within a log stream only grow; what was acknowledged is never lost; an append with the
+//! same event id happens once however often it is tried; a follower sees every record once and in order.
+
+#[cfg(feature = "jetstream")]
+pub mod jetstream;
+pub mod memory;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::id::EventId;
+use crate::position::Position;
+use crate::subject::LogStream;
+use crate::time::Timestamp;
+
+/// Something to append.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Which log stream.
+    pub stream: LogStream,
+    /// Under which subject.
+    pub subject: String,
+    /// By which a retry is recognised.
+    pub id: EventId,
+    /// The exact bytes.
+    pub payload: Bytes,
+    /// `Some(p)`: only if the last record of `subject` stands at `p` (0: there is none).
+    pub expected_last: Option<Position>,
+}
+
+/// Something that stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where.
+    pub position: Position,
+    /// When it was stored, by the log's clock: the only clock decisions may use.
+    pub stored_at: Timestamp,
+    /// Under which subject.
+    pub subject: String,
+    /// The exact bytes.
+    pub payload: Bytes,
+}
+
+/// Why an append or a read did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody else appended to the subject first. Nothing was written.
+    #[error("`{subject}` was appended to by another writer first")]
+    Conflict {
+        /// Where.
+        subject: String,
+    },
+    /// The log did not answer in time. What was to be appended may or may not stand there; trying again with the
+    /// same event id is safe.
+    #[error("the log does not answer: {0}")]
+    Unavailable(String),
+    /// The log answered no, and would again.
+    #[error("the log refused: {0}")]
+    Refused(String),
+}
+
+/// Records from a position on, without end: first those that stand there, then those to come. An `Err` ends it.
+pub type Follow = BoxStream<'static, Result<Record, Error>>;
+
+/// An ordered, append-only log of several streams.
+pub trait Log: Send + Sync {
+    /// Appends one entry and answers its position once it is durable.
+    fn append(&self, entry: Entry) -> BoxFuture<'_, Result<Position, Error>>;
+
+    /// Every record of `stream` behind `after`, in order, each once, across reconnects.
+    fn follow(&self, stream: LogStream, after: Position) -> BoxFuture<'_, Result<Follow, Error>>;
+
+    /// The position of the newest record of `stream`; [`Position::START`] if it is empty.
+    fn end(&self, stream: LogStream) -> BoxFuture<'_, Result<Position, Error>>;
+
+    /// The newest record under `subject`.
+    fn last<'a>(&'a self, stream: LogStream, subject: &'a str) -> BoxFuture<'a, Result<Option<Record>, Error>>;
+}

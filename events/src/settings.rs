@@ -1,0 +1,145 @@
+//! What a person can set about a camera or a server. Values, shared by events, State and API.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::id::ServerId;
+use crate::sealed::Sealed;
+
+/// Free-form `key: value` pairs.
+pub type Labels = BTreeMap<String, String>;
+
+/// Everything a camera can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CameraSettings {
+    /// For people; need not be unique.
+    pub name: String,
+    /// For people and placement.
+    pub labels: Labels,
+    /// Where the video comes from.
+    pub source: Source,
+    /// Whether and how it is recorded.
+    pub recording: Recording,
+    /// How long it is kept.
+    pub retention: Retention,
+    /// In which order cameras find a new server when theirs is lost.
+    pub failover_priority: Priority,
+    /// The server that should record it, if that has room.
+    pub preferred_server_id: Option<ServerId>,
+    /// On how many servers at once.
+    pub copies: u8,
+    /// What the camera is expected to send, in bits per second; what a server's `max_bitrate_bps` is counted in.
+    pub expected_bitrate_bps: Option<u64>,
+}
+
+/// Where a camera's video comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// The address as it may be shown: without user, password, or secret query values.
+    pub url: String,
+    /// The whole address and its credentials, a JSON [`crate::assignment::SourceSecret`] sealed with the
+    /// tenant's data key; field name `source`.
+    pub secret: Sealed,
+    /// How media travels.
+    pub transport: Transport,
+}
+
+/// How media travels from the camera.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// Interleaved in the RTSP connection (RFC 2326, section 10.12).
+    #[default]
+    Tcp,
+}
+
+/// Whether and how a camera is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Recording {
+    /// When.
+    pub mode: RecordingMode,
+}
+
+/// When a camera is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordingMode {
+    /// Always.
+    #[default]
+    Continuous,
+    /// Never; the camera takes no room on a server.
+    Off,
+}
+
+/// How long video is kept. `None`: without bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Retention {
+    /// Older video may go.
+    pub max_days: Option<u32>,
+    /// Above this the oldest video may go.
+    pub max_bytes: Option<u64>,
+}
+
+/// The rank of a camera at failover. Ordered: `High` first.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// First.
+    High,
+    /// Then these.
+    #[default]
+    Medium,
+    /// Then these.
+    Low,
+    /// Waits for its own server.
+    Never,
+}
+
+/// Everything a server can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServerSettings {
+    /// For people.
+    pub name: String,
+    /// For people and placement.
+    pub labels: Labels,
+    /// How much it may hold.
+    pub capacity: Capacity,
+    /// Whether it takes over others' cameras.
+    pub failover: Failover,
+}
+
+/// How much a server may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Capacity {
+    /// Cameras.
+    pub max_cameras: u32,
+    /// Sum of the cameras' expected bitrates, in bits per second; `None`: not counted.
+    pub max_bitrate_bps: Option<u64>,
+}
+
+impl Default for Capacity {
+    /// 300 cameras: what the field designs a server for.
+    fn default() -> Self {
+        Self { max_cameras: 300, max_bitrate_bps: None }
+    }
+}
+
+/// Whether a server takes over others' cameras.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Failover {
+    /// May it at all.
+    pub enabled: bool,
+    /// Only while it holds fewer cameras than this.
+    pub takeover_limit: u32,
+}
+
+impl Default for Failover {
+    /// On, up to 128 cameras: the field's customary limit.
+    fn default() -> Self {
+        Self { enabled: true, takeover_limit: 128 }
+    }
+}

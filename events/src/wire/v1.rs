@@ -1,0 +1,318 @@
+//! Version 1 of every shape. Released: add optional fields at most, never rename, never remove.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::fact::{Cause, Codec};
+use crate::hash::Sha256;
+use crate::id::{BootId, CameraId, ServerId, TenantId};
+use crate::position::{Epoch, Position};
+use crate::reason::{AssignReason, UnplacedReason};
+use crate::sealed::{Base64Bytes, PublicKey, WrappedKey};
+use crate::settings::{CameraSettings, Capacity, Labels, ServerSettings};
+use crate::time::Timestamp;
+use crate::{assignment, event, fact};
+
+/// Writes a shape beside the type it stands for, and the way there and back.
+macro_rules! shapes {
+    ($($(#[$doc:meta])* $shape:ident = $domain:path { $($field:ident: $ty:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        pub struct $shape {
+            $(#[allow(missing_docs, reason = "told by the type it stands for")] pub $field: $ty,)*
+        }
+
+        impl From<$domain> for $shape {
+            fn from(domain: $domain) -> Self {
+                Self { $($field: domain.$field.into(),)* }
+            }
+        }
+
+        impl From<$shape> for $domain {
+            fn from(shape: $shape) -> Self {
+                Self { $($field: shape.$field.into(),)* }
+            }
+        }
+    )*};
+}
+
+/// A list of shapes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T: From<D>, D> From<Vec<D>> for List<T> {
+    fn from(domain: Vec<D>) -> Self {
+        Self(domain.into_iter().map(T::from).collect())
+    }
+}
+
+impl<T: Into<D>, D> From<List<T>> for Vec<D> {
+    fn from(list: List<T>) -> Self {
+        list.0.into_iter().map(T::into).collect()
+    }
+}
+
+shapes! {
+    /// See [`crate::event::TenantCreated`].
+    TenantCreated = event::TenantCreated {
+        tenant_id: TenantId,
+        name: String,
+        data_key: WrappedKey,
+    }
+
+    /// See [`crate::event::TenantChanged`].
+    TenantChanged = event::TenantChanged {
+        tenant_id: TenantId,
+        name: String,
+    }
+
+    /// See [`crate::event::TenantDeleted`].
+    TenantDeleted = event::TenantDeleted {
+        tenant_id: TenantId,
+    }
+
+    /// See [`crate::event::ServerAdded`].
+    ServerAdded = event::ServerAdded {
+        server_id: ServerId,
+        settings: ServerSettings,
+    }
+
+    /// See [`crate::event::ServerJoined`].
+    ServerJoined = event::ServerJoined {
+        server_id: ServerId,
+        name: String,
+        public_key: PublicKey,
+        labels: Labels,
+        capacity: Capacity,
+    }
+
+    /// See [`crate::event::ServerAdopted`].
+    ServerAdopted = event::ServerAdopted {
+        server_id: ServerId,
+    }
+
+    /// See [`crate::event::ServerChanged`].
+    ServerChanged = event::ServerChanged {
+        server_id: ServerId,
+        settings: ServerSettings,
+    }
+
+    /// See [`crate::event::ServerDetached`].
+    ServerDetached = event::ServerDetached {
+        server_id: ServerId,
+    }
+
+    /// See [`crate::event::CameraAdded`].
+    CameraAdded = event::CameraAdded {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        settings: CameraSettings,
+    }
+
+    /// See [`crate::event::CameraChanged`].
+    CameraChanged = event::CameraChanged {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        settings: CameraSettings,
+    }
+
+    /// See [`crate::event::CameraDeleted`].
+    CameraDeleted = event::CameraDeleted {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+    }
+
+    /// See [`crate::event::PlanMade`].
+    PlanMade = event::PlanMade {
+        basis: Position,
+        rules: u32,
+        entries: List<PlanEntry>,
+    }
+
+    /// See [`crate::event::PlanEntry`].
+    PlanEntry = event::PlanEntry {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        decision: Decision,
+    }
+
+    /// See [`crate::event::ServerHeartbeat`].
+    ServerHeartbeat = event::ServerHeartbeat {
+        server_id: ServerId,
+        boot_id: BootId,
+        sequence: u64,
+        load: Load,
+    }
+
+    /// See [`crate::event::Load`].
+    Load = event::Load {
+        applied_revision: Position,
+        cameras: u32,
+        recording: u32,
+        unsettled: u32,
+        received_bytes_per_s: u64,
+        cpu_millicores: u32,
+        memory_bytes: u64,
+        disk_free_bytes: u64,
+        disk_total_bytes: u64,
+        outbox_facts: u64,
+    }
+
+    /// See [`crate::event::RecordingReported`].
+    RecordingReported = event::RecordingReported {
+        server_id: ServerId,
+        boot_id: BootId,
+        facts: List<Fact>,
+    }
+
+    /// See [`crate::fact::Started`].
+    Started = fact::Started {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        at: Timestamp,
+        video: Codec,
+        audio: Option<Codec>,
+    }
+
+    /// See [`crate::fact::FirstKeyframeDurable`].
+    FirstKeyframeDurable = fact::FirstKeyframeDurable {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        start: Timestamp,
+        durable_at: Timestamp,
+    }
+
+    /// See [`crate::fact::SegmentStored`].
+    SegmentStored = fact::SegmentStored {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        key: String,
+        start: Timestamp,
+        end: Timestamp,
+        bytes: u64,
+        sha256: Sha256,
+        video_frames: u64,
+        video: Codec,
+        audio: Option<Codec>,
+        repaired: bool,
+    }
+
+    /// See [`crate::fact::Interrupted`].
+    Interrupted = fact::Interrupted {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        at: Timestamp,
+        cause: Cause,
+        detail: String,
+    }
+
+    /// See [`crate::fact::Gap`].
+    Gap = fact::Gap {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        start: Timestamp,
+        end: Timestamp,
+        cause: Cause,
+    }
+
+    /// See [`crate::assignment::AssignmentSet`].
+    AssignmentsPublished = assignment::AssignmentSet {
+        server_id: ServerId,
+        revision: Position,
+        part: u32,
+        parts: u32,
+        heartbeat_interval_ms: u32,
+        cameras: List<AssignedCamera>,
+    }
+
+    /// See [`crate::assignment::AssignedCamera`].
+    AssignedCamera = assignment::AssignedCamera {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        settings_version: Position,
+        source: Base64Bytes,
+    }
+}
+
+/// See [`crate::event::Decision`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// This server records the camera.
+    Assign {
+        /// Who.
+        server_id: ServerId,
+        /// Why.
+        reason: AssignReason,
+    },
+    /// No server records it.
+    Unplace {
+        /// Why.
+        reason: UnplacedReason,
+    },
+}
+
+impl From<event::Decision> for Decision {
+    fn from(domain: event::Decision) -> Self {
+        match domain {
+            event::Decision::Assign { server_id, reason } => Self::Assign { server_id, reason },
+            event::Decision::Unplace { reason } => Self::Unplace { reason },
+        }
+    }
+}
+
+impl From<Decision> for event::Decision {
+    fn from(shape: Decision) -> Self {
+        match shape {
+            Decision::Assign { server_id, reason } => Self::Assign { server_id, reason },
+            Decision::Unplace { reason } => Self::Unplace { reason },
+        }
+    }
+}
+
+/// See [`crate::fact::Fact`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact {
+    /// The camera answered and plays.
+    Started(Started),
+    /// The archive is continuous from here.
+    FirstKeyframeDurable(FirstKeyframeDurable),
+    /// A segment is complete.
+    SegmentStored(SegmentStored),
+    /// Not recorded any more, or still not.
+    Interrupted(Interrupted),
+    /// Video that should exist and does not.
+    Gap(Gap),
+}
+
+impl From<fact::Fact> for Fact {
+    fn from(domain: fact::Fact) -> Self {
+        match domain {
+            fact::Fact::Started(f) => Self::Started(f.into()),
+            fact::Fact::FirstKeyframeDurable(f) => Self::FirstKeyframeDurable(f.into()),
+            fact::Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
+            fact::Fact::Interrupted(f) => Self::Interrupted(f.into()),
+            fact::Fact::Gap(f) => Self::Gap(f.into()),
+        }
+    }
+}
+
+impl From<Fact> for fact::Fact {
+    fn from(shape: Fact) -> Self {
+        match shape {
+            Fact::Started(f) => Self::Started(f.into()),
+            Fact::FirstKeyframeDurable(f) => Self::FirstKeyframeDurable(f.into()),
+            Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
+            Fact::Interrupted(f) => Self::Interrupted(f.into()),
+            Fact::Gap(f) => Self::Gap(f.into()),
+        }
+    }
+}
