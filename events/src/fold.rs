@@ -98,8 +98,10 @@ fn tenant_created(state: &mut State, position: Position, at: Timestamp, e: &Tena
 }
 
 fn tenant_changed(state: &mut State, position: Position, e: &TenantChanged) -> Folded {
-    let tenant =
-        state.tenants.get_mut(&e.tenant_id).ok_or_else(|| format!("tenant {} does not exist", e.tenant_id))?;
+    let tenant = state
+        .tenants
+        .get_mut(&e.tenant_id)
+        .ok_or_else(|| format!("tenant {} does not exist", e.tenant_id))?;
     tenant.name.clone_from(&e.name);
     tenant.version = position;
     Ok(Outcome::Applied)
@@ -171,8 +173,10 @@ fn server_adopted(state: &mut State, position: Position, e: &ServerAdopted) -> F
 }
 
 fn server_changed(state: &mut State, position: Position, e: &ServerChanged) -> Folded {
-    let server =
-        state.servers.get_mut(&e.server_id).ok_or_else(|| format!("server {} does not exist", e.server_id))?;
+    let server = state
+        .servers
+        .get_mut(&e.server_id)
+        .ok_or_else(|| format!("server {} does not exist", e.server_id))?;
     server.settings = e.settings.clone();
     server.version = position;
     Ok(Outcome::Applied)

@@ -78,5 +78,9 @@ pub trait Log: Send + Sync {
     fn end(&self, stream: LogStream) -> BoxFuture<'_, Result<Position, Error>>;
 
     /// The newest record under `subject`.
-    fn last<'a>(&'a self, stream: LogStream, subject: &'a str) -> BoxFuture<'a, Result<Option<Record>, Error>>;
+    fn last<'a>(
+        &'a self,
+        stream: LogStream,
+        subject: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Record>, Error>>;
 }

@@ -179,7 +179,8 @@ impl State {
 
     /// A hash of all of it: two folds of the same log have the same.
     pub fn content_hash(&self) -> Sha256 {
-        let bytes = serde_json::to_vec(self).expect("invariant: State is strings, numbers and ordered maps with string keys");
+        let bytes = serde_json::to_vec(self)
+            .expect("invariant: State is strings, numbers and ordered maps with string keys");
         Sha256::of(&bytes)
     }
 }

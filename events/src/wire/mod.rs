@@ -17,7 +17,9 @@ use crate::event::Event;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A kind or version this program does not know. It must not be skipped: this program is too old for the log.
-    #[error("unknown event type `{0}`: this program is older than the log it reads, or the log is not Longwatch's")]
+    #[error(
+        "unknown event type `{0}`: this program is older than the log it reads, or the log is not Longwatch's"
+    )]
     UnknownKind(String),
     /// Its data does not have the shape of its kind.
     #[error("`{kind}` does not have the shape of its kind: {source}")]

@@ -1,0 +1,349 @@
+//! The log on NATS JetStream. Together with the `bus` of each binary the only place that names `async-nats`.
+//!
+//! Invariants: an append is tried again only with the same event id, and "wrong last sequence" counts as success when
+//! the record standing there is our own; a follower resumes right behind the last record it gave out, whatever
+//! happened to the connection or the consumer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::consumer::{DeliverPolicy, push};
+use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{
+    Compression, Config, DirectGetErrorKind, DiscardPolicy, Republish, RetentionPolicy, StorageType,
+};
+use async_nats::jetstream::{self, Context};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream;
+use tokio::time::{Instant, sleep};
+
+use super::{Entry, Error, Follow, Log, Record};
+use crate::position::Position;
+use crate::subject::{self, LogStream};
+use crate::time::Timestamp;
+
+/// How long one answer of the log may take before the append is tried again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an append is tried in all before its caller is told.
+const APPEND_DEADLINE: Duration = Duration::from_secs(8);
+/// Pauses between tries: doubled from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How the log streams are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// On how many NATS servers each record stands: 1 for Single, 3 in a cluster.
+    pub replicas: usize,
+    /// How long heartbeats are kept.
+    pub heartbeats_max_age: Duration,
+    /// How many bytes of heartbeats are kept.
+    pub heartbeats_max_bytes: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            heartbeats_max_age: Duration::from_secs(7 * 24 * 3600),
+            heartbeats_max_bytes: 1 << 30,
+        }
+    }
+}
+
+/// A log in NATS JetStream. Cloning it gives another handle.
+#[derive(Clone)]
+pub struct JetStreamLog {
+    context: Arc<Context>,
+}
+
+impl JetStreamLog {
+    /// A log reached through `client`. Nothing is sent yet.
+    pub fn new(client: async_nats::Client) -> Self {
+        let context =
+            ContextBuilder::new().timeout(ANSWER_TIMEOUT).backpressure_on_inflight(true).build(client);
+        Self { context: Arc::new(context) }
+    }
+
+    /// Creates the log streams, or brings the settings of existing ones up to date.
+    ///
+    /// # Errors
+    /// If NATS does not answer, has no JetStream, or refuses (for example a subject that another stream holds).
+    pub async fn ensure_streams(&self, settings: Settings) -> Result<(), Error> {
+        for stream in LogStream::ALL {
+            self.context.create_or_update_stream(config(stream, settings)).await.map_err(|error| {
+                let text = format!("cannot create the log stream {stream}: {error}");
+                if matches!(error.kind(), jetstream::context::CreateStreamErrorKind::TimedOut) {
+                    Error::Unavailable(text)
+                } else {
+                    Error::Refused(text)
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn append_with_retries(&self, entry: Entry) -> Result<Position, Error> {
+        let deadline = Instant::now() + APPEND_DEADLINE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.append_once(&entry).await {
+                Ok(position) => return Ok(position),
+                Err(Attempt::Final(error)) => return Err(error),
+                Err(Attempt::Again(error)) => error,
+            };
+            if Instant::now() + pause > deadline {
+                return Err(Error::Unavailable(error));
+            }
+            tracing::warn!(stream = %entry.stream, event_id = %entry.id, error, "append is tried again");
+            sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    async fn append_once(&self, entry: &Entry) -> Result<Position, Attempt> {
+        let mut message = PublishMessage::build()
+            .payload(entry.payload.clone())
+            .message_id(entry.id.to_string())
+            .expected_stream(entry.stream.name());
+        if let Some(expected) = entry.expected_last {
+            message = message.expected_last_subject_sequence(expected.0);
+        }
+        let sent = self.context.send_publish(entry.subject.clone(), message).await;
+        let acknowledged = match sent {
+            Ok(acknowledgement) => acknowledgement.await,
+            Err(error) => Err(error),
+        };
+        match acknowledged {
+            Ok(ack) => Ok(Position(ack.sequence)),
+            Err(error) => match error.kind() {
+                PublishErrorKind::WrongLastSequence => self.own_or_conflict(entry).await,
+                PublishErrorKind::MaxPayloadExceeded => {
+                    Err(Attempt::Final(Error::Refused(format!("the event is too large: {error}"))))
+                }
+                PublishErrorKind::StreamNotFound
+                | PublishErrorKind::WrongLastMessageId
+                | PublishErrorKind::TimedOut
+                | PublishErrorKind::BrokenPipe
+                | PublishErrorKind::MaxAckPending
+                | PublishErrorKind::Other => Err(Attempt::Again(error.to_string())),
+            },
+        }
+    }
+
+    /// R1 says "wrong last sequence" to a retry whose first try did arrive: look whose record stands there.
+    async fn own_or_conflict(&self, entry: &Entry) -> Result<Position, Attempt> {
+        match self.last_message(entry.stream, &entry.subject).await {
+            Ok(Some((id, record))) if id == entry.id.to_string() => Ok(record.position),
+            Ok(_) => Err(Attempt::Final(Error::Conflict { subject: entry.subject.clone() })),
+            Err(error) => Err(Attempt::Again(error.to_string())),
+        }
+    }
+
+    async fn last_message(
+        &self,
+        stream: LogStream,
+        subject: &str,
+    ) -> Result<Option<(String, Record)>, Error> {
+        let handle = self.context.get_stream_no_info(stream.name()).await.map_err(unavailable)?;
+        match handle.direct_get_last_for_subject(subject).await {
+            Ok(message) => {
+                let id = message.headers.get(NATS_MESSAGE_ID).map(ToString::to_string).unwrap_or_default();
+                let record = Record {
+                    position: Position(message.sequence),
+                    stored_at: micros(message.time.unix_timestamp_nanos()),
+                    subject: message.subject.to_string(),
+                    payload: message.payload,
+                };
+                Ok(Some((id, record)))
+            }
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    async fn consume(&self, stream: LogStream, after: Position) -> Result<push::Ordered, Error> {
+        let handle = self.context.get_stream(stream.name()).await.map_err(unavailable)?;
+        let config = push::OrderedConfig {
+            deliver_subject: self.context.client().new_inbox(),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after.next().0 },
+            ..Default::default()
+        };
+        let consumer = handle.create_consumer(config).await.map_err(unavailable)?;
+        consumer.messages().await.map_err(unavailable)
+    }
+}
+
+/// How one try to append ended.
+enum Attempt {
+    /// Trying again would not help.
+    Final(Error),
+    /// It might.
+    Again(String),
+}
+
+/// Where a follower is.
+struct Following {
+    log: JetStreamLog,
+    stream: LogStream,
+    last: Position,
+    messages: Option<push::Ordered>,
+    pause: Duration,
+}
+
+impl Following {
+    async fn next(&mut self) -> Record {
+        loop {
+            let Some(messages) = &mut self.messages else {
+                self.reopen().await;
+                continue;
+            };
+            match messages.next().await {
+                Some(Ok(message)) => {
+                    self.pause = FIRST_PAUSE;
+                    match record(&message) {
+                        Ok(record) if record.position > self.last => {
+                            self.last = record.position;
+                            return record;
+                        }
+                        Ok(_) => {}
+                        Err(error) => self.drop_consumer(&error),
+                    }
+                }
+                Some(Err(error)) => self.drop_consumer(&error.to_string()),
+                None => self.drop_consumer("the consumer ended"),
+            }
+        }
+    }
+
+    fn drop_consumer(&mut self, error: &str) {
+        tracing::warn!(stream = %self.stream, position = %self.last, error, "following is resumed");
+        self.messages = None;
+    }
+
+    async fn reopen(&mut self) {
+        match self.log.consume(self.stream, self.last).await {
+            Ok(messages) => self.messages = Some(messages),
+            Err(error) => {
+                tracing::warn!(stream = %self.stream, position = %self.last, %error, "following is tried again");
+                sleep(self.pause).await;
+                self.pause = (self.pause * 2).min(LAST_PAUSE);
+            }
+        }
+    }
+}
+
+impl Log for JetStreamLog {
+    fn append(&self, entry: Entry) -> BoxFuture<'_, Result<Position, Error>> {
+        self.append_with_retries(entry).boxed()
+    }
+
+    fn follow(&self, stream: LogStream, after: Position) -> BoxFuture<'_, Result<Follow, Error>> {
+        async move {
+            let messages = self.consume(stream, after).await?;
+            let following = Following {
+                log: self.clone(),
+                stream,
+                last: after,
+                messages: Some(messages),
+                pause: FIRST_PAUSE,
+            };
+            let records = stream::unfold(following, |mut following| async move {
+                let record = following.next().await;
+                Some((Ok(record), following))
+            });
+            Ok(records.boxed())
+        }
+        .boxed()
+    }
+
+    fn end(&self, stream: LogStream) -> BoxFuture<'_, Result<Position, Error>> {
+        async move {
+            let handle = self.context.get_stream(stream.name()).await.map_err(unavailable)?;
+            Ok(Position(handle.cached_info().state.last_sequence))
+        }
+        .boxed()
+    }
+
+    fn last<'a>(
+        &'a self,
+        stream: LogStream,
+        subject: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Record>, Error>> {
+        async move { Ok(self.last_message(stream, subject).await?.map(|(_, record)| record)) }.boxed()
+    }
+}
+
+fn record(message: &jetstream::Message) -> Result<Record, String> {
+    let info = message.info().map_err(|error| error.to_string())?;
+    Ok(Record {
+        position: Position(info.stream_sequence),
+        stored_at: micros(info.published.unix_timestamp_nanos()),
+        subject: message.subject.to_string(),
+        payload: Bytes::clone(&message.payload),
+    })
+}
+
+fn micros(nanos: i128) -> Timestamp {
+    Timestamp::from_micros(i64::try_from(nanos / 1_000).unwrap_or(i64::MAX))
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Error {
+    Error::Unavailable(error.to_string())
+}
+
+/// The settings of architecture.md, section "Log streams".
+fn config(stream: LogStream, settings: Settings) -> Config {
+    let base = Config {
+        name: stream.name().to_owned(),
+        subjects: vec![stream.subjects().to_owned()],
+        storage: StorageType::File,
+        retention: RetentionPolicy::Limits,
+        num_replicas: settings.replicas,
+        allow_direct: true,
+        // Without a positive limit of its own a stream takes only 1,000 consumers.
+        max_consumers: 100_000,
+        max_message_size: 1 << 20,
+        ..Config::default()
+    };
+    match stream {
+        LogStream::Log => Config {
+            description: Some("Longwatch: everything that was ever decided".to_owned()),
+            deny_delete: true,
+            deny_purge: true,
+            compression: Some(Compression::S2),
+            allow_atomic_publish: true,
+            ..base
+        },
+        LogStream::Heartbeats => Config {
+            description: Some("Longwatch: signs of life".to_owned()),
+            max_age: settings.heartbeats_max_age,
+            max_bytes: settings.heartbeats_max_bytes,
+            discard: DiscardPolicy::Old,
+            ..base
+        },
+        LogStream::Recordings => Config {
+            description: Some("Longwatch: facts of workers".to_owned()),
+            deny_delete: true,
+            compression: Some(Compression::S2),
+            // A worker repeats what was not acknowledged; an hour covers every outage but the long ones, and
+            // folding a fact twice changes nothing.
+            duplicate_window: Duration::from_secs(3600),
+            ..base
+        },
+        LogStream::Assignments => Config {
+            description: Some("Longwatch: what each server is to record".to_owned()),
+            max_messages_per_subject: 1,
+            republish: Some(Republish {
+                source: subject::REPUBLISH_FROM.to_owned(),
+                destination: subject::REPUBLISH_TO.to_owned(),
+                headers_only: false,
+            }),
+            ..base
+        },
+    }
+}
