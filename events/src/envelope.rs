@@ -151,6 +151,7 @@ impl fmt::Display for Subject<'_> {
             Event::CameraDeleted(e) => write!(f, "camera/{}", e.camera_id),
             Event::PlanMade(e) => write!(f, "plan/{}", e.basis),
             Event::ServerHeartbeat(e) => write!(f, "server/{}", e.server_id),
+            Event::ControlTicked(e) => write!(f, "control/{}", e.boot_id),
             Event::RecordingReported(e) => write!(f, "server/{}", e.server_id),
             Event::AssignmentsPublished(e) => write!(f, "server/{}", e.server_id),
         }

@@ -39,6 +39,8 @@ pub enum Event {
     PlanMade(PlanMade),
     /// A server lives, with this load.
     ServerHeartbeat(ServerHeartbeat),
+    /// A control replica lives. Only its time counts: it lets the log's clock run when no server is heard of.
+    ControlTicked(ControlTicked),
     /// What a worker saw happen to its recordings.
     RecordingReported(RecordingReported),
     /// One part of what one server is to record.
@@ -225,6 +227,15 @@ pub struct Load {
     pub disk_total_bytes: u64,
     /// Facts that wait for the log.
     pub outbox_facts: u64,
+}
+
+/// See [`Event::ControlTicked`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlTicked {
+    /// This run of the replica.
+    pub boot_id: BootId,
+    /// Up to where it has folded the log.
+    pub folded: Position,
 }
 
 /// See [`Event::RecordingReported`].

@@ -81,7 +81,10 @@ fn apply_next(state: &mut State, position: Position, at: Timestamp, event: &Even
         Event::CameraChanged(e) => camera_changed(state, position, e),
         Event::CameraDeleted(e) => camera_deleted(state, e),
         Event::PlanMade(e) => Ok(plan_made(state, position, at, e)),
-        Event::ServerHeartbeat(_) | Event::RecordingReported(_) | Event::AssignmentsPublished(_) => {
+        Event::ServerHeartbeat(_)
+        | Event::ControlTicked(_)
+        | Event::RecordingReported(_)
+        | Event::AssignmentsPublished(_) => {
             Err("an event of another log stream stands in LOG".to_owned())
         }
     }
@@ -185,7 +188,7 @@ fn server_changed(state: &mut State, position: Position, e: &ServerChanged) -> F
 fn server_detached(state: &mut State, e: &ServerDetached) -> Folded {
     let server =
         state.servers.remove(&e.server_id).ok_or_else(|| format!("server {} does not exist", e.server_id))?;
-    state.detached_keys.extend(server.public_key);
+    state.detached.extend(server.public_key.map(|key| (key, e.server_id)));
     for camera in state.cameras.values_mut().flat_map(|cameras| cameras.values_mut()) {
         if camera.assignment().is_some_and(|a| a.server_id == e.server_id) {
             camera.placement = Placement::Unplanned;

@@ -3,7 +3,7 @@
 //!
 //! Ordered maps only, so that whatever is derived from it is derived in the same order everywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -26,7 +26,7 @@ pub struct State {
     pub(crate) servers: BTreeMap<ServerId, Server>,
     pub(crate) cameras: BTreeMap<TenantId, BTreeMap<CameraId, Camera>>,
     /// Keys of workers whose server an owner detached: they may not come back by themselves.
-    pub(crate) detached_keys: BTreeSet<PublicKey>,
+    pub(crate) detached: BTreeMap<PublicKey, ServerId>,
 }
 
 /// A tenant.
@@ -157,7 +157,12 @@ impl State {
 
     /// Whether an owner detached the server that held this key.
     pub fn is_detached(&self, key: &PublicKey) -> bool {
-        self.detached_keys.contains(key)
+        self.detached.contains_key(key)
+    }
+
+    /// The servers that owners detached, by the key of their worker.
+    pub fn detached(&self) -> impl Iterator<Item = (&PublicKey, ServerId)> {
+        self.detached.iter().map(|(key, id)| (key, *id))
     }
 
     /// A tenant's camera. There is no way to a camera without its tenant.

@@ -75,6 +75,9 @@ pub fn heartbeat(server: ServerId) -> String {
     format!("lw.heartbeat.{server}")
 }
 
+/// The signs of life of control replicas.
+pub const CONTROL_TICK: &str = "lw.heartbeat.control";
+
 /// One server's facts.
 pub fn recording(server: ServerId) -> String {
     format!("lw.recording.{server}")
@@ -112,6 +115,7 @@ pub fn of(event: &Event) -> (LogStream, String) {
         Event::CameraDeleted(e) => (LogStream::Log, camera(e.tenant_id, e.camera_id)),
         Event::PlanMade(_) => (LogStream::Log, PLAN.to_owned()),
         Event::ServerHeartbeat(e) => (LogStream::Heartbeats, heartbeat(e.server_id)),
+        Event::ControlTicked(_) => (LogStream::Heartbeats, CONTROL_TICK.to_owned()),
         Event::RecordingReported(e) => (LogStream::Recordings, recording(e.server_id)),
         Event::AssignmentsPublished(e) => (LogStream::Assignments, assignment(e.server_id, e.part)),
     }

@@ -121,6 +121,7 @@ kinds! {
     CameraDeleted(CameraDeleted) = "longwatch.camera.deleted.v1",
     PlanMade(PlanMade) = "longwatch.plan.made.v1",
     ServerHeartbeat(ServerHeartbeat) = "longwatch.server.heartbeat.v1",
+    ControlTicked(ControlTicked) = "longwatch.control.ticked.v1",
     RecordingReported(RecordingReported) = "longwatch.recording.reported.v1",
     AssignmentsPublished(AssignmentsPublished) = "longwatch.assignments.published.v1",
 }

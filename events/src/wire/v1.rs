@@ -159,6 +159,12 @@ shapes! {
         outbox_facts: u64,
     }
 
+    /// See [`crate::event::ControlTicked`].
+    ControlTicked = event::ControlTicked {
+        boot_id: BootId,
+        folded: Position,
+    }
+
     /// See [`crate::event::RecordingReported`].
     RecordingReported = event::RecordingReported {
         server_id: ServerId,
