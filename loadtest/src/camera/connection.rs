@@ -1,0 +1,385 @@
+//! One client's RTSP connection: reads requests, answers them, and plays through the [`Pump`].
+//!
+//! One session per connection, all tracks interleaved in it. Anything the client sends, a receiver report too,
+//! counts as a sign of life; without one for the session timeout the connection is closed. A misbehaving camera
+//! (`/hostile/…`) misbehaves from the first request that names its path.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::camera::catalogue::{Behaviour, Camera, Catalogue};
+use crate::camera::digest;
+use crate::camera::feed::Start;
+use crate::camera::message::{self, Channels, Inbound, Request, Status};
+use crate::camera::outbox::Outbox;
+use crate::camera::pump::{Player, Pump, Starts};
+use crate::camera::sdp::{self, AUDIO_CONTROL, VIDEO_CONTROL};
+
+const METHODS: &str = "OPTIONS, DESCRIBE, SETUP, PLAY, GET_PARAMETER, SET_PARAMETER, TEARDOWN";
+/// How long a camera named `stall` plays.
+const STALL_AFTER: Duration = Duration::from_secs(3);
+/// How long a camera named `close-after-5s` does.
+const CLOSE_AFTER: Duration = Duration::from_secs(5);
+/// How often garbage is sent in place of packets.
+const GARBAGE_INTERVAL: Duration = Duration::from_millis(100);
+/// A client that sends more than this without a complete request is refused by the parser; this only sizes reads.
+const READ_BUFFER: usize = 4096;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Cameras by path.
+    pub catalogue: Catalogue,
+    /// Sends packets.
+    pub pump: Pump,
+    /// Told to clients in `Session`, and held to.
+    pub session_timeout: Duration,
+}
+
+impl std::fmt::Debug for Pump {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pump").field("totals", &self.totals()).finish_non_exhaustive()
+    }
+}
+
+/// A connection from its accept to its end.
+pub struct Connection {
+    shared: Arc<Shared>,
+    outbox: Arc<Outbox>,
+    nonce: String,
+    session: Option<Session>,
+    /// Set by the first request that names a camera that never answers.
+    mute: bool,
+    /// When a camera that does so closes the connection.
+    close_at: Option<Instant>,
+    /// When the next garbage is due.
+    garbage_at: Option<Instant>,
+}
+
+struct Session {
+    id: String,
+    camera: Camera,
+    video: Option<Channels>,
+    audio: Option<Channels>,
+    /// Number in the pump while playing.
+    playing: Option<u64>,
+}
+
+/// Whether the connection goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Read,
+    Close,
+}
+
+impl Connection {
+    /// A connection on a fresh socket.
+    pub fn new(shared: Arc<Shared>, outbox: Arc<Outbox>) -> Self {
+        let nonce = format!("{:032x}", rand::random::<u128>());
+        Self { shared, outbox, nonce, session: None, mute: false, close_at: None, garbage_at: None }
+    }
+
+    /// Serves until either side closes.
+    pub async fn run(mut self) {
+        let closed = self.outbox.closed().clone();
+        let mut buffer = Vec::with_capacity(READ_BUFFER);
+        let mut heard_at = Instant::now();
+        loop {
+            let silent_at = heard_at + self.shared.session_timeout;
+            let next = tokio::select! {
+                () = closed.cancelled() => Next::Close,
+                received = self.outbox.receive(&mut buffer) => {
+                    heard_at = Instant::now();
+                    match received {
+                        Ok(0) | Err(_) => Next::Close,
+                        Ok(_) => self.take_requests(&mut buffer),
+                    }
+                }
+                () = tokio::time::sleep_until(silent_at) => Next::Close,
+                () = sleep_until(self.close_at) => Next::Close,
+                () = sleep_until(self.garbage_at) => self.send_garbage(),
+            };
+            if next == Next::Close {
+                break;
+            }
+            let flushed = tokio::select! {
+                () = closed.cancelled() => break,
+                () = tokio::time::sleep(self.shared.session_timeout) => break,
+                flushed = self.outbox.flush(), if self.is_idle() => flushed.is_ok(),
+                else => true,
+            };
+            if !flushed {
+                break;
+            }
+        }
+        self.stop();
+        closed.cancel();
+    }
+
+    /// Whether nobody but this connection writes, so that it must see its responses out.
+    fn is_idle(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| session.playing.is_none())
+    }
+
+    fn take_requests(&mut self, buffer: &mut Vec<u8>) -> Next {
+        let mut taken = 0;
+        let next = loop {
+            match message::parse(&buffer[taken..]) {
+                Ok(None) => break Next::Read,
+                Ok(Some((inbound, length))) => {
+                    taken += length;
+                    let next = match inbound {
+                        Inbound::Packet => Next::Read,
+                        Inbound::Request(request) => self.answer(&request),
+                    };
+                    if next == Next::Close {
+                        break next;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "client refused");
+                    let _ = self.reply(Status::BadRequest, None, &[], "");
+                    break Next::Close;
+                }
+            }
+        };
+        buffer.drain(..taken);
+        next
+    }
+
+    fn answer(&mut self, request: &Request) -> Next {
+        let cseq = request.header("cseq");
+        let (path, track) = request.path_and_track();
+        let named = self.shared.catalogue.find(path);
+        tracing::debug!(method = %request.method, uri = %request.uri, "request");
+        if let Some(next) = named.as_ref().and_then(|camera| self.misbehave(camera.behaviour, cseq)) {
+            return next;
+        }
+        if self.mute {
+            return Next::Read;
+        }
+        if request.method == "OPTIONS" {
+            return self.reply(Status::Ok, cseq, &[("Public", METHODS)], "");
+        }
+        // Some clients send keepalives to `*` or to the server's root: then it is the session's camera they mean.
+        let in_session = || self.session.as_ref().map(|session| session.camera.clone());
+        let Some(camera) = named.or_else(in_session) else {
+            return self.reply(Status::NotFound, cseq, &[], "");
+        };
+        if !self.is_authorised(&camera, request) {
+            return self.challenge(cseq);
+        }
+        match request.method.as_str() {
+            "DESCRIBE" => self.describe(request, &camera),
+            "SETUP" => self.setup(request, camera, track),
+            "PLAY" => self.play(request),
+            "GET_PARAMETER" | "SET_PARAMETER" => self.keep_alive(request),
+            "TEARDOWN" => self.teardown(request),
+            _ => self.reply(Status::MethodNotAllowed, cseq, &[("Allow", METHODS)], ""),
+        }
+    }
+
+    /// What a camera does that does not get as far as answering properly.
+    fn misbehave(&mut self, behaviour: Behaviour, cseq: Option<&str>) -> Option<Next> {
+        match behaviour {
+            Behaviour::Refuse => Some(self.challenge(cseq)),
+            Behaviour::NotFound => Some(self.reply(Status::NotFound, cseq, &[], "")),
+            Behaviour::Hang => {
+                self.mute = true;
+                Some(Next::Read)
+            }
+            Behaviour::Garbage => Some(self.send_random(256)),
+            Behaviour::Close => Some(Next::Close),
+            Behaviour::Good
+            | Behaviour::HangAfterPlay
+            | Behaviour::Stall
+            | Behaviour::GarbageAfterPlay
+            | Behaviour::CloseAfter5s => None,
+        }
+    }
+
+    fn is_authorised(&self, camera: &Camera, request: &Request) -> bool {
+        let Some(credentials) = &camera.credentials else { return true };
+        request.header("authorization").is_some_and(|answer| {
+            digest::verify(credentials, digest::REALM, &self.nonce, &request.method, &request.uri, answer)
+        })
+    }
+
+    fn challenge(&self, cseq: Option<&str>) -> Next {
+        let challenge = digest::challenge(&self.nonce);
+        self.reply(Status::Unauthorized, cseq, &[("WWW-Authenticate", &challenge)], "")
+    }
+
+    fn describe(&self, request: &Request, camera: &Camera) -> Next {
+        let base = format!("{}/", request.uri.trim_end_matches('/'));
+        let sdp = sdp::describe(camera.feed.number(), camera.feed.clip());
+        let headers = [("Content-Base", base.as_str()), ("Content-Type", "application/sdp")];
+        self.reply(Status::Ok, request.header("cseq"), &headers, &sdp)
+    }
+
+    fn setup(&mut self, request: &Request, camera: Camera, track: Option<&str>) -> Next {
+        let cseq = request.header("cseq");
+        if !self.is_idle() || self.session.as_ref().is_some_and(|session| !is_same(&session.camera, &camera))
+        {
+            return self.reply(Status::MethodNotValidInThisState, cseq, &[], "");
+        }
+        let audio = match track {
+            None | Some(VIDEO_CONTROL) => false,
+            Some(AUDIO_CONTROL) if camera.feed.clip().audio.is_some() => true,
+            Some(_) => return self.reply(Status::NotFound, cseq, &[], ""),
+        };
+        let free = if audio { Channels { rtp: 2, rtcp: 3 } } else { Channels { rtp: 0, rtcp: 1 } };
+        let wanted = request.header("transport").and_then(|transport| message::interleaved(transport, free));
+        let Some(channels) = wanted else {
+            return self.reply(Status::UnsupportedTransport, cseq, &[], "");
+        };
+        let session = self.session.get_or_insert_with(|| Session {
+            id: format!("{:016X}", rand::random::<u64>()),
+            camera,
+            video: None,
+            audio: None,
+            playing: None,
+        });
+        *(if audio { &mut session.audio } else { &mut session.video }) = Some(channels);
+        let id = self.session_header();
+        let transport = format!("RTP/AVP/TCP;unicast;interleaved={}-{}", channels.rtp, channels.rtcp);
+        self.reply(Status::Ok, cseq, &[("Session", &id), ("Transport", &transport)], "")
+    }
+
+    fn play(&mut self, request: &Request) -> Next {
+        let cseq = request.header("cseq");
+        let session_header = self.session_header();
+        let Some(session) = self.session.as_mut().filter(|session| is_named(session, request)) else {
+            return self.reply(Status::SessionNotFound, cseq, &[], "");
+        };
+        if session.playing.is_some() {
+            return self.reply(Status::Ok, cseq, &[("Session", &session_header)], "");
+        }
+        let behaviour = session.camera.behaviour;
+        let player = Player {
+            outbox: Arc::clone(&self.outbox),
+            video: session.video,
+            audio: session.audio,
+            play_for: play_for(behaviour),
+        };
+        let base = request.uri.trim_end_matches('/');
+        let respond = |starts: Starts| {
+            let info = rtp_info(base, starts);
+            let headers = [("Session", session_header.as_str()), ("Range", "npt=now-"), ("RTP-Info", &info)];
+            self.outbox.send(&message::response(Status::Ok, cseq, &headers, ""))
+        };
+        match self.shared.pump.play(&session.camera.feed, player, respond) {
+            Ok(id) => session.playing = Some(id),
+            Err(_) => return Next::Close,
+        }
+        match behaviour {
+            Behaviour::CloseAfter5s => self.close_at = Some(Instant::now() + CLOSE_AFTER),
+            Behaviour::GarbageAfterPlay => self.garbage_at = Some(Instant::now()),
+            Behaviour::Good
+            | Behaviour::Refuse
+            | Behaviour::NotFound
+            | Behaviour::Hang
+            | Behaviour::HangAfterPlay
+            | Behaviour::Stall
+            | Behaviour::Garbage
+            | Behaviour::Close => {}
+        }
+        Next::Read
+    }
+
+    fn keep_alive(&self, request: &Request) -> Next {
+        let cseq = request.header("cseq");
+        if request.header("session").is_none() {
+            return self.reply(Status::Ok, cseq, &[], "");
+        }
+        if self.session.as_ref().is_some_and(|session| is_named(session, request)) {
+            return self.reply(Status::Ok, cseq, &[("Session", &self.session_header())], "");
+        }
+        self.reply(Status::SessionNotFound, cseq, &[], "")
+    }
+
+    fn teardown(&mut self, request: &Request) -> Next {
+        let cseq = request.header("cseq");
+        if !self.session.as_ref().is_some_and(|session| is_named(session, request)) {
+            return self.reply(Status::SessionNotFound, cseq, &[], "");
+        }
+        self.stop();
+        self.reply(Status::Ok, cseq, &[], "")
+    }
+
+    /// Ends the session, if there is one.
+    fn stop(&mut self) {
+        (self.close_at, self.garbage_at) = (None, None);
+        let Some(session) = self.session.take() else { return };
+        if let Some(id) = session.playing {
+            self.shared.pump.leave(session.camera.feed.number(), id);
+        }
+    }
+
+    fn session_header(&self) -> String {
+        let id = self.session.as_ref().map_or("", |session| session.id.as_str());
+        format!("{id};timeout={}", self.shared.session_timeout.as_secs())
+    }
+
+    fn send_garbage(&mut self) -> Next {
+        self.garbage_at = Some(Instant::now() + GARBAGE_INTERVAL);
+        self.send_random(1024)
+    }
+
+    fn send_random(&self, length: usize) -> Next {
+        let mut bytes = vec![0; length];
+        rand::fill(&mut bytes);
+        // Never a framing that a client could wait behind, nor text that could be a response.
+        bytes[0] |= 0x80;
+        self.send(&bytes)
+    }
+
+    fn reply(&self, status: Status, cseq: Option<&str>, headers: &[(&str, &str)], body: &str) -> Next {
+        self.send(&message::response(status, cseq, headers, body))
+    }
+
+    fn send(&self, bytes: &[u8]) -> Next {
+        if self.outbox.send(bytes).is_ok() { Next::Read } else { Next::Close }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn is_same(one: &Camera, two: &Camera) -> bool {
+    one.feed.number() == two.feed.number()
+}
+
+/// Whether the request's `Session` is this one. Parameters after the id are the client's mistake, but a common one.
+fn is_named(session: &Session, request: &Request) -> bool {
+    request.header("session").is_some_and(|id| id.split(';').next() == Some(&session.id))
+}
+
+fn play_for(behaviour: Behaviour) -> Option<Duration> {
+    match behaviour {
+        Behaviour::HangAfterPlay | Behaviour::GarbageAfterPlay => Some(Duration::ZERO),
+        Behaviour::Stall => Some(STALL_AFTER),
+        Behaviour::Good
+        | Behaviour::CloseAfter5s
+        | Behaviour::Refuse
+        | Behaviour::NotFound
+        | Behaviour::Hang
+        | Behaviour::Garbage
+        | Behaviour::Close => None,
+    }
+}
+
+fn rtp_info(base: &str, starts: Starts) -> String {
+    let of_track = |control: &str, start: Start| {
+        format!("url={base}/{control};seq={};rtptime={}", start.sequence, start.time)
+    };
+    let video = starts.video.map(|start| of_track(VIDEO_CONTROL, start));
+    let audio = starts.audio.map(|start| of_track(AUDIO_CONTROL, start));
+    video.into_iter().chain(audio).collect::<Vec<_>>().join(",")
+}

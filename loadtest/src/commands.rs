@@ -1,0 +1,6 @@
+//! The subcommands of `longwatch-loadtest`: each a module with its `Args` and a `run` that returns the exit code
+//! (0 done, 1 failed; clap itself exits with 2 on wrong usage).
+
+pub mod cameras;
+pub mod drain;
+pub mod frames;

@@ -1,0 +1,14 @@
+//! What Longwatch is tested and measured with: simulated cameras whose frames are numbered, and the tools that read
+//! recordings of them.
+//!
+//! [`camera`] serves clips over RTSP in real time, [`frames`] counts what a recording lost, [`drain`] is the cheapest
+//! possible client. [`sei`] is the frame number itself. The program `longwatch-loadtest` is a thin shell around these
+//! ([`commands`]); tests use them directly.
+
+pub mod camera;
+pub mod commands;
+pub mod drain;
+pub mod frames;
+pub mod mp4;
+pub mod nal;
+pub mod sei;

@@ -1,0 +1,38 @@
+//! `longwatch-loadtest`: simulated cameras, and the tools that measure with them. `--help` says the rest.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use longwatch_loadtest::commands::{cameras, drain, frames};
+
+#[derive(Parser)]
+#[command(version, about = "Simulated cameras for Longwatch, and the tools that measure with them")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Cameras(cameras::Args),
+    Frames(frames::Args),
+    Drain(drain::Args),
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let result = match Cli::parse().command {
+        Command::Cameras(args) => cameras::run(&args),
+        Command::Frames(args) => frames::run(&args),
+        Command::Drain(args) => drain::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
