@@ -164,7 +164,7 @@ pub struct PlanMade {
 }
 
 /// What a plan says about one camera.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanEntry {
     /// Owner.
     pub tenant_id: TenantId,
@@ -175,7 +175,7 @@ pub struct PlanEntry {
 }
 
 /// What is to be with a camera.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// This server records it.
     Assign {

@@ -4,6 +4,8 @@
 //! the record standing there is our own; a follower resumes right behind the last record it gave out, whatever
 //! happened to the connection or the consumer.
 
+mod connect;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +27,8 @@ use super::{Entry, Error, Follow, Log, Record};
 use crate::position::Position;
 use crate::subject::{self, LogStream};
 use crate::time::Timestamp;
+
+pub use connect::{Error as ConnectError, connect};
 
 /// How long one answer of the log may take before the append is tried again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,334 @@
+//! What may be asked for, and what follows: `decide(&State, Command) -> Event | Refusal`.
+//!
+//! A command names the version of the thing it was based on; if that is not the current one the answer is
+//! [`Refusal::Changed`], and the asker reads again. The append is conditional on the same version, so two
+//! replicas that decide at once cannot both win.
+
+use longwatch_events::event::{
+    CameraAdded, CameraChanged, CameraDeleted, Event, ServerAdded, ServerAdopted, ServerChanged,
+    ServerDetached, ServerJoined, TenantChanged, TenantCreated, TenantDeleted,
+};
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::Position;
+use longwatch_events::sealed::{PublicKey, WrappedKey};
+use longwatch_events::settings::{CameraSettings, Capacity, Labels, ServerSettings};
+use longwatch_events::state::{Camera, Server, State, Tenant};
+
+/// A request to change something.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// A new tenant.
+    CreateTenant {
+        /// Its id.
+        tenant_id: TenantId,
+        /// For people.
+        name: String,
+        /// Made for it.
+        data_key: WrappedKey,
+    },
+    /// Another name.
+    ChangeTenant {
+        /// Which.
+        tenant_id: TenantId,
+        /// The version the change was based on.
+        expected: Position,
+        /// The new name.
+        name: String,
+    },
+    /// An end to a tenant without cameras.
+    DeleteTenant {
+        /// Which.
+        tenant_id: TenantId,
+        /// The version the wish was based on.
+        expected: Position,
+    },
+    /// A server whose worker is still to come.
+    AddServer {
+        /// Its id.
+        server_id: ServerId,
+        /// Its settings.
+        settings: ServerSettings,
+    },
+    /// A worker that showed the join key.
+    JoinServer {
+        /// Its id: of the announced server it becomes, or a new one.
+        server_id: ServerId,
+        /// The worker's name for itself.
+        name: String,
+        /// Its key.
+        public_key: PublicKey,
+        /// What it was started with.
+        labels: Labels,
+        /// As `labels`.
+        capacity: Capacity,
+    },
+    /// Taking an undefined server in.
+    AdoptServer {
+        /// Which.
+        server_id: ServerId,
+        /// The version the wish was based on.
+        expected: Position,
+    },
+    /// Other settings.
+    ChangeServer {
+        /// Which.
+        server_id: ServerId,
+        /// The version the change was based on.
+        expected: Position,
+        /// All of them.
+        settings: ServerSettings,
+    },
+    /// Letting a server go.
+    DetachServer {
+        /// Which.
+        server_id: ServerId,
+        /// The version the wish was based on.
+        expected: Position,
+    },
+    /// A new camera.
+    AddCamera {
+        /// Owner.
+        tenant_id: TenantId,
+        /// Its id.
+        camera_id: CameraId,
+        /// Its settings.
+        settings: Box<CameraSettings>,
+    },
+    /// Other settings.
+    ChangeCamera {
+        /// Owner.
+        tenant_id: TenantId,
+        /// Which.
+        camera_id: CameraId,
+        /// The version the change was based on.
+        expected: Position,
+        /// All of them.
+        settings: Box<CameraSettings>,
+    },
+    /// An end to a camera; its archive stays.
+    DeleteCamera {
+        /// Owner.
+        tenant_id: TenantId,
+        /// Which.
+        camera_id: CameraId,
+        /// The version the wish was based on.
+        expected: Position,
+    },
+}
+
+/// Why a command is not carried out, for the one who asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The thing does not exist (any more), or not for this tenant.
+    #[error("{what} {id} does not exist")]
+    NotFound {
+        /// `tenant`, `server`, `camera`.
+        what: &'static str,
+        /// As asked for.
+        id: String,
+    },
+    /// It is at another version than the wish was based on.
+    #[error("{what} {id} was changed meanwhile: it is at version {actual}, the request is based on {expected}; read it again")]
+    Changed {
+        /// `tenant`, `server`, `camera`.
+        what: &'static str,
+        /// Which.
+        id: String,
+        /// Version asked for.
+        expected: Position,
+        /// Version it has.
+        actual: Position,
+    },
+    /// The id is taken.
+    #[error("{what} {id} exists already")]
+    Exists {
+        /// `tenant`, `server`, `camera`.
+        what: &'static str,
+        /// Which.
+        id: String,
+    },
+    /// Another server has the name.
+    #[error("another server is called `{name}`; choose a name that no server has")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// The tenant still has cameras.
+    #[error("the tenant still has {cameras} camera(s); delete them first")]
+    TenantNotEmpty {
+        /// How many.
+        cameras: usize,
+    },
+    /// The tenant every system begins with stays.
+    #[error("the default tenant cannot be deleted")]
+    DefaultTenant,
+    /// A camera prefers a server that does not exist.
+    #[error("preferred_server_id names server {0}, which does not exist; use the id of an existing server or null")]
+    UnknownPreferredServer(ServerId),
+    /// An owner let this server go.
+    #[error("this server was detached; it may not join again with the same key")]
+    Detached,
+}
+
+impl Refusal {
+    /// The word for a program.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::Changed { .. } => "version_conflict",
+            Self::Exists { .. } => "already_exists",
+            Self::NameTaken { .. } => "name_taken",
+            Self::TenantNotEmpty { .. } => "tenant_not_empty",
+            Self::DefaultTenant => "default_tenant",
+            Self::UnknownPreferredServer(_) => "unknown_server",
+            Self::Detached => "detached",
+        }
+    }
+}
+
+/// What a command leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// To be appended.
+    pub event: Event,
+    /// Where the last event of its subject stands, as State knows it: the condition of the append.
+    pub expected_last: Position,
+}
+
+/// Decides `command` on `state`.
+///
+/// # Errors
+/// A [`Refusal`] that says what is wrong and what would be right.
+pub fn decide(state: &State, command: Command) -> Result<Decided, Refusal> {
+    match command {
+        Command::CreateTenant { tenant_id, name, data_key } => {
+            if state.tenant(tenant_id).is_some() {
+                return Err(Refusal::Exists { what: "tenant", id: tenant_id.to_string() });
+            }
+            Ok(first(Event::TenantCreated(TenantCreated { tenant_id, name, data_key })))
+        }
+        Command::ChangeTenant { tenant_id, expected, name } => {
+            let tenant = tenant(state, tenant_id)?;
+            at_version("tenant", tenant_id, expected, tenant.version)?;
+            Ok(behind(expected, Event::TenantChanged(TenantChanged { tenant_id, name })))
+        }
+        Command::DeleteTenant { tenant_id, expected } => delete_tenant(state, tenant_id, expected),
+        Command::AddServer { server_id, settings } => {
+            name_is_free(state, &settings.name, None)?;
+            Ok(first(Event::ServerAdded(ServerAdded { server_id, settings })))
+        }
+        Command::JoinServer { server_id, name, public_key, labels, capacity } => {
+            if state.is_detached(&public_key) {
+                return Err(Refusal::Detached);
+            }
+            let joined = ServerJoined { server_id, name, public_key, labels, capacity };
+            join_server(state, joined)
+        }
+        Command::AdoptServer { server_id, expected } => {
+            let server = server(state, server_id)?;
+            at_version("server", server_id, expected, server.version)?;
+            Ok(behind(expected, Event::ServerAdopted(ServerAdopted { server_id })))
+        }
+        Command::ChangeServer { server_id, expected, settings } => {
+            let server = server(state, server_id)?;
+            at_version("server", server_id, expected, server.version)?;
+            name_is_free(state, &settings.name, Some(server_id))?;
+            Ok(behind(expected, Event::ServerChanged(ServerChanged { server_id, settings })))
+        }
+        Command::DetachServer { server_id, expected } => {
+            let server = server(state, server_id)?;
+            at_version("server", server_id, expected, server.version)?;
+            Ok(behind(expected, Event::ServerDetached(ServerDetached { server_id })))
+        }
+        Command::AddCamera { tenant_id, camera_id, settings } => {
+            tenant(state, tenant_id)?;
+            preferred_server_exists(state, &settings)?;
+            if state.camera(tenant_id, camera_id).is_some() {
+                return Err(Refusal::Exists { what: "camera", id: camera_id.to_string() });
+            }
+            Ok(first(Event::CameraAdded(CameraAdded { tenant_id, camera_id, settings: *settings })))
+        }
+        Command::ChangeCamera { tenant_id, camera_id, expected, settings } => {
+            let camera = camera(state, tenant_id, camera_id)?;
+            at_version("camera", camera_id, expected, camera.version)?;
+            preferred_server_exists(state, &settings)?;
+            let changed = CameraChanged { tenant_id, camera_id, settings: *settings };
+            Ok(behind(expected, Event::CameraChanged(changed)))
+        }
+        Command::DeleteCamera { tenant_id, camera_id, expected } => {
+            let camera = camera(state, tenant_id, camera_id)?;
+            at_version("camera", camera_id, expected, camera.version)?;
+            Ok(behind(expected, Event::CameraDeleted(CameraDeleted { tenant_id, camera_id })))
+        }
+    }
+}
+
+fn delete_tenant(state: &State, tenant_id: TenantId, expected: Position) -> Result<Decided, Refusal> {
+    if tenant_id == TenantId::DEFAULT {
+        return Err(Refusal::DefaultTenant);
+    }
+    let tenant = tenant(state, tenant_id)?;
+    at_version("tenant", tenant_id, expected, tenant.version)?;
+    match state.cameras_of(tenant_id).count() {
+        0 => Ok(behind(expected, Event::TenantDeleted(TenantDeleted { tenant_id }))),
+        cameras => Err(Refusal::TenantNotEmpty { cameras }),
+    }
+}
+
+fn join_server(state: &State, joined: ServerJoined) -> Result<Decided, Refusal> {
+    match state.server_by_name(&joined.name) {
+        // Announced under this name, and nobody came yet: this is it.
+        Some((id, announced)) if announced.public_key.is_none() && id == joined.server_id => {
+            Ok(behind(announced.version, Event::ServerJoined(joined)))
+        }
+        Some(_) => Err(Refusal::NameTaken { name: joined.name }),
+        None => Ok(first(Event::ServerJoined(joined))),
+    }
+}
+
+const fn first(event: Event) -> Decided {
+    Decided { event, expected_last: Position::START }
+}
+
+const fn behind(version: Position, event: Event) -> Decided {
+    Decided { event, expected_last: version }
+}
+
+fn tenant(state: &State, id: TenantId) -> Result<&Tenant, Refusal> {
+    state.tenant(id).ok_or_else(|| Refusal::NotFound { what: "tenant", id: id.to_string() })
+}
+
+fn server(state: &State, id: ServerId) -> Result<&Server, Refusal> {
+    state.server(id).ok_or_else(|| Refusal::NotFound { what: "server", id: id.to_string() })
+}
+
+fn camera(state: &State, tenant_id: TenantId, id: CameraId) -> Result<&Camera, Refusal> {
+    tenant(state, tenant_id)?;
+    state.camera(tenant_id, id).ok_or_else(|| Refusal::NotFound { what: "camera", id: id.to_string() })
+}
+
+fn at_version(
+    what: &'static str,
+    id: impl std::fmt::Display,
+    expected: Position,
+    actual: Position,
+) -> Result<(), Refusal> {
+    if expected == actual {
+        return Ok(());
+    }
+    Err(Refusal::Changed { what, id: id.to_string(), expected, actual })
+}
+
+fn name_is_free(state: &State, name: &str, own: Option<ServerId>) -> Result<(), Refusal> {
+    match state.server_by_name(name) {
+        Some((id, _)) if Some(id) != own => Err(Refusal::NameTaken { name: name.to_owned() }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn preferred_server_exists(state: &State, settings: &CameraSettings) -> Result<(), Refusal> {
+    match settings.preferred_server_id {
+        Some(id) if state.server(id).is_none() => Err(Refusal::UnknownPreferredServer(id)),
+        Some(_) | None => Ok(()),
+    }
+}

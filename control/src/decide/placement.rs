@@ -1,0 +1,182 @@
+//! Placement: which server records which camera. `plan(&State) -> Plan`, pure and total.
+//!
+//! Goals, in order of importance:
+//! 1. never exceed a capacity (cameras, declared bitrate);
+//! 2. a camera goes to its preferred server if that has room;
+//! 3. cameras are placed by failover priority, then by tenant and id;
+//! 4. move nothing that may stay: a camera leaves its server only if that is no longer assignable, or if the camera
+//!    wants no recording any more;
+//! 5. spread by relative load; ties end on the server id.
+//!
+//! Postconditions (checked by property tests against an independent oracle): no server exceeds a capacity because of
+//! a plan; a plan folded into State makes the next plan empty; the same State gives the same plan.
+//!
+//! Why: a camera that stays where it is loses nothing, and a plan that can be derived again can be explained.
+
+use std::collections::BTreeMap;
+
+use longwatch_events::event::{Decision, PlanEntry};
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::reason::{AssignReason, UnplacedReason};
+use longwatch_events::settings::{Capacity, Priority};
+use longwatch_events::state::{Camera, Placement, Server, State};
+
+/// The version of these rules; stands in every plan, so that an auditor re-derives it with the rules in force then.
+pub const RULES: u32 = 1;
+
+/// What has to change. Entries are by tenant and camera.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Changes only: a camera that stays as it is has none.
+    pub entries: Vec<PlanEntry>,
+}
+
+/// A server's room, as the plan fills it.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    capacity: Capacity,
+    cameras: u32,
+    bitrate_bps: u64,
+}
+
+/// How good a server is for a camera; the smallest is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    /// Share of its capacity in use, in millionths.
+    relative_load: u64,
+    /// So that there is never a tie.
+    server_id: ServerId,
+}
+
+/// A camera that needs a decision; ordered as they are decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Waiting {
+    priority: Priority,
+    tenant_id: TenantId,
+    camera_id: CameraId,
+}
+
+impl Room {
+    const fn of(server: &Server) -> Self {
+        Self { capacity: server.settings.capacity, cameras: 0, bitrate_bps: 0 }
+    }
+
+    fn take(&mut self, bitrate_bps: u64) {
+        self.cameras = self.cameras.saturating_add(1);
+        self.bitrate_bps = self.bitrate_bps.saturating_add(bitrate_bps);
+    }
+
+    const fn has_camera_room(&self) -> bool {
+        self.cameras < self.capacity.max_cameras
+    }
+
+    fn has_bitrate_room(&self, bitrate_bps: u64) -> bool {
+        self.capacity.max_bitrate_bps.is_none_or(|max| self.bitrate_bps.saturating_add(bitrate_bps) <= max)
+    }
+
+    fn fits(&self, bitrate_bps: u64) -> bool {
+        self.has_camera_room() && self.has_bitrate_room(bitrate_bps)
+    }
+
+    /// The fuller of its two measures, in millionths of the capacity.
+    fn relative_load(&self) -> u64 {
+        let by_cameras = millionths(u64::from(self.cameras), u64::from(self.capacity.max_cameras));
+        let by_bitrate = self.capacity.max_bitrate_bps.map_or(0, |max| millionths(self.bitrate_bps, max));
+        by_cameras.max(by_bitrate)
+    }
+}
+
+/// Plans the whole system: what has to change so that every camera is where it should be.
+pub fn plan(state: &State) -> Plan {
+    let mut rooms: BTreeMap<ServerId, Room> = state
+        .servers()
+        .filter(|(_, server)| server.is_assignable())
+        .map(|(id, server)| (id, Room::of(server)))
+        .collect();
+    let mut entries = Vec::new();
+    let mut waiting = Vec::new();
+    for (tenant_id, camera_id, camera) in state.cameras() {
+        if !camera.wants_recording() {
+            entries.extend(released(tenant_id, camera_id, camera));
+            continue;
+        }
+        let stays = camera.assignment().and_then(|assignment| rooms.get_mut(&assignment.server_id));
+        match stays {
+            Some(room) => room.take(bitrate(camera)),
+            None => {
+                waiting.push(Waiting { priority: camera.settings.failover_priority, tenant_id, camera_id });
+            }
+        }
+    }
+    waiting.sort_unstable();
+    entries.extend(waiting.iter().filter_map(|camera| decide(state, &mut rooms, *camera)));
+    entries.sort_unstable_by_key(|entry| (entry.tenant_id, entry.camera_id));
+    Plan { entries }
+}
+
+fn decide(state: &State, rooms: &mut BTreeMap<ServerId, Room>, waiting: Waiting) -> Option<PlanEntry> {
+    let Waiting { tenant_id, camera_id, .. } = waiting;
+    let camera = state.camera(tenant_id, camera_id)?;
+    let bitrate_bps = bitrate(camera);
+    let decision = match choose(rooms, camera, bitrate_bps) {
+        Ok((server_id, reason)) => {
+            rooms.entry(server_id).and_modify(|room| room.take(bitrate_bps));
+            Decision::Assign { server_id, reason }
+        }
+        Err(reason) if is_unplaced_for(camera, reason) => return None,
+        Err(reason) => Decision::Unplace { reason },
+    };
+    Some(PlanEntry { tenant_id, camera_id, decision })
+}
+
+fn choose(
+    rooms: &BTreeMap<ServerId, Room>,
+    camera: &Camera,
+    bitrate_bps: u64,
+) -> Result<(ServerId, AssignReason), UnplacedReason> {
+    let preferred = camera.settings.preferred_server_id;
+    if let Some(id) = preferred.filter(|id| rooms.get(id).is_some_and(|room| room.fits(bitrate_bps))) {
+        return Ok((id, AssignReason::Preferred));
+    }
+    let best = rooms
+        .iter()
+        .filter(|(_, room)| room.fits(bitrate_bps))
+        .map(|(id, room)| Rank { relative_load: room.relative_load(), server_id: *id })
+        .min();
+    match best {
+        Some(rank) => Ok((rank.server_id, AssignReason::LeastLoaded)),
+        None if rooms.is_empty() => Err(UnplacedReason::NoServer),
+        None if rooms.values().any(Room::has_camera_room) => Err(UnplacedReason::NoBitrate),
+        None => Err(UnplacedReason::NoCapacity),
+    }
+}
+
+/// The entry that takes a camera that is not to be recorded off its server, if it needs one.
+fn released(tenant_id: TenantId, camera_id: CameraId, camera: &Camera) -> Option<PlanEntry> {
+    let reason = UnplacedReason::Disabled;
+    (!is_unplaced_for(camera, reason)).then_some(PlanEntry {
+        tenant_id,
+        camera_id,
+        decision: Decision::Unplace { reason },
+    })
+}
+
+fn is_unplaced_for(camera: &Camera, why: UnplacedReason) -> bool {
+    match camera.placement {
+        Placement::Unplaced { reason, .. } => reason == why,
+        Placement::Unplanned | Placement::Assigned(_) => false,
+    }
+}
+
+fn bitrate(camera: &Camera) -> u64 {
+    camera.settings.expected_bitrate_bps.unwrap_or(0)
+}
+
+const fn millionths(part: u64, whole: u64) -> u64 {
+    if whole == 0 {
+        return u64::MAX;
+    }
+    // 128 bits: a bitrate of 18 Tbit/s times a million does not fit in 64.
+    let share = part as u128 * 1_000_000 / whole as u128;
+    if share > u64::MAX as u128 { u64::MAX } else { share as u64 }
+}

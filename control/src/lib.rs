@@ -1,0 +1,17 @@
+//! The control plane of Longwatch: folds the log, decides, answers the API.
+//!
+//! Arrows point one way: [`decide`] is pure and knows only State; [`service`] is what all shells share; [`follower`],
+//! [`planner`], [`join`] and [`api`] are shells around it; [`serve`] puts them together; [`single`] runs the whole
+//! system on one machine.
+
+pub mod assignments;
+pub mod decide;
+pub mod follower;
+pub mod join;
+pub mod keys;
+pub mod observed;
+pub mod planner;
+pub mod read_model;
+pub mod secrets;
+pub mod service;
+pub mod single;

@@ -1,0 +1,198 @@
+//! `longwatch-control serve`: one control replica. Puts the parts together and stops them in order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use longwatch_events::event::{ControlTicked, Event};
+use longwatch_events::id::{EventId, SystemIds, TenantId};
+use longwatch_events::log::jetstream::{self, JetStreamLog};
+use longwatch_events::time::SystemClock;
+use tokio::net::TcpListener;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::decide::command::{Command, Refusal};
+use crate::join::{self, Adopt};
+use crate::keys::{self, Key, Origin};
+use crate::observed::HEARTBEAT_INTERVAL_MS;
+use crate::read_model::sqlite::SqliteReadModel;
+use crate::secrets::Secrets;
+use crate::service::{CommandError, Parts, Service};
+use crate::{api, follower, planner};
+
+/// How long requests that are under way may take once the process is told to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// Between tries to reach what is needed at the start.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Settings of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address(es) of NATS: nats://HOST:PORT[,nats://HOST:PORT…].
+    #[arg(long, env = "LONGWATCH_NATS", value_name = "URL[,URL…]")]
+    pub nats: String,
+    /// File with the NATS credentials: an nkey seed or a .creds file.
+    #[arg(long, env = "LONGWATCH_NATS_CREDENTIALS", value_name = "FILE")]
+    pub nats_credentials: Option<PathBuf>,
+    /// On how many NATS servers each record of the log stands: 1, or 3 in a cluster.
+    #[arg(long, env = "LONGWATCH_LOG_REPLICAS", value_name = "N", default_value_t = 1)]
+    pub log_replicas: usize,
+    /// The read model's database: sqlite://FILE.
+    #[arg(long, env = "LONGWATCH_DATABASE", value_name = "URL")]
+    pub database: String,
+    /// Address of the API and the page.
+    #[arg(long, env = "LONGWATCH_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Address of /livez, /readyz and /metrics, which need no key. Without it they are served on --listen.
+    #[arg(long, env = "LONGWATCH_OPERATIONS_LISTEN", value_name = "ADDR")]
+    pub operations_listen: Option<SocketAddr>,
+    /// The provider's API key; made (mode 0600) if absent.
+    #[arg(long, env = "LONGWATCH_KEY_FILE", value_name = "FILE")]
+    pub key_file: PathBuf,
+    /// The key workers join with; made (mode 0600) if absent.
+    #[arg(long, env = "LONGWATCH_JOIN_KEY_FILE", value_name = "FILE")]
+    pub join_key_file: PathBuf,
+    /// The key that protects tenants' secrets; made (mode 0600) when first needed. Replicas need the same one.
+    /// [default: `master.key` beside --key-file]
+    #[arg(long, env = "LONGWATCH_MASTER_KEY_FILE", value_name = "FILE")]
+    pub master_key_file: Option<PathBuf>,
+    /// Whether a server that shows the join key belongs to the system at once.
+    #[arg(long, env = "LONGWATCH_ADOPT", value_enum, default_value = "auto")]
+    pub adopt: Adopt,
+}
+
+/// Runs a replica until `stop` is cancelled.
+///
+/// # Errors
+/// If a setting cannot be used at all. A NATS that is away is waited for.
+pub async fn run(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
+    let key = load_key(&args.key_file, "lwk_", "the provider's key")?;
+    let join_key = load_key(&args.join_key_file, "lwj_", "the join key")?;
+    let master_key_file =
+        args.master_key_file.clone().unwrap_or_else(|| args.key_file.with_file_name("master.key"));
+    let read_model = SqliteReadModel::open(&args.database)
+        .await
+        .with_context(|| format!("cannot open the read model --database {}", args.database))?;
+    let listener = listen(args.listen).await?;
+    let operations = match args.operations_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let client =
+        jetstream::connect(&args.nats, args.nats_credentials.as_deref(), "longwatch-control").await?;
+    let log = JetStreamLog::new(client.clone());
+    let service = Arc::new(Service::new(Parts {
+        log: Arc::new(log.clone()),
+        read_model: Arc::new(read_model),
+        secrets: Secrets::in_file(master_key_file),
+        clock: Arc::new(SystemClock),
+        ids: Arc::new(SystemIds),
+    }));
+    let web = tokio::spawn(api::serve(Arc::clone(&service), key, listener, operations, stop.clone()));
+
+    let tasks = TaskTracker::new();
+    let work = {
+        let (service, stop) = (Arc::clone(&service), stop.clone());
+        async move {
+            let settings = jetstream::Settings { replicas: args.log_replicas, ..Default::default() };
+            ensure_streams(&log, settings).await;
+            tokio::join!(
+                follower::follow_log(&service),
+                follower::follow_recordings(&service),
+                follower::follow_heartbeats(&service),
+                tick(&service),
+                planner::run(&service),
+                join::run(&service, &client, &join_key, args.adopt),
+                ensure_default_tenant(&service),
+            );
+            drop(stop);
+        }
+    };
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stopped.cancelled() => {}
+            () = work => {}
+        }
+    });
+    tasks.close();
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    tasks.wait().await;
+    match tokio::time::timeout(STOP_DEADLINE, web).await {
+        Ok(served) => served.context("the API panicked")?.context("the API failed"),
+        Err(_) => {
+            tracing::warn!(deadline_s = STOP_DEADLINE.as_secs(), "requests were still under way and are cut off");
+            Ok(())
+        }
+    }
+}
+
+fn load_key(path: &std::path::Path, prefix: &str, what: &str) -> anyhow::Result<Key> {
+    let (key, origin) = keys::load_or_create(path, prefix)?;
+    if origin == Origin::Created {
+        tracing::info!(file = %path.display(), "{what} was made");
+    }
+    Ok(key)
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; is another program using it? choose another address"))
+}
+
+async fn ensure_streams(log: &JetStreamLog, settings: jetstream::Settings) {
+    loop {
+        match log.ensure_streams(settings).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%error, "waiting for NATS"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Every system begins with a tenant.
+async fn ensure_default_tenant(service: &Service) {
+    let mut progress = service.progress();
+    if progress.wait_for(|progress| progress.caught_up).await.is_err() {
+        return;
+    }
+    while service.state().tenant(TenantId::DEFAULT).is_none() && service.halted().is_none() {
+        if let Err(error) = create_default_tenant(service).await {
+            tracing::warn!(%error, "the default tenant is created later");
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn create_default_tenant(service: &Service) -> anyhow::Result<()> {
+    let tenant_id = TenantId::DEFAULT;
+    let data_key = service.new_data_key(tenant_id)?;
+    let command = Command::CreateTenant { tenant_id, name: "Default".to_owned(), data_key };
+    match service.execute("system", EventId::generate(service.ids()), command).await {
+        // Another replica was first.
+        Ok(_) | Err(CommandError::Conflict | CommandError::Refused(Refusal::Exists { .. })) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets the log's clock run.
+async fn tick(service: &Service) {
+    let mut interval = interval(Duration::from_millis(u64::from(HEARTBEAT_INTERVAL_MS)));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let folded = service.progress().borrow().log;
+        let tick = Event::ControlTicked(ControlTicked { boot_id: service.boot_id(), folded });
+        let event_id = EventId::generate(service.ids());
+        if let Err(error) = service.append("system", event_id, tick, None).await {
+            tracing::warn!(%error, "the log's clock does not run");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The one thing all parts of the control plane share: State, the log, the read model, and the door for commands.
+//!
+//! Invariant: a command's answer is given only after its event has been folded into State and into the read model, so
+//! whoever asked reads what they wrote.
+
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, PoisonError};
+use std::time::Duration;
+
+use longwatch_events::assignment::SourceSecret;
+use longwatch_events::envelope::Envelope;
+use longwatch_events::event::Event;
+use longwatch_events::id::{BootId, EventId, IdSource, TenantId};
+use longwatch_events::log::{self, Entry, Log};
+use longwatch_events::position::Position;
+use longwatch_events::sealed::{Sealed, WrappedKey};
+use longwatch_events::state::State;
+use longwatch_events::subject::{self, LogStream};
+use longwatch_events::time::{Clock, Timestamp};
+use tokio::sync::watch;
+
+use crate::decide::command::{Command, Refusal, decide};
+use crate::observed::Observed;
+use crate::read_model::ReadModel;
+use crate::secrets::{self, Secrets};
+
+/// How long a command waits for the fold to pass what it appended.
+const FOLD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a command was not carried out, or not known to be.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It may not be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// What it was based on has changed. Nothing was written; read again.
+    #[error("the thing was changed by somebody else meanwhile")]
+    Conflict,
+    /// The log or the fold did not answer in time. It may or may not have been carried out.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The fold has halted: nothing is decided until an operator looks at the log.
+    #[error("the fold has halted: {0}")]
+    Halted(String),
+}
+
+/// How far the folds have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// `LOG`, in State and read model.
+    pub log: Position,
+    /// `RECORDINGS`, in the read model.
+    pub recordings: Position,
+    /// Whether everything that stood in `LOG` when this process started has been folded.
+    pub caught_up: bool,
+}
+
+/// Whether this replica can answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Commands and reads are answered.
+    pub ready: bool,
+    /// Why not, or why perhaps soon not; empty if all is well.
+    pub problems: Vec<String>,
+    /// How far the folds have come.
+    pub progress: Progress,
+}
+
+/// What a service is made of.
+pub struct Parts {
+    /// The truth.
+    pub log: Arc<dyn Log>,
+    /// Its tables.
+    pub read_model: Arc<dyn ReadModel>,
+    /// Keys for secrets.
+    pub secrets: Secrets,
+    /// The wall clock, for what people read.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Arc<dyn IdSource>,
+}
+
+/// The control plane of one process.
+pub struct Service {
+    log: Arc<dyn Log>,
+    read_model: Arc<dyn ReadModel>,
+    secrets: Secrets,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    boot_id: BootId,
+    state: RwLock<State>,
+    observed: Observed,
+    progress: watch::Sender<Progress>,
+    halted: watch::Sender<Option<String>>,
+}
+
+impl Service {
+    /// A service that has folded nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let progress =
+            Progress { log: Position::START, recordings: Position::START, caught_up: false };
+        Self {
+            boot_id: BootId::generate(&*parts.ids),
+            log: parts.log,
+            read_model: parts.read_model,
+            secrets: parts.secrets,
+            clock: parts.clock,
+            ids: parts.ids,
+            state: RwLock::default(),
+            observed: Observed::default(),
+            progress: watch::Sender::new(progress),
+            halted: watch::Sender::new(None),
+        }
+    }
+
+    /// State as folded so far. Never hold it across an await.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the follower only: State changes by folding and by nothing else.
+    pub(crate) fn state_to_fold(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log.
+    pub fn log(&self) -> &dyn Log {
+        &*self.log
+    }
+
+    /// The tables.
+    pub fn read_model(&self) -> &dyn ReadModel {
+        &*self.read_model
+    }
+
+    /// What was heard of servers.
+    pub const fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// The log's clock.
+    pub fn log_now(&self) -> Timestamp {
+        self.observed.now()
+    }
+
+    /// The wall clock.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    /// New ids.
+    pub fn ids(&self) -> &dyn IdSource {
+        &*self.ids
+    }
+
+    /// This run of this process.
+    pub const fn boot_id(&self) -> BootId {
+        self.boot_id
+    }
+
+    /// How far the folds have come, and a way to wait for more.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    pub(crate) fn advance(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+
+    /// Stops deciding, for good and loudly; recording goes on.
+    pub(crate) fn halt(&self, why: String) {
+        tracing::error!(why, "the fold has halted; nothing is decided any more, workers keep recording");
+        self.halted.send_replace(Some(why));
+    }
+
+    /// Why the fold has halted, if it has.
+    pub fn halted(&self) -> Option<String> {
+        self.halted.borrow().clone()
+    }
+
+    /// Whether this replica can answer.
+    pub fn health(&self) -> Health {
+        let progress = *self.progress.borrow();
+        let mut problems: Vec<String> = self.halted().map(|why| format!("the fold has halted: {why}")).into_iter().collect();
+        if !progress.caught_up {
+            problems.push("the log is still being replayed".to_owned());
+        }
+        Health { ready: problems.is_empty(), problems, progress }
+    }
+
+    /// Carries out a command: decides, appends, waits for the fold. `event_id` is its id: trying again with the same
+    /// one cannot carry it out twice.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn execute(
+        &self,
+        actor: &str,
+        event_id: EventId,
+        command: Command,
+    ) -> Result<Position, CommandError> {
+        self.caught_up().await?;
+        let decided = decide(&self.state(), command).map_err(|refusal| match refusal {
+            Refusal::Changed { .. } => CommandError::Conflict,
+            other => CommandError::Refused(other),
+        })?;
+        match self.append(actor, event_id, decided.event, Some(decided.expected_last)).await {
+            Ok(position) => self.folded(position).await.map(|()| position),
+            Err(log::Error::Conflict { .. }) => {
+                let end = self.log.end(LogStream::Log).await.map_err(unavailable)?;
+                self.folded(end).await?;
+                Err(CommandError::Conflict)
+            }
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// Appends an event of this process to its log stream, conditional on `expected_last` if given.
+    ///
+    /// # Errors
+    /// Those of the log.
+    pub async fn append(
+        &self,
+        actor: &str,
+        event_id: EventId,
+        event: Event,
+        expected_last: Option<Position>,
+    ) -> Result<Position, log::Error> {
+        let (stream, subject) = subject::of(&event);
+        let envelope = Envelope {
+            id: event_id,
+            source: format!("/control/{}", self.boot_id),
+            time: self.clock.now(),
+            tenant: tenant_of(&event),
+            actor: actor.to_owned(),
+            causation: None,
+            event,
+        };
+        let payload = envelope.encode().into();
+        self.log.append(Entry { stream, subject, id: event_id, payload, expected_last }).await
+    }
+
+    /// Waits until the fold has passed `position`.
+    ///
+    /// # Errors
+    /// If it has halted, or takes too long.
+    pub async fn folded(&self, position: Position) -> Result<(), CommandError> {
+        self.until(|progress| progress.log >= position).await
+    }
+
+    async fn caught_up(&self) -> Result<(), CommandError> {
+        self.until(|progress| progress.caught_up).await
+    }
+
+    async fn until(&self, reached: impl FnMut(&Progress) -> bool) -> Result<(), CommandError> {
+        let (mut progress, mut halted) = (self.progress.subscribe(), self.halted.subscribe());
+        let outcome = tokio::select! {
+            // What has been reached counts even if the fold halted behind it.
+            biased;
+            _ = progress.wait_for(reached) => Ok(()),
+            why = halted.wait_for(Option::is_some) => {
+                Err(CommandError::Halted(why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default()))
+            }
+            () = tokio::time::sleep(FOLD_DEADLINE) => {
+                let position = self.progress.borrow().log;
+                Err(CommandError::Unavailable(format!(
+                    "the fold stands at position {position} and did not come on within {} s",
+                    FOLD_DEADLINE.as_secs()
+                )))
+            }
+        };
+        outcome
+    }
+
+    /// A new data key for a tenant.
+    ///
+    /// # Errors
+    /// If the master key cannot be read or made.
+    pub fn new_data_key(&self, tenant_id: TenantId) -> Result<WrappedKey, secrets::Error> {
+        self.secrets.new_data_key(tenant_id)
+    }
+
+    /// Seals a camera's source for the event that will carry it.
+    ///
+    /// # Errors
+    /// If the tenant does not exist or its data key cannot be unwrapped.
+    pub fn seal_source(
+        &self,
+        tenant_id: TenantId,
+        event_id: EventId,
+        source: &SourceSecret,
+    ) -> Result<Sealed, secrets::Error> {
+        self.secrets.seal_source(tenant_id, &self.data_key(tenant_id)?, event_id, source)
+    }
+
+    /// Opens a camera's source.
+    ///
+    /// # Errors
+    /// If the tenant does not exist, its data key cannot be unwrapped, or the bytes were changed.
+    pub fn open_source(&self, tenant_id: TenantId, sealed: &Sealed) -> Result<SourceSecret, secrets::Error> {
+        self.secrets.open_source(tenant_id, &self.data_key(tenant_id)?, sealed)
+    }
+
+    fn data_key(&self, tenant_id: TenantId) -> Result<WrappedKey, secrets::Error> {
+        let state = self.state();
+        let tenant = state.tenant(tenant_id).ok_or(secrets::Error::NoDataKey(tenant_id))?;
+        Ok(tenant.data_key.clone())
+    }
+}
+
+fn unavailable(error: log::Error) -> CommandError {
+    CommandError::Unavailable(error.to_string())
+}
+
+/// Whose event it is: the provider's own have no tenant.
+const fn tenant_of(event: &Event) -> Option<TenantId> {
+    match event {
+        Event::TenantCreated(e) => Some(e.tenant_id),
+        Event::TenantChanged(e) => Some(e.tenant_id),
+        Event::TenantDeleted(e) => Some(e.tenant_id),
+        Event::CameraAdded(e) => Some(e.tenant_id),
+        Event::CameraChanged(e) => Some(e.tenant_id),
+        Event::CameraDeleted(e) => Some(e.tenant_id),
+        Event::ServerAdded(_)
+        | Event::ServerJoined(_)
+        | Event::ServerAdopted(_)
+        | Event::ServerChanged(_)
+        | Event::ServerDetached(_)
+        | Event::PlanMade(_)
+        | Event::ServerHeartbeat(_)
+        | Event::ControlTicked(_)
+        | Event::RecordingReported(_)
+        | Event::AssignmentsPublished(_) => None,
+    }
+}

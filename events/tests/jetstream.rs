@@ -1,0 +1,247 @@
+//! What the log on JetStream promises beyond the contract of every log: its streams' settings, and that a server that
+//! is killed loses, repeats and reorders nothing that was acknowledged.
+
+#[path = "common/nats.rs"]
+mod nats;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Compression, Config};
+use async_nats::jetstream::{self, Context};
+use bytes::Bytes;
+use futures::StreamExt;
+use longwatch_events::id::{EventId, ServerId};
+use longwatch_events::log::jetstream::{JetStreamLog, Settings};
+use longwatch_events::log::{Entry, Error, Log, Record};
+use longwatch_events::position::Position;
+use longwatch_events::subject::{self, LogStream};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use nats::NatsServer;
+
+async fn connect(nats: &NatsServer) -> async_nats::Client {
+    async_nats::connect(nats.url()).await.expect("the server accepts")
+}
+
+async fn empty_log(nats: &NatsServer) -> (JetStreamLog, Context) {
+    let client = connect(nats).await;
+    let log = JetStreamLog::new(client.clone());
+    log.ensure_streams(Settings::default()).await.expect("streams");
+    (log, jetstream::new(client))
+}
+
+fn entry(n: u128, stream: LogStream, subject: &str) -> Entry {
+    Entry {
+        stream,
+        subject: subject.to_owned(),
+        id: EventId::from_uuid(Uuid::from_u128(n)),
+        payload: Bytes::from(format!("event {n}")),
+        expected_last: None,
+    }
+}
+
+async fn config_of(context: &Context, stream: LogStream) -> Config {
+    context.get_stream(stream.name()).await.expect("it exists").cached_info().config.clone()
+}
+
+#[tokio::test]
+async fn ensuring_the_streams_twice_changes_nothing() {
+    let nats = NatsServer::start().await;
+    let (log, context) = empty_log(&nats).await;
+    log.append(entry(1, LogStream::Log, subject::PLAN)).await.expect("appended");
+    let mut before = Vec::new();
+    for stream in LogStream::ALL {
+        before.push(config_of(&context, stream).await);
+    }
+
+    log.ensure_streams(Settings::default()).await.expect("once more");
+
+    for (stream, before) in LogStream::ALL.into_iter().zip(before) {
+        assert_eq!(config_of(&context, stream).await, before, "{stream}");
+    }
+    assert_eq!(log.end(LogStream::Log).await.expect("an answer"), Position(1));
+}
+
+#[tokio::test]
+async fn ensuring_the_streams_brings_older_settings_up_to_date() {
+    // Given: streams as an earlier version might have made them, with records.
+    let nats = NatsServer::start().await;
+    let client = connect(&nats).await;
+    let context = jetstream::new(client.clone());
+    for stream in LogStream::ALL {
+        let older = Config {
+            name: stream.name().to_owned(),
+            subjects: vec![stream.subjects().to_owned()],
+            ..Config::default()
+        };
+        context.create_stream(older).await.expect("created");
+    }
+    let log = JetStreamLog::new(client);
+    log.append(entry(1, LogStream::Log, subject::PLAN)).await.expect("appended");
+
+    // When
+    let settings = Settings { heartbeats_max_age: Duration::from_secs(3600), ..Settings::default() };
+    log.ensure_streams(settings).await.expect("updated");
+
+    // Then
+    let of_log = config_of(&context, LogStream::Log).await;
+    assert!(of_log.deny_delete && of_log.deny_purge && of_log.allow_direct && of_log.allow_atomic_publish);
+    assert_eq!(of_log.compression, Some(Compression::S2));
+    assert_eq!(config_of(&context, LogStream::Heartbeats).await.max_age, Duration::from_secs(3600));
+    assert_eq!(config_of(&context, LogStream::Assignments).await.max_messages_per_subject, 1);
+    let last = log.last(LogStream::Log, subject::PLAN).await.expect("an answer").expect("kept");
+    assert_eq!(last.payload, "event 1");
+
+    // And again, with other bounds.
+    log.ensure_streams(Settings::default()).await.expect("updated");
+    assert_eq!(
+        config_of(&context, LogStream::Heartbeats).await.max_age,
+        Settings::default().heartbeats_max_age
+    );
+}
+
+#[tokio::test]
+async fn nobody_deletes_from_the_log() {
+    let nats = NatsServer::start().await;
+    let (log, context) = empty_log(&nats).await;
+    log.append(entry(1, LogStream::Log, subject::PLAN)).await.expect("appended");
+    let stream = context.get_stream("LOG").await.expect("it exists");
+
+    stream.delete_message(1).await.expect_err("deleting is denied");
+    stream.purge().await.expect_err("purging is denied");
+    let mut lax = config_of(&context, LogStream::Log).await;
+    lax.deny_delete = false;
+    context.update_stream(lax).await.expect_err("what is denied stays denied");
+
+    let last = log.last(LogStream::Log, subject::PLAN).await.expect("an answer").expect("kept");
+    assert_eq!(last.payload, "event 1");
+}
+
+#[tokio::test]
+async fn assignments_are_republished_with_their_position() {
+    let nats = NatsServer::start().await;
+    let (log, context) = empty_log(&nats).await;
+    let server = ServerId::from_uuid(Uuid::from_u128(1));
+    let other = ServerId::from_uuid(Uuid::from_u128(2));
+    let mut copies = context.client().subscribe(subject::assigned(server)).await.expect("subscribed");
+    context.client().flush().await.expect("the subscription is there");
+
+    for (n, server, part) in [(1, server, 1), (2, other, 1), (3, server, 2), (4, server, 1)] {
+        let assignment = entry(n, LogStream::Assignments, &subject::assignment(server, part));
+        log.append(assignment).await.expect("appended");
+    }
+
+    for (sequence, part) in [(1, 1), (3, 2), (4, 1)] {
+        let copy = timeout(Duration::from_secs(20), copies.next()).await.expect("in time").expect("a copy");
+        let headers = copy.headers.expect("headers");
+        assert_eq!(headers.get("Nats-Sequence").expect("a position").as_str(), sequence.to_string());
+        assert_eq!(copy.subject.as_str(), format!("lw.assigned.{server}.{part}"));
+        assert_eq!(copy.payload, format!("event {sequence}"));
+    }
+}
+
+#[tokio::test]
+async fn without_its_streams_the_log_says_it_is_unavailable() {
+    let nats = NatsServer::start().await;
+    let log = JetStreamLog::new(connect(&nats).await);
+    assert!(matches!(log.end(LogStream::Log).await, Err(Error::Unavailable(_))));
+    let follow = log.follow(LogStream::Log, Position::START).await;
+    assert!(matches!(follow.map(|_| ()), Err(Error::Unavailable(_))));
+}
+
+/// How many append at once, how much each, and how often the server is killed meanwhile.
+const WRITERS: usize = 8;
+const EACH: usize = 150;
+const KILLS: usize = 3;
+
+/// The promise of architecture.md: reconnect without loss or repeat.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_loses_repeats_and_reorders_nothing() {
+    // Given: writers in the middle of their series, and a follower that is open all the time.
+    let mut nats = NatsServer::start().await;
+    let (log, _) = empty_log(&nats).await;
+    let follower_log = JetStreamLog::new(connect(&nats).await);
+    let follower = tokio::spawn(async move { collect(&follower_log, WRITERS * EACH).await });
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| tokio::spawn(write_series(log.clone(), writer, Arc::clone(&acknowledged))))
+        .collect();
+
+    // When: the server is killed and comes back, again and again.
+    for kill in 1..=KILLS {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while acknowledged.load(Ordering::Relaxed) < kill * WRITERS * EACH / (KILLS + 1) {
+            assert!(Instant::now() < deadline, "the writers stand still before kill {kill}");
+            sleep(Duration::from_millis(1)).await;
+        }
+        nats.kill();
+        nats.restart().await;
+    }
+
+    // Then: what was acknowledged stands exactly where it was said to, once, and nothing else stands there.
+    let mut promised = BTreeMap::new();
+    for writer in writers {
+        for (position, payload) in writer.await.expect("no writer failed") {
+            assert_eq!(promised.insert(position, payload), None, "two appends at {position}");
+        }
+    }
+    assert_eq!(log.end(LogStream::Log).await.expect("an answer").0, (WRITERS * EACH) as u64);
+    let standing = collect(&log, WRITERS * EACH).await;
+    let expected: Vec<_> = promised.into_iter().collect();
+    let found: Vec<_> = standing.iter().map(|r| (r.position, r.payload.clone())).collect();
+    assert!(found == expected, "{}", first_difference(&found, &expected));
+
+    // And the follower saw the same.
+    let seen = follower.await.expect("the follower went on");
+    assert!(seen == standing, "{}", first_difference(&seen, &standing));
+}
+
+/// Appends one by one; half of the writers under the condition that nobody else did. A try whose outcome is unknown is
+/// repeated with the same id: it must never come back as a conflict.
+async fn write_series(
+    log: JetStreamLog,
+    writer: usize,
+    acknowledged: Arc<AtomicUsize>,
+) -> Vec<(Position, Bytes)> {
+    let mut written: Vec<(Position, Bytes)> = Vec::new();
+    for i in 0..EACH {
+        let number = (writer * EACH + i) as u128;
+        let last = written.last().map_or(Position::START, |(position, _)| *position);
+        let entry = Entry {
+            expected_last: (writer % 2 == 0).then_some(last),
+            ..entry(number, LogStream::Log, &format!("lw.log.provider.server.{writer}"))
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let position = loop {
+            match log.append(entry.clone()).await {
+                Ok(position) => break position,
+                Err(Error::Unavailable(_)) if Instant::now() < deadline => {}
+                Err(error) => panic!("writer {writer}, event {number}: {error}"),
+            }
+        };
+        assert!(position > last, "writer {writer} was told {position} after {last}");
+        written.push((position, entry.payload));
+        acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+    written
+}
+
+async fn collect(log: &JetStreamLog, count: usize) -> Vec<Record> {
+    let mut follow = log.follow(LogStream::Log, Position::START).await.expect("a follower");
+    let mut records = Vec::new();
+    while records.len() < count {
+        let record = timeout(Duration::from_secs(90), follow.next()).await;
+        let record = record.unwrap_or_else(|_| panic!("nothing more after {} records", records.len()));
+        records.push(record.expect("following has no end").expect("no error"));
+    }
+    records
+}
+
+fn first_difference<T: PartialEq + std::fmt::Debug>(found: &[T], expected: &[T]) -> String {
+    let at = found.iter().zip(expected).position(|(f, e)| f != e).unwrap_or(found.len().min(expected.len()));
+    format!("index {at}: found {:?}, expected {:?}", found.get(at), expected.get(at))
+}
