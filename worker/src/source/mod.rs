@@ -1,0 +1,60 @@
+//! Where frames come from: cameras ([`rtsp`]), or whatever a test replays.
+//!
+//! Invariant: a source says everything that can go wrong as a [`Failure`], in words that hold no credential.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use longwatch_events::fact::Cause;
+
+use crate::frame::{AudioFrame, Tracks, VideoFrame};
+
+pub mod address;
+mod classify;
+pub mod rtsp;
+
+/// Why there are no frames.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}: {detail}")]
+pub struct Failure {
+    /// The kind of it, as the log and the API know it.
+    pub cause: Cause,
+    /// For a person; holds no credential.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure; `detail` must hold no credential.
+    pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
+        Self { cause, detail: detail.into() }
+    }
+}
+
+/// What a session yields.
+#[derive(Debug, Clone)]
+pub enum Received {
+    /// What the following frames are; comes before the first frame, and again before the frame that changes it.
+    Tracks(Arc<Tracks>),
+    /// The next picture in decoding order.
+    Video(VideoFrame),
+    /// The next audio frame.
+    Audio(AudioFrame),
+}
+
+/// A place to record from.
+pub trait Source: Send + Sync + 'static {
+    /// What opening it gives.
+    type Session: Session;
+
+    /// Connects and starts playing. Takes bounded time.
+    fn open(&self) -> impl Future<Output = Result<Self::Session, Failure>> + Send;
+}
+
+/// A camera that is playing.
+pub trait Session: Send + 'static {
+    /// Waits for what comes next; bounded time without a picture is a [`Failure`]. May be cancelled and called again.
+    fn next(&mut self) -> impl Future<Output = Result<Received, Failure>> + Send;
+
+    /// Says goodbye to the camera. Takes bounded time.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}

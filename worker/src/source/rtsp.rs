@@ -1,0 +1,464 @@
+//! Cameras over RTSP/1.0 (RFC 2326), media interleaved in its TCP connection. The only module that names `retina`.
+//!
+//! A thin shell: it connects, chooses streams, and turns the library's frames and errors into ours. Invariants: every
+//! wait has a bound; the only address ever connected to is the one the policy allowed; no credential leaves it.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use bytes::Bytes;
+use futures::StreamExt;
+use longwatch_events::assignment::SourceSecret;
+use longwatch_events::fact::{Cause, Codec};
+use longwatch_events::time::Clock;
+use retina::client::{
+    Credentials, Demuxed, Described, InitialTimestampPolicy, PlayOptions, Session as RetinaSession,
+    SessionGroup, SessionIdPolicy, SessionOptions, SetupOptions, Stream, TeardownPolicy, Transport,
+};
+use retina::codec::{CodecItem, FrameFormat, ParametersRef};
+use tokio::time::{Instant, timeout, timeout_at};
+use url::{Host, Url};
+
+use super::address::AddressPolicy;
+use super::classify::{Redactor, cause, io_cause};
+use super::{Failure, Received, Session, Source};
+use crate::frame::{Arrival, AudioFrame, AudioTrack, Tracks, VideoFrame, VideoTrack, is_random_access};
+
+/// How long a camera may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To resolve its name, connect and describe its streams.
+    pub connect: Duration,
+    /// To set its streams up and play.
+    pub play: Duration,
+    /// Between two pictures.
+    pub frame: Duration,
+    /// To acknowledge the end of a session.
+    pub teardown: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            play: Duration::from_secs(5),
+            frame: Duration::from_secs(10),
+            teardown: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A camera that can be opened again and again.
+pub struct RtspSource {
+    url: Result<Url, Failure>,
+    secret: SourceSecret,
+    policy: AddressPolicy,
+    timeouts: Timeouts,
+    clock: Arc<dyn Clock>,
+    /// Sessions that the camera may believe to be alive still.
+    group: Arc<SessionGroup>,
+    redactor: Arc<Redactor>,
+}
+
+impl RtspSource {
+    /// The camera at `secret`'s address. An address that cannot be used makes every [`Source::open`] fail.
+    pub fn new(
+        secret: SourceSecret,
+        policy: AddressPolicy,
+        timeouts: Timeouts,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let url = parse_url(&secret.url);
+        let redactor = Arc::new(redactor(&secret));
+        Self { url, secret, policy, timeouts, clock, group: Arc::default(), redactor }
+    }
+
+    fn failure(&self, error: &retina::Error) -> Failure {
+        failure(&self.redactor, error)
+    }
+
+    /// Resolves the host and returns the URL with the first allowed address in its place.
+    async fn pinned(&self) -> Result<Url, Failure> {
+        let mut url = self.url.clone()?;
+        let port = url.port().unwrap_or(554);
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let addresses: Vec<IpAddr> = match literal(&url) {
+            Some(address) => vec![address],
+            None => tokio::net::lookup_host((host.as_str(), port))
+                .await
+                .map_err(|e| {
+                    let cause = io_cause(e.kind()).unwrap_or(Cause::Unreachable);
+                    Failure::new(cause, self.redactor.detail(&format!("cannot resolve {host}: {e}")))
+                })?
+                .map(|address| address.ip())
+                .collect(),
+        };
+        let Some(first) = addresses.first() else {
+            return Err(Failure::new(
+                Cause::Unreachable,
+                self.redactor.detail(&format!("{host} has no address")),
+            ));
+        };
+        let Some(allowed) = addresses.iter().find(|address| self.policy.allows(**address)) else {
+            let detail = format!("this server may not connect to {first}: see --rtsp-allow");
+            return Err(Failure::new(Cause::NotAllowed, detail));
+        };
+        // Whatever comes now, no name is resolved again.
+        url.set_ip_host(*allowed)
+            .map_err(|()| Failure::new(Cause::NotAllowed, "the address cannot hold a host"))?;
+        Ok(url)
+    }
+
+    fn options(&self, teardown: TeardownPolicy) -> SessionOptions {
+        let credentials = self.secret.username.as_ref().map(|username| Credentials {
+            username: username.clone(),
+            password: self.secret.password.clone().unwrap_or_default(),
+        });
+        SessionOptions::default()
+            .creds(credentials)
+            .user_agent(concat!("Longwatch/", env!("CARGO_PKG_VERSION")).to_owned())
+            .session_group(Arc::clone(&self.group))
+            .teardown(teardown)
+            .session_id(SessionIdPolicy::UseFirst)
+    }
+
+    async fn describe(&self) -> Result<RetinaSession<Described>, Failure> {
+        let url = self.pinned().await?;
+        let described = RetinaSession::describe(url.clone(), self.options(TeardownPolicy::Auto))
+            .await
+            .map_err(|e| self.failure(&e))?;
+        // To servers with a certain bug the library says goodbye over a new connection, to an address that the server
+        // itself tells. That address was checked by nobody, so unless it is plainly the same one, there is no goodbye.
+        if described.tool().is_some_and(retina::client::Tool::has_live555_tcp_bug)
+            && !stays_at(&described, &url)
+        {
+            drop(described);
+            let options = self.options(TeardownPolicy::Never);
+            return RetinaSession::describe(url, options).await.map_err(|e| self.failure(&e));
+        }
+        Ok(described)
+    }
+
+    async fn play(&self, mut session: RetinaSession<Described>) -> Result<RtspSession, Failure> {
+        let streams = choose(session.streams())?;
+        let setup = || {
+            SetupOptions::default()
+                .transport(Transport::Tcp(Default::default()))
+                .frame_format(FrameFormat::MP4)
+        };
+        session.setup(streams.video, setup()).await.map_err(|e| self.failure(&e))?;
+        let mut audio = streams.audio;
+        if let Some(index) = audio
+            && let Err(e) = session.setup(index, setup()).await
+        {
+            // A status is an answer, and the connection is well; anything else is the end of it.
+            if e.status_code().is_none() {
+                return Err(self.failure(&e));
+            }
+            tracing::info!(detail = self.redactor.detail(&e.to_string()), "camera refused its audio stream");
+            audio = None;
+        }
+        let options = PlayOptions::default().initial_timestamp(InitialTimestampPolicy::Permissive);
+        let playing = session.play(options).await.map_err(|e| self.failure(&e))?;
+        let demuxed = playing
+            .demuxed()
+            .map_err(|e| Failure::new(Cause::UnsupportedCodec, self.redactor.detail(&e.to_string())))?;
+        let now = Instant::now();
+        Ok(RtspSession {
+            demuxed,
+            video: streams.video,
+            audio,
+            tracks: None,
+            queued: VecDeque::new(),
+            opened: now,
+            picture_due: now + self.timeouts.frame,
+            timeouts: self.timeouts,
+            clock: Arc::clone(&self.clock),
+            group: Arc::clone(&self.group),
+            redactor: Arc::clone(&self.redactor),
+        })
+    }
+}
+
+impl Source for RtspSource {
+    type Session = RtspSession;
+
+    async fn open(&self) -> Result<RtspSession, Failure> {
+        let stale = self.group.stale_sessions();
+        if stale.num_sessions > 0 {
+            // A camera of few sessions refuses a new one while it keeps the old; bounded, for it may just as well not.
+            let _ = timeout(self.timeouts.teardown, self.group.await_stale_sessions(&stale)).await;
+        }
+        let described =
+            within(self.timeouts.connect, "answer to a connection and DESCRIBE", self.describe()).await?;
+        within(self.timeouts.play, "answer to SETUP and PLAY", self.play(described)).await
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(Failure::new(Cause::Timeout, format!("no {what} within {} ms", limit.as_millis())))
+    })
+}
+
+fn failure(redactor: &Redactor, error: &retina::Error) -> Failure {
+    let text = error.to_string();
+    Failure::new(cause(error.status_code(), &text), redactor.detail(&text))
+}
+
+fn parse_url(text: &str) -> Result<Url, Failure> {
+    // The text itself may hold a credential, so no detail repeats it.
+    let mut url = Url::parse(text)
+        .map_err(|e| Failure::new(Cause::Unreachable, format!("the address is no URL: {e}")))?;
+    if url.scheme() != "rtsp" {
+        return Err(Failure::new(Cause::NotAllowed, "only rtsp:// addresses can be recorded"));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(Failure::new(Cause::Unreachable, "the address has no host"));
+    }
+    let cleared = url.set_username("").and_then(|()| url.set_password(None));
+    cleared.map_err(|()| {
+        Failure::new(Cause::NotAllowed, "the address cannot be used without its credentials")
+    })?;
+    Ok(url)
+}
+
+/// The address a URL names without any name to resolve. `rtsp` is no scheme the URL standard knows, so it takes
+/// `10.0.0.7` for a name.
+fn literal(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(address) => Some(address.into()),
+        Host::Ipv6(address) => Some(address.into()),
+        Host::Domain(name) => name.parse().ok(),
+    }
+}
+
+/// Everything by which a text could give this camera's credentials away.
+fn redactor(secret: &SourceSecret) -> Redactor {
+    let username = secret.username.clone().unwrap_or_default();
+    let password = secret.password.clone().unwrap_or_default();
+    let pair = format!("{username}:{password}");
+    let mut secrets = vec![base64::engine::general_purpose::STANDARD.encode(&pair), pair, password];
+    if let Ok(url) = Url::parse(&secret.url) {
+        secrets.extend(url.password().map(ToOwned::to_owned));
+        if !url.username().is_empty() {
+            secrets.push(url.username().to_owned());
+        }
+    }
+    secrets.retain(|secret| secret != ":");
+    Redactor::new(secrets)
+}
+
+/// Whether everything the server described lies at `url`'s own host and port.
+fn stays_at(session: &RetinaSession<Described>, url: &Url) -> bool {
+    let absolute = session.sdp().windows(3).any(|window| window == b"://");
+    let same = |control: &Url| literal(control) == literal(url) && control.port() == url.port();
+    !absolute && session.streams().iter().all(|stream| stream.control().is_some_and(same))
+}
+
+struct Chosen {
+    video: usize,
+    audio: Option<usize>,
+}
+
+/// The first video stream and the first audio stream this version records.
+fn choose(streams: &[Stream]) -> Result<Chosen, Failure> {
+    let is_video = |stream: &Stream| stream.media() == "video" && video_codec(stream).is_some();
+    let Some(video) = streams.iter().position(is_video) else {
+        let offered: Vec<_> =
+            streams.iter().map(|stream| format!("{}/{}", stream.media(), stream.encoding_name())).collect();
+        let detail: String = offered.join(", ").chars().filter(|c| !c.is_control()).take(200).collect();
+        return Err(Failure::new(
+            Cause::UnsupportedCodec,
+            format!("the camera offers {detail}; needed is video in H.264 or H.265"),
+        ));
+    };
+    let audio = streams.iter().position(|stream| audio_track(stream).is_some());
+    for (index, stream) in streams.iter().enumerate() {
+        if index != video && Some(index) != audio {
+            tracing::info!(
+                media = stream.media(),
+                encoding = stream.encoding_name(),
+                "stream is not recorded"
+            );
+        }
+    }
+    Ok(Chosen { video, audio })
+}
+
+fn video_codec(stream: &Stream) -> Option<Codec> {
+    match stream.encoding_name() {
+        "h264" => Some(Codec::H264),
+        "h265" => Some(Codec::H265),
+        _ => None,
+    }
+}
+
+fn video_track(stream: &Stream) -> Option<VideoTrack> {
+    let Some(ParametersRef::Video(parameters)) = stream.parameters() else {
+        return None;
+    };
+    let (width, height) = parameters.pixel_dimensions();
+    Some(VideoTrack {
+        codec: video_codec(stream)?,
+        timescale: NonZeroU32::new(stream.clock_rate_hz())?,
+        sample_entry: parameters.mp4_sample_entry().build().ok()?.into(),
+        width: u16::try_from(width).unwrap_or(u16::MAX),
+        height: u16::try_from(height).unwrap_or(u16::MAX),
+    })
+}
+
+fn audio_track(stream: &Stream) -> Option<AudioTrack> {
+    if stream.media() != "audio" || stream.encoding_name() != "mpeg4-generic" {
+        return None;
+    }
+    let Some(ParametersRef::Audio(parameters)) = stream.parameters() else {
+        return None;
+    };
+    Some(AudioTrack {
+        codec: Codec::Aac,
+        timescale: NonZeroU32::new(parameters.clock_rate())?,
+        sample_entry: parameters.mp4_sample_entry().build().ok()?.into(),
+        frame_length: parameters.frame_length()?,
+    })
+}
+
+/// A camera that plays.
+pub struct RtspSession {
+    demuxed: Demuxed,
+    video: usize,
+    audio: Option<usize>,
+    /// What was told last.
+    tracks: Option<Arc<Tracks>>,
+    queued: VecDeque<Received>,
+    opened: Instant,
+    picture_due: Instant,
+    timeouts: Timeouts,
+    clock: Arc<dyn Clock>,
+    group: Arc<SessionGroup>,
+    redactor: Arc<Redactor>,
+}
+
+impl RtspSession {
+    fn stalled(&self) -> Failure {
+        let what = if self.tracks.is_some() { "no picture" } else { "no picture with its parameter sets" };
+        Failure::new(Cause::Stalled, format!("{what} for {} ms", self.timeouts.frame.as_millis()))
+    }
+
+    fn current_tracks(&self) -> Option<Tracks> {
+        let streams = self.demuxed.streams();
+        let video = video_track(streams.get(self.video)?)?;
+        let audio = self.audio.and_then(|index| streams.get(index)).and_then(audio_track);
+        Some(Tracks { video, audio })
+    }
+
+    fn take_picture(&mut self, frame: retina::codec::VideoFrame) {
+        if self.tracks.is_none() || frame.has_new_parameters() {
+            let Some(tracks) = self.current_tracks() else {
+                return;
+            };
+            if self.tracks.as_deref() != Some(&tracks) {
+                let tracks = Arc::new(tracks);
+                self.tracks = Some(Arc::clone(&tracks));
+                self.queued.push_back(Received::Tracks(tracks));
+            }
+        }
+        let Some(codec) = self.tracks.as_ref().map(|tracks| tracks.video.codec) else {
+            return;
+        };
+        let now = Instant::now();
+        self.picture_due = now + self.timeouts.frame;
+        let arrival = Arrival {
+            at: self.clock.now(),
+            monotonic_us: i64::try_from(now.duration_since(self.opened).as_micros()).unwrap_or(i64::MAX),
+        };
+        let media_time = frame.timestamp().elapsed();
+        let random_access = is_random_access(codec, frame.data());
+        let data = frame.into_data().into();
+        self.queued.push_back(Received::Video(VideoFrame { data, media_time, random_access, arrival }));
+    }
+
+    fn take_audio(&mut self, frame: &retina::codec::AudioFrame) {
+        // Before the first picture nobody knows where it belongs.
+        if self.tracks.is_some() && Some(frame.stream_id()) == self.audio {
+            let data = Bytes::copy_from_slice(frame.data());
+            self.queued
+                .push_back(Received::Audio(AudioFrame { data, media_time: frame.timestamp().elapsed() }));
+        }
+    }
+}
+
+impl Session for RtspSession {
+    async fn next(&mut self) -> Result<Received, Failure> {
+        loop {
+            if let Some(received) = self.queued.pop_front() {
+                return Ok(received);
+            }
+            let item = timeout_at(self.picture_due, self.demuxed.next()).await.map_err(|_| self.stalled())?;
+            match item {
+                None => return Err(Failure::new(Cause::Closed, "the camera closed the connection")),
+                Some(Err(e)) => return Err(failure(&self.redactor, &e)),
+                Some(Ok(CodecItem::VideoFrame(frame))) => self.take_picture(frame),
+                Some(Ok(CodecItem::AudioFrame(frame))) => self.take_audio(&frame),
+                // Metadata and sender reports; the library may add kinds.
+                Some(Ok(_)) => {}
+            }
+            // Sound without pictures is a stall as well.
+            if self.queued.is_empty() && Instant::now() >= self.picture_due {
+                return Err(self.stalled());
+            }
+        }
+    }
+
+    async fn close(self) {
+        let Self { demuxed, group, timeouts, .. } = self;
+        // Dropping it sends TEARDOWN in the background.
+        drop(demuxed);
+        let _ = timeout(timeouts.teardown, group.await_teardown()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rtsp_addresses_are_taken() {
+        assert_eq!(parse_url("http://10.0.0.7/").unwrap_err().cause, Cause::NotAllowed);
+        assert_eq!(parse_url("rtsp:///stream").unwrap_err().cause, Cause::Unreachable);
+        assert_eq!(parse_url("not a url").unwrap_err().cause, Cause::Unreachable);
+        assert_eq!(parse_url("rtsp://u:p@10.0.0.7:8554/s").unwrap().as_str(), "rtsp://10.0.0.7:8554/s");
+    }
+
+    #[test]
+    fn an_address_in_digits_is_no_name() {
+        for (url, address) in [("rtsp://10.0.0.7/", "10.0.0.7"), ("rtsp://[::1]:554/", "::1")] {
+            assert_eq!(literal(&Url::parse(url).unwrap()), Some(address.parse().unwrap()));
+        }
+        assert_eq!(literal(&Url::parse("rtsp://camera.example/").unwrap()), None);
+    }
+
+    #[test]
+    fn nothing_of_the_credentials_is_repeated() {
+        let secret = SourceSecret {
+            url: "rtsp://urluser:urlpass@10.0.0.7/".into(),
+            username: Some("operator".into()),
+            password: Some("hunter2".into()),
+        };
+        let redactor = redactor(&secret);
+        let detail =
+            redactor.detail("said urluser urlpass operator:hunter2 hunter2 b3BlcmF0b3I6aHVudGVyMg==");
+        for secret in ["urluser", "urlpass", "hunter2", "b3Bl"] {
+            assert!(!detail.contains(secret), "{detail}");
+        }
+    }
+}
