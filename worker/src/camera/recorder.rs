@@ -1,0 +1,179 @@
+//! From frames to pieces of segments: joins [`crate::rotation`], [`crate::timeline`] and [`crate::fmp4`] for one session.
+//!
+//! Pure: no clock, no disk, no network. Invariant: every frame that it takes ends up in exactly one piece, in order.
+
+use std::sync::Arc;
+
+use longwatch_events::fact::Cause;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::Epoch;
+use longwatch_events::time::Timestamp;
+
+use crate::archive::layout::SegmentName;
+use crate::archive::writer::{Codecs, Piece};
+use crate::fmp4::{Muxer, init};
+use crate::frame::{AudioFrame, Tracks, VideoFrame};
+use crate::rotation::{Lengths, Rotation, Step};
+use crate::source::Failure;
+use crate::timeline::{JumpGuard, Timeline, to_micros};
+
+/// Whose recording it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// The assignment under which it is recorded.
+    pub epoch: Epoch,
+    /// This server.
+    pub server_id: ServerId,
+}
+
+/// One session's recording.
+#[derive(Debug)]
+pub struct Recorder {
+    identity: Identity,
+    rotation: Rotation,
+    /// Of the next segment.
+    tracks: Arc<Tracks>,
+    timeline: Option<Timeline>,
+    guard: JumpGuard,
+    open: Option<Open>,
+    /// Where the segment before ended, if the next one follows without a break.
+    follows: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Open {
+    tracks: Arc<Tracks>,
+    muxer: Muxer,
+    /// Media time at which its last complete fragment ends; `None` before the first.
+    end: Option<i64>,
+}
+
+impl Recorder {
+    /// Begins a session that sends `tracks`.
+    pub fn new(identity: Identity, lengths: Lengths, tracks: Arc<Tracks>) -> Self {
+        Self {
+            identity,
+            rotation: Rotation::new(lengths, identity.camera_id),
+            tracks,
+            timeline: None,
+            guard: JumpGuard::default(),
+            open: None,
+            follows: None,
+        }
+    }
+
+    /// The camera changed its parameters: they hold from the next keyframe on, which begins a new segment. Pictures
+    /// before it stay in the open one, where they belong in time even if they can no longer be decoded.
+    pub fn change_tracks(&mut self, tracks: Arc<Tracks>) {
+        if *tracks != *self.tracks {
+            self.tracks = tracks;
+            self.rotation.renew_segment();
+        }
+    }
+
+    /// Takes the next picture; returns what it completed.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::TimestampJump`]: the picture was not taken, and the session should end.
+    pub fn video(&mut self, frame: VideoFrame) -> Result<Vec<Piece>, Failure> {
+        let timescale = self.tracks.video.timescale;
+        let media_us = to_micros(frame.media_time, timescale);
+        self.guard.check(media_us, frame.arrival.monotonic_us).map_err(|off_us| {
+            Failure::new(Cause::TimestampJump, format!("the camera's time jumped by {} ms", off_us / 1_000))
+        })?;
+        self.timeline
+            .get_or_insert_with(|| Timeline::anchored(timescale, frame.media_time, frame.arrival.at))
+            .observe(frame.media_time, frame.arrival.at);
+        let mut pieces = Vec::new();
+        match self.rotation.next(media_us / 1_000, frame.random_access, frame.data.len()) {
+            Step::Skip => return Ok(pieces),
+            Step::Append => {}
+            Step::Fragment => self.cut(Some(frame.media_time), &mut pieces)?,
+            Step::Segment => {
+                self.close(Some(frame.media_time), &mut pieces)?;
+                let tracks = Arc::clone(&self.tracks);
+                self.open = Some(Open { muxer: Muxer::new(&tracks), tracks, end: None });
+            }
+        }
+        if let Some(open) = &mut self.open {
+            open.muxer.push_video(frame);
+        }
+        Ok(pieces)
+    }
+
+    /// Takes the next audio frame; it is dropped while no segment is open.
+    pub fn audio(&mut self, frame: AudioFrame) {
+        if let Some(open) = &mut self.open {
+            self.rotation.count_audio(frame.data.len());
+            open.muxer.push_audio(frame);
+        }
+    }
+
+    /// Ends the open segment, because frames will be missing or the session is over. What comes next begins with a
+    /// keyframe and [resumes](Piece::Begin).
+    pub fn interrupt(&mut self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        if let Err(e) = self.close(None, &mut pieces) {
+            tracing::error!(camera_id = %self.identity.camera_id, error = %e, "last fragment lost");
+        }
+        self.rotation.interrupt();
+        self.follows = None;
+        pieces
+    }
+
+    /// Bytes of frames that no piece holds yet.
+    pub fn pending_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.muxer.pending_bytes())
+    }
+
+    /// Completes the open fragment. `next` is the media time of the picture after it.
+    fn cut(&mut self, next: Option<i64>, pieces: &mut Vec<Piece>) -> Result<(), Failure> {
+        let (Some(open), Some(timeline)) = (&mut self.open, &mut self.timeline) else {
+            return Ok(());
+        };
+        let fragment = open.muxer.finish_fragment(next);
+        let Some(fragment) = fragment.map_err(|e| Failure::new(Cause::ProtocolError, e.to_string()))? else {
+            return Ok(());
+        };
+        let begins = open.end.is_none();
+        open.end = Some(fragment.end);
+        if !begins {
+            let until = timeline.at(fragment.end);
+            pieces.push(Piece::More { fragment, until });
+            return Ok(());
+        }
+        let resumes = self.follows.is_none();
+        let start = self.follows.take().unwrap_or_else(|| timeline.at(fragment.zero));
+        timeline.begin_segment(fragment.zero, start);
+        let Identity { tenant_id, camera_id, epoch, server_id } = self.identity;
+        pieces.push(Piece::Begin {
+            name: SegmentName { tenant_id, camera_id, start, epoch, server_id },
+            codecs: Codecs {
+                video: open.tracks.video.codec,
+                audio: open.tracks.audio.as_ref().map(|audio| audio.codec),
+            },
+            resumes,
+            header: init::header(&open.tracks, start),
+            until: timeline.at(fragment.end),
+            fragment,
+        });
+        Ok(())
+    }
+
+    /// Completes the open segment.
+    fn close(&mut self, next: Option<i64>, pieces: &mut Vec<Piece>) -> Result<(), Failure> {
+        let cut = self.cut(next, pieces);
+        let end = self.open.take().and_then(|open| open.end);
+        if let (Some(end), Some(timeline)) = (end, &mut self.timeline) {
+            let at = timeline.close_segment(end);
+            self.follows = Some(at);
+            pieces.push(Piece::End { at });
+        }
+        cut
+    }
+}

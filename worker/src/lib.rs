@@ -1,0 +1,16 @@
+//! The recording worker of Longwatch: reads cameras, writes segments, reports facts.
+//!
+//! Pure core: [`rotation`] (where to cut), [`timeline`] (which wall-clock time a frame has), [`fmp4`] (the bytes of a
+//! segment), [`backoff`] (when to try again), [`archive::layout`] (where a segment lies). Thin shell: [`source`]
+//! (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the two).
+//!
+//! Invariant: recording never waits for control, the log, or another camera.
+
+pub mod archive;
+pub mod backoff;
+pub mod camera;
+pub mod fmp4;
+pub mod frame;
+pub mod rotation;
+pub mod source;
+pub mod timeline;
