@@ -1,0 +1,456 @@
+//! What every implementation of [`ReadModel`] must do. Written against the trait; run on each implementation.
+
+mod recorder;
+
+use std::collections::BTreeSet;
+
+use longwatch_events::event::{
+    CameraAdded, CameraDeleted, Decision, Event, PlanEntry, PlanMade, RecordingReported, ServerAdded,
+    ServerDetached, ServerJoined, TenantCreated,
+};
+use longwatch_events::fact::{
+    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
+};
+use longwatch_events::fold;
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{BootId, CameraId, CountingIds, EventId, IdSource as _, ServerId, TenantId};
+use longwatch_events::position::{Epoch, Position};
+use longwatch_events::reason::{AssignReason, UnplacedReason};
+use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
+use longwatch_events::settings::{
+    CameraSettings, Capacity, Failover, Labels, Priority, Recording, RecordingMode, Retention,
+    ServerSettings, Source, Transport,
+};
+use longwatch_events::state::State;
+use longwatch_events::subject::LogStream;
+use longwatch_events::time::Timestamp;
+
+use super::projection;
+use super::rows::{CameraState, Change, Condition, SegmentRow};
+use super::sqlite::SqliteReadModel;
+use super::{Applied, AssignmentFilter, CameraFilter, Page, Range, ReadModel};
+
+use recorder::Recorder;
+
+/// A log in a list, folded into a read model.
+struct World<'m> {
+    model: &'m dyn ReadModel,
+    state: State,
+    ids: CountingIds,
+    recordings: u64,
+    seconds: i64,
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_millis(second * 1_000)
+}
+
+fn all<K>() -> Page<K> {
+    Page { after: None, limit: 1_000 }
+}
+
+fn camera_settings(name: &str) -> CameraSettings {
+    CameraSettings {
+        name: name.to_owned(),
+        labels: Labels::new(),
+        source: Source {
+            url: "rtsp://camera/1".to_owned(),
+            secret: Sealed {
+                sealed_in: EventId::generate(&CountingIds::default()),
+                bytes: Base64Bytes(vec![1]),
+            },
+            transport: Transport::Tcp,
+        },
+        recording: Recording { mode: RecordingMode::Continuous },
+        retention: Retention::default(),
+        failover_priority: Priority::Medium,
+        preferred_server_id: None,
+        copies: 1,
+        expected_bitrate_bps: Some(2_000_000),
+    }
+}
+
+impl<'m> World<'m> {
+    fn new(model: &'m dyn ReadModel) -> Self {
+        Self { model, state: State::default(), ids: CountingIds::default(), recordings: 0, seconds: 0 }
+    }
+
+    /// Appends to LOG and folds.
+    async fn happens(&mut self, event: Event) -> Position {
+        let position = self.state.position.next();
+        self.seconds += 1;
+        fold::apply(&mut self.state, position, at(self.seconds), &event).unwrap();
+        let changes = projection::of_log(&self.state, position, at(self.seconds), &event);
+        assert_eq!(self.model.apply(LogStream::Log, position, changes).await.unwrap(), Applied::Written);
+        position
+    }
+
+    /// Appends to RECORDINGS and folds.
+    async fn reported(&mut self, server_id: ServerId, facts: Vec<Fact>) {
+        self.recordings += 1;
+        let boot_id = BootId::from_uuid(uuid::Uuid::nil());
+        let report = RecordingReported { server_id, boot_id, facts };
+        let changes = projection::of_recording(Position(self.recordings), &report);
+        self.model.apply(LogStream::Recordings, Position(self.recordings), changes).await.unwrap();
+    }
+
+    async fn tenant(&mut self, name: &str) -> TenantId {
+        let tenant_id = TenantId::generate(&self.ids);
+        let data_key = WrappedKey { provider: "file".to_owned(), bytes: Base64Bytes::default() };
+        self.happens(Event::TenantCreated(TenantCreated { tenant_id, name: name.to_owned(), data_key }))
+            .await;
+        tenant_id
+    }
+
+    async fn server(&mut self, name: &str) -> ServerId {
+        let server_id = ServerId::generate(&self.ids);
+        let settings = ServerSettings {
+            name: name.to_owned(),
+            labels: Labels::new(),
+            capacity: Capacity::default(),
+            failover: Failover::default(),
+        };
+        self.happens(Event::ServerAdded(ServerAdded { server_id, settings })).await;
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(self.ids.next().as_bytes());
+        let joined = ServerJoined {
+            server_id,
+            name: name.to_owned(),
+            public_key: PublicKey(key),
+            labels: Labels::new(),
+            capacity: Capacity::default(),
+        };
+        self.happens(Event::ServerJoined(joined)).await;
+        server_id
+    }
+
+    async fn camera(&mut self, tenant_id: TenantId, settings: CameraSettings) -> CameraId {
+        let camera_id = CameraId::generate(&self.ids);
+        self.happens(Event::CameraAdded(CameraAdded { tenant_id, camera_id, settings })).await;
+        camera_id
+    }
+
+    async fn plan(&mut self, tenant_id: TenantId, camera_id: CameraId, decision: Decision) -> Epoch {
+        let entries = vec![PlanEntry { tenant_id, camera_id, decision }];
+        let basis = self.state.position;
+        Epoch::from(self.happens(Event::PlanMade(PlanMade { basis, rules: 1, entries })).await)
+    }
+
+    async fn assign(&mut self, tenant: TenantId, camera: CameraId, server_id: ServerId) -> Epoch {
+        let decision = Decision::Assign { server_id, reason: AssignReason::LeastLoaded };
+        self.plan(tenant, camera, decision).await
+    }
+
+    async fn condition(&self, tenant: TenantId, camera: CameraId) -> Option<Condition> {
+        let view = self.model.camera(tenant, camera).await.unwrap().unwrap();
+        view.status.map(|status| status.condition)
+    }
+}
+
+fn started(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, second: i64) -> Fact {
+    let (video, audio) = (Codec::H264, Some(Codec::Aac));
+    Fact::Started(Started { tenant_id, camera_id, epoch, at: at(second), video, audio })
+}
+
+fn keyframe(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, second: i64) -> Fact {
+    let (start, durable_at) = (at(second), at(second + 1));
+    Fact::FirstKeyframeDurable(FirstKeyframeDurable { tenant_id, camera_id, epoch, start, durable_at })
+}
+
+fn interrupted(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, second: i64, cause: Cause) -> Fact {
+    let detail = "said so".to_owned();
+    Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at: at(second), cause, detail })
+}
+
+fn stored(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, start: i64, end: i64) -> Fact {
+    Fact::SegmentStored(SegmentStored {
+        tenant_id,
+        camera_id,
+        epoch,
+        key: format!("{tenant_id}/{camera_id}/{start}.mp4"),
+        start: at(start),
+        end: at(end),
+        bytes: 1_000,
+        sha256: Sha256::of(&start.to_be_bytes()),
+        video_frames: 25,
+        video: Codec::H265,
+        audio: None,
+        repaired: false,
+    })
+}
+
+/// Everything the log can say, once.
+async fn everything(world: &mut World<'_>) -> (TenantId, CameraId, ServerId, Epoch) {
+    let tenant = world.tenant("Harbour").await;
+    let server = world.server("north").await;
+    let camera = world.camera(tenant, camera_settings("Gate 3")).await;
+    let unplaced = world.camera(tenant, camera_settings("Gate 4")).await;
+    let deleted = world.camera(tenant, camera_settings("Gate 5")).await;
+    let epoch = world.assign(tenant, camera, server).await;
+    world.plan(tenant, unplaced, Decision::Unplace { reason: UnplacedReason::NoCapacity }).await;
+    world.happens(Event::CameraDeleted(CameraDeleted { tenant_id: tenant, camera_id: deleted })).await;
+    let gap = Fact::Gap(Gap {
+        tenant_id: tenant,
+        camera_id: camera,
+        epoch,
+        start: at(60),
+        end: at(70),
+        cause: Cause::Closed,
+    });
+    let facts = vec![
+        started(tenant, camera, epoch, 9),
+        keyframe(tenant, camera, epoch, 10),
+        stored(tenant, camera, epoch, 10, 60),
+        interrupted(tenant, camera, epoch, 60, Cause::Closed),
+        gap,
+        keyframe(tenant, camera, epoch, 70),
+    ];
+    world.reported(server, facts).await;
+    (tenant, camera, server, epoch)
+}
+
+async fn a_batch_that_was_applied_before_changes_nothing(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, ..) = everything(&mut world).await;
+    let (position, hash) =
+        (model.position(LogStream::Log).await.unwrap(), model.content_hash().await.unwrap());
+
+    let again = model.apply(LogStream::Log, position, vec![Change::DeleteTenant(tenant)]).await.unwrap();
+
+    assert_eq!(again, Applied::Seen);
+    assert_eq!(model.content_hash().await.unwrap(), hash);
+    assert_eq!(model.position(LogStream::Recordings).await.unwrap(), Position(1));
+}
+
+async fn a_change_that_fails_takes_the_whole_batch_back(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    let hash = model.content_hash().await.unwrap();
+    let backwards = SegmentRow {
+        tenant_id: tenant,
+        camera_id: camera,
+        epoch,
+        server_id: server,
+        start: at(20),
+        end: at(10),
+        key: String::new(),
+        bytes: 0,
+        sha256: Sha256::of(b""),
+        video_frames: 0,
+        video: Codec::H264,
+        audio: None,
+        repaired: false,
+    };
+    let changes = vec![Change::DeleteTenant(tenant), Change::PutSegment(backwards)];
+
+    assert!(model.apply(LogStream::Log, Position(1_000), changes).await.is_err());
+
+    assert_eq!(model.content_hash().await.unwrap(), hash);
+    assert!(model.tenant(tenant).await.unwrap().is_some());
+    assert!(model.position(LogStream::Log).await.unwrap() < Position(1_000));
+    // And the model still works.
+    world.tenant("Airport").await;
+}
+
+async fn the_order_in_which_the_two_log_streams_are_folded_does_not_matter(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    everything(&mut world).await;
+    let dir = tempfile::tempdir().unwrap();
+    let other = SqliteReadModel::open_file(&dir.path().join("other.db")).await.unwrap();
+
+    // The other one gets all facts first, then the log, each in one batch.
+    let recorder = Recorder::default();
+    let mut world = World::new(&recorder);
+    everything(&mut world).await;
+    for stream in [LogStream::Recordings, LogStream::Log] {
+        let (up_to, changes) = recorder.take(stream);
+        other.apply(stream, up_to, changes).await.unwrap();
+    }
+
+    assert_eq!(model.content_hash().await.unwrap(), other.content_hash().await.unwrap());
+}
+
+async fn a_fact_that_is_reported_twice_counts_once(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    let range = Range { from: at(0), to: at(1_000) };
+    let before = model.timeline(tenant, camera, range).await.unwrap();
+
+    let again = vec![
+        stored(tenant, camera, epoch, 10, 60),
+        interrupted(tenant, camera, epoch, 60, Cause::Closed),
+        keyframe(tenant, camera, epoch, 70),
+    ];
+    world.reported(server, again).await;
+
+    assert_eq!(model.timeline(tenant, camera, range).await.unwrap(), before);
+}
+
+async fn an_older_epoch_never_overwrites_the_status(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, old) = everything(&mut world).await;
+    let other = world.server("south").await;
+    let new = world.assign(tenant, camera, other).await;
+    assert_eq!(world.condition(tenant, camera).await, None, "nothing is known of the new epoch yet");
+    world.reported(other, vec![keyframe(tenant, camera, new, 100)]).await;
+
+    world.reported(server, vec![interrupted(tenant, camera, old, 101, Cause::Reassigned)]).await;
+
+    assert_eq!(world.condition(tenant, camera).await, Some(Condition::Recording));
+}
+
+async fn a_fact_that_contradicts_itself_is_set_aside(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    world.reported(server, vec![stored(tenant, camera, epoch, 300, 200)]).await;
+    assert_eq!(model.counts(BTreeSet::new()).await.unwrap().rejected_facts, 1);
+    assert_eq!(model.position(LogStream::Recordings).await.unwrap(), Position(2));
+}
+
+async fn pages_are_stable_under_inserts(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let tenant = world.tenant("Harbour").await;
+    let mut cameras = Vec::new();
+    for number in 0..5 {
+        cameras.push(world.camera(tenant, camera_settings(&format!("c{number}"))).await);
+    }
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let page = Page { after, limit: 2 };
+        let part = model.cameras(tenant, CameraFilter::default(), page).await.unwrap();
+        seen.extend(part.items.iter().map(|view| view.row.camera_id));
+        after = seen.last().copied();
+        if !part.more {
+            break;
+        }
+        assert_eq!(part.items.len(), 2);
+        cameras.push(world.camera(tenant, camera_settings("late")).await);
+        if cameras.len() > 8 {
+            break;
+        }
+    }
+    assert_eq!(seen, cameras[..seen.len()], "none twice, none left out");
+    assert!(seen.len() >= 6);
+}
+
+async fn tenants_are_apart(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, ..) = everything(&mut world).await;
+    let other = world.tenant("Airport").await;
+    let own = world.camera(other, camera_settings("Gate 3")).await;
+
+    assert_eq!(model.camera(other, camera).await.unwrap(), None);
+    let theirs = model.cameras(other, CameraFilter::default(), all()).await.unwrap();
+    assert_eq!(theirs.items.iter().map(|view| view.row.camera_id).collect::<Vec<_>>(), [own]);
+    let range = Range { from: at(0), to: at(1_000) };
+    assert!(model.timeline(other, camera, range).await.unwrap().segments.is_empty());
+    assert_eq!(model.timeline(tenant, camera, range).await.unwrap().segments.len(), 1);
+}
+
+async fn filters_and_counts_agree_with_the_state_of_each_camera(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, ..) = everything(&mut world).await;
+    let silent_server = world.server("silent").await;
+    let awake = world.server("awake").await;
+    let mut off = camera_settings("off");
+    off.recording.mode = RecordingMode::Off;
+    world.camera(tenant, off).await;
+    world.camera(tenant, camera_settings("new")).await;
+    for (name, server, facts) in
+        [("waits", awake, 0), ("fails", awake, 1), ("plays", awake, 2), ("lost", silent_server, 3)]
+    {
+        let camera = world.camera(tenant, camera_settings(name)).await;
+        let epoch = world.assign(tenant, camera, server).await;
+        let facts = match facts {
+            0 => vec![],
+            1 => vec![interrupted(tenant, camera, epoch, 30, Cause::Unauthorized)],
+            2 => vec![started(tenant, camera, epoch, 30)],
+            _ => vec![keyframe(tenant, camera, epoch, 30)],
+        };
+        world.reported(server, facts).await;
+    }
+    let silent = BTreeSet::from([silent_server]);
+    let everyone = model.cameras(tenant, CameraFilter::default(), all()).await.unwrap().items;
+    let counts = model.counts(silent.clone()).await.unwrap();
+    for (state, count) in CameraState::ALL.into_iter().zip(counts.cameras) {
+        let filter = CameraFilter { state: Some(state), silent: silent.clone(), ..CameraFilter::default() };
+        let found = model.cameras(tenant, filter, all()).await.unwrap().items;
+        let expected: Vec<_> = everyone.iter().filter(|view| view.state(&silent) == state).cloned().collect();
+        assert!(!expected.is_empty(), "the test has a camera in state {state:?}");
+        assert_eq!(found, expected, "{state:?}");
+        assert_eq!(count, expected.len() as u64, "{state:?}");
+    }
+    let on_server = CameraFilter { server_id: Some(awake), ..CameraFilter::default() };
+    assert_eq!(model.cameras(tenant, on_server, all()).await.unwrap().items.len(), 3);
+    assert_eq!(model.server(awake).await.unwrap().unwrap().cameras, 3);
+}
+
+async fn a_name_is_found_in_any_case_and_a_percent_sign_is_a_percent_sign(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let tenant = world.tenant("Harbour").await;
+    let camera = world.camera(tenant, camera_settings("100% ÄUSSERES Tor")).await;
+    world.camera(tenant, camera_settings("100 Tor")).await;
+    for text in ["äusseres", "100%", "SERES t"] {
+        let filter = CameraFilter { text: Some(text.to_owned()), ..CameraFilter::default() };
+        let found = model.cameras(tenant, filter, all()).await.unwrap().items;
+        assert_eq!(found.iter().map(|view| view.row.camera_id).collect::<Vec<_>>(), [camera], "{text}");
+    }
+}
+
+async fn detaching_a_server_unplans_its_cameras(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, _) = everything(&mut world).await;
+    let assigned = model.assignments(AssignmentFilter::default(), all()).await.unwrap().items;
+    assert_eq!(assigned.iter().map(|a| a.camera_id).collect::<Vec<_>>(), [camera]);
+
+    world.happens(Event::ServerDetached(ServerDetached { server_id: server })).await;
+
+    assert_eq!(model.server(server).await.unwrap(), None);
+    let view = model.camera(tenant, camera).await.unwrap().unwrap();
+    assert_eq!(view.placement, world.state.camera(tenant, camera).unwrap().placement);
+    assert_eq!(view.state(&BTreeSet::new()), CameraState::Unplaced);
+    assert!(model.assignments(AssignmentFilter::default(), all()).await.unwrap().items.is_empty());
+}
+
+async fn the_timeline_begins_with_the_last_segment_before_it(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    let more = [(100, 160), (160, 220), (300, 360)].map(|(a, b)| stored(tenant, camera, epoch, a, b));
+    world.reported(server, more.to_vec()).await;
+    let rows = model.timeline(tenant, camera, Range { from: at(250), to: at(300) }).await.unwrap();
+    let starts: Vec<_> = rows.segments.iter().map(|s| s.start).collect();
+    assert_eq!(starts, [at(160)]);
+    assert!(rows.gaps.is_empty());
+}
+
+macro_rules! on_sqlite {
+    ($($contract:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test]
+                async fn $contract() {
+                    let dir = tempfile::tempdir().unwrap();
+                    let model = super::SqliteReadModel::open_file(&dir.path().join("read_model.db")).await.unwrap();
+                    super::$contract(&model).await;
+                    model.close().await;
+                }
+            )+
+        }
+    };
+}
+
+on_sqlite! {
+    a_batch_that_was_applied_before_changes_nothing,
+    a_change_that_fails_takes_the_whole_batch_back,
+    the_order_in_which_the_two_log_streams_are_folded_does_not_matter,
+    a_fact_that_is_reported_twice_counts_once,
+    an_older_epoch_never_overwrites_the_status,
+    a_fact_that_contradicts_itself_is_set_aside,
+    pages_are_stable_under_inserts,
+    tenants_are_apart,
+    filters_and_counts_agree_with_the_state_of_each_camera,
+    a_name_is_found_in_any_case_and_a_percent_sign_is_a_percent_sign,
+    detaching_a_server_unplans_its_cameras,
+    the_timeline_begins_with_the_last_segment_before_it,
+}

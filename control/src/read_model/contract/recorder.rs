@@ -1,0 +1,86 @@
+//! A read model that holds no rows: it takes changes down, to be applied elsewhere in another order.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use futures::FutureExt as _;
+use futures::future::ready;
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::Position;
+use longwatch_events::subject::LogStream;
+
+use super::super::rows::{AssignmentView, CameraView, Change, Counts, ServerView, TenantRow, TimelineRows};
+use super::super::{Answer, Applied, AssignmentFilter, CameraFilter, Error, Items, Page, Range, ReadModel};
+
+/// Takes changes down instead of applying them.
+#[derive(Default)]
+pub(super) struct Recorder(Mutex<Vec<(LogStream, Position, Vec<Change>)>>);
+
+impl Recorder {
+    pub(super) fn take(&self, stream: LogStream) -> (Position, Vec<Change>) {
+        let batches = self.0.lock().unwrap();
+        let of_stream = || batches.iter().filter(|(s, ..)| *s == stream);
+        let changes = of_stream().flat_map(|(.., changes)| changes.clone()).collect();
+        (of_stream().map(|(_, position, _)| *position).max().unwrap(), changes)
+    }
+}
+
+fn nothing<T: Send + 'static>() -> Answer<'static, T> {
+    ready(Err(Error::Corrupt { table: "none", why: "a recorder holds no rows".to_owned() })).boxed()
+}
+
+impl ReadModel for Recorder {
+    fn apply(&self, stream: LogStream, up_to: Position, changes: Vec<Change>) -> Answer<'_, Applied> {
+        self.0.lock().unwrap().push((stream, up_to, changes));
+        ready(Ok(Applied::Written)).boxed()
+    }
+
+    fn position(&self, _: LogStream) -> Answer<'_, Position> {
+        nothing()
+    }
+
+    fn tenant(&self, _: TenantId) -> Answer<'_, Option<TenantRow>> {
+        nothing()
+    }
+
+    fn tenants(&self, _: Page<TenantId>) -> Answer<'_, Items<TenantRow>> {
+        nothing()
+    }
+
+    fn server(&self, _: ServerId) -> Answer<'_, Option<ServerView>> {
+        nothing()
+    }
+
+    fn servers(&self, _: Page<ServerId>) -> Answer<'_, Items<ServerView>> {
+        nothing()
+    }
+
+    fn camera(&self, _: TenantId, _: CameraId) -> Answer<'_, Option<CameraView>> {
+        nothing()
+    }
+
+    fn cameras(&self, _: TenantId, _: CameraFilter, _: Page<CameraId>) -> Answer<'_, Items<CameraView>> {
+        nothing()
+    }
+
+    fn assignments(
+        &self,
+        _: AssignmentFilter,
+        _: Page<(TenantId, CameraId)>,
+    ) -> Answer<'_, Items<AssignmentView>> {
+        nothing()
+    }
+
+    fn timeline(&self, _: TenantId, _: CameraId, _: Range) -> Answer<'_, TimelineRows> {
+        nothing()
+    }
+
+    fn counts(&self, _: BTreeSet<ServerId>) -> Answer<'_, Counts> {
+        nothing()
+    }
+
+    fn content_hash(&self) -> Answer<'_, Sha256> {
+        nothing()
+    }
+}

@@ -1,0 +1,178 @@
+//! The read model: what the log says, as tables for queries. Derived and disposable: drop it and the fold writes the
+//! same rows again ([`ReadModel::content_hash`] shows that they are the same).
+//!
+//! It is not the truth and decides nothing: commands are checked against [`longwatch_events::state::State`].
+//!
+//! Invariants: the rows of a batch and its position become visible together or not at all; a batch that was applied
+//! before changes nothing; rows from `LOG` and rows from `RECORDINGS` do not depend on each other, so it does not matter
+//! which of the two is folded further. Every query that is about a tenant's things takes the tenant first.
+
+#[cfg(test)]
+mod contract;
+pub mod digest;
+pub mod projection;
+pub mod rows;
+pub mod sqlite;
+pub mod timeline;
+
+use std::collections::BTreeSet;
+use std::error::Error as StdError;
+
+use futures::future::BoxFuture;
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::Position;
+use longwatch_events::subject::LogStream;
+use longwatch_events::time::Timestamp;
+
+use rows::{AssignmentView, CameraState, CameraView, Change, Counts, ServerView, TenantRow, TimelineRows};
+
+/// Why the read model could not answer or be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database did not do what it was asked. Nothing of a batch was written.
+    #[error("the read model's database failed: {0}")]
+    Database(#[source] Box<dyn StdError + Send + Sync>),
+    /// The address of the database is not one.
+    #[error(
+        "`{url}` is not the address of a read model: expected sqlite://FILE, such as sqlite://data/read_model.db"
+    )]
+    Address {
+        /// As given.
+        url: String,
+    },
+    /// A row cannot be read. The read model must be rebuilt.
+    #[error("table {table} of the read model holds what this version cannot read: {why}")]
+    Corrupt {
+        /// Where.
+        table: &'static str,
+        /// What.
+        why: String,
+    },
+}
+
+/// What applying a batch did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// Its rows and its position are there now.
+    Written,
+    /// They had been there before; nothing changed.
+    Seen,
+}
+
+/// A part of a list: up to `limit` items behind the key `after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page<K> {
+    /// The last key of the part before; `None`: from the beginning.
+    pub after: Option<K>,
+    /// How many at most; at least 1.
+    pub limit: u32,
+}
+
+/// The items of a [`Page`], in the order of their keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Items<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Whether there are any behind the last one.
+    pub more: bool,
+}
+
+/// Which cameras of a tenant.
+#[derive(Debug, Clone, Default)]
+pub struct CameraFilter {
+    /// In this state.
+    pub state: Option<CameraState>,
+    /// On this server.
+    pub server_id: Option<ServerId>,
+    /// Whose name holds this text, in whatever case.
+    pub text: Option<String>,
+    /// Servers that have not been heard of within the lease: what `state` depends on besides the rows.
+    pub silent: BTreeSet<ServerId>,
+}
+
+/// Which assignments.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AssignmentFilter {
+    /// Of this server.
+    pub server_id: Option<ServerId>,
+    /// Of this camera.
+    pub camera_id: Option<CameraId>,
+}
+
+/// A half-open stretch of time: `from` belongs to it, `to` does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// Its beginning.
+    pub from: Timestamp,
+    /// Its end; not before `from`.
+    pub to: Timestamp,
+}
+
+/// The answer of a read model.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
+
+/// Tells the metrics what a written batch held. Counted as it is folded, because counting rows reads them all.
+fn count_written(changes: &[Change]) -> impl FnOnce() + use<> {
+    let mut segments = 0;
+    let mut bytes = 0_u64;
+    for change in changes {
+        if let Change::PutSegment(segment) = change {
+            segments += 1;
+            bytes = bytes.saturating_add(segment.bytes);
+        }
+    }
+    move || {
+        metrics::counter!("longwatch_segments_stored_total").increment(segments);
+        metrics::counter!("longwatch_segments_stored_bytes_total").increment(bytes);
+    }
+}
+
+/// The tables, whatever holds them.
+pub trait ReadModel: Send + Sync {
+    /// Up to where `stream` has been folded into the rows.
+    fn position(&self, stream: LogStream) -> Answer<'_, Position>;
+
+    /// Writes all changes of the records up to `up_to` together with that position, in one transaction.
+    fn apply(&self, stream: LogStream, up_to: Position, changes: Vec<Change>) -> Answer<'_, Applied>;
+
+    /// A tenant.
+    fn tenant(&self, tenant: TenantId) -> Answer<'_, Option<TenantRow>>;
+
+    /// All tenants, by id.
+    fn tenants(&self, page: Page<TenantId>) -> Answer<'_, Items<TenantRow>>;
+
+    /// A server.
+    fn server(&self, server: ServerId) -> Answer<'_, Option<ServerView>>;
+
+    /// All servers, by id.
+    fn servers(&self, page: Page<ServerId>) -> Answer<'_, Items<ServerView>>;
+
+    /// A tenant's camera.
+    fn camera(&self, tenant: TenantId, camera: CameraId) -> Answer<'_, Option<CameraView>>;
+
+    /// A tenant's cameras that pass `filter`, by id.
+    fn cameras(
+        &self,
+        tenant: TenantId,
+        filter: CameraFilter,
+        page: Page<CameraId>,
+    ) -> Answer<'_, Items<CameraView>>;
+
+    /// The current assignments of all tenants that pass `filter`, by tenant and camera. For the provider.
+    fn assignments(
+        &self,
+        filter: AssignmentFilter,
+        page: Page<(TenantId, CameraId)>,
+    ) -> Answer<'_, Items<AssignmentView>>;
+
+    /// What a camera's timeline over `range` follows from.
+    fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows>;
+
+    /// How much there is of everything.
+    fn counts(&self, silent: BTreeSet<ServerId>) -> Answer<'_, Counts>;
+
+    /// A hash over all rows of all tables ([`digest`]): two read models folded from the same log up to the same
+    /// positions have the same. Reads everything.
+    fn content_hash(&self) -> Answer<'_, Sha256>;
+}

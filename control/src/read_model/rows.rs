@@ -1,0 +1,349 @@
+//! The rows of the read model, and what can be done to them. Plain values; no SQL and no driver.
+
+use std::collections::BTreeSet;
+
+use longwatch_events::fact::{Cause, Codec};
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::{Epoch, Position};
+use longwatch_events::reason::UnplacedReason;
+use longwatch_events::settings::{CameraSettings, RecordingMode, ServerSettings};
+use longwatch_events::state::Placement;
+use longwatch_events::time::Timestamp;
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantRow {
+    /// Its id.
+    pub tenant_id: TenantId,
+    /// For people.
+    pub name: String,
+    /// When it was created, by the log's clock.
+    pub created_at: Timestamp,
+    /// Position of its last event.
+    pub version: Position,
+}
+
+/// A server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerRow {
+    /// Its id.
+    pub server_id: ServerId,
+    /// What it was told.
+    pub settings: ServerSettings,
+    /// Whether its worker was ever seen.
+    pub has_worker: bool,
+    /// Whether it belongs to the system.
+    pub adopted: bool,
+    /// When it was first seen or announced, by the log's clock.
+    pub created_at: Timestamp,
+    /// Position of its last event.
+    pub version: Position,
+}
+
+/// A camera without its placement, which changes on its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraRow {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// Its id.
+    pub camera_id: CameraId,
+    /// What it was told.
+    pub settings: CameraSettings,
+    /// When it was added, by the log's clock.
+    pub created_at: Timestamp,
+    /// Position of its last own event.
+    pub version: Position,
+}
+
+/// What was last heard of a camera under one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusRow {
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// Who said so.
+    pub server_id: ServerId,
+    /// What is the case.
+    pub condition: Condition,
+    /// Since when, by the server's clock.
+    pub since: Timestamp,
+    /// Video known to be durable although its segment may not be closed yet.
+    pub open: Option<OpenVideo>,
+}
+
+/// What is the case with a recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The camera answers; nothing is on disk yet.
+    Connecting,
+    /// It is being recorded.
+    Recording,
+    /// It is not.
+    Offline {
+        /// Why.
+        cause: Cause,
+        /// For a person.
+        detail: String,
+    },
+}
+
+/// Durable video whose segment may still be open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenVideo {
+    /// Its first keyframe.
+    pub since: Timestamp,
+    /// The end of its last frame; `None`: it is still growing.
+    pub until: Option<Timestamp>,
+}
+
+/// A segment in the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentRow {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment it was recorded.
+    pub epoch: Epoch,
+    /// Who has it.
+    pub server_id: ServerId,
+    /// Its first frame.
+    pub start: Timestamp,
+    /// Where its last frame ends; later than `start`.
+    pub end: Timestamp,
+    /// Its place under the archive's root.
+    pub key: String,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Hash of the file.
+    pub sha256: Sha256,
+    /// Frames in it.
+    pub video_frames: u64,
+    /// Video codec.
+    pub video: Codec,
+    /// Audio codec.
+    pub audio: Option<Codec>,
+    /// Cut to its last whole fragment after a crash.
+    pub repaired: bool,
+}
+
+/// A gap as the worker reported it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GapRow {
+    /// The assignment under which recording resumed.
+    pub epoch: Epoch,
+    /// Where video ends.
+    pub start: Timestamp,
+    /// Where it begins again; later than `start`.
+    pub end: Timestamp,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// A recording that broke off, or failed anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterruptionRow {
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// A place a camera was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacedRow {
+    /// When, by the log's clock.
+    pub at: Timestamp,
+    /// Where.
+    pub place: Place,
+}
+
+/// See [`PlacedRow`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Its server left; no plan has looked at it since.
+    Unplanned,
+    /// This server.
+    Server(ServerId),
+    /// No server.
+    Nowhere(UnplacedReason),
+}
+
+/// One change of rows. A batch of records becomes a list of these, applied in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Inserts or replaces.
+    PutTenant(TenantRow),
+    /// Removes.
+    DeleteTenant(TenantId),
+    /// Inserts or replaces.
+    PutServer(ServerRow),
+    /// Removes the server; its cameras become unplanned.
+    DetachServer {
+        /// Which.
+        server_id: ServerId,
+        /// Position of the event.
+        position: Position,
+        /// When, by the log's clock.
+        at: Timestamp,
+    },
+    /// Inserts as unplanned, or replaces everything but the placement.
+    PutCamera(CameraRow),
+    /// Removes. What was recorded of it stays.
+    DeleteCamera(TenantId, CameraId),
+    /// Replaces the placement and remembers it.
+    PutPlacement {
+        /// Owner.
+        tenant_id: TenantId,
+        /// The camera.
+        camera_id: CameraId,
+        /// Position of the plan.
+        position: Position,
+        /// When the plan was stored, by the log's clock.
+        at: Timestamp,
+        /// Where it is now.
+        placement: Placement,
+    },
+    /// A camera answers.
+    Started(StatusKey, Timestamp),
+    /// A camera is being recorded from this keyframe on.
+    Recording(StatusKey, Timestamp),
+    /// A camera is not being recorded from this moment on.
+    Interrupted(StatusKey, Timestamp, Cause, String),
+    /// Inserts or replaces.
+    PutSegment(SegmentRow),
+    /// Inserts or replaces.
+    PutGap(TenantId, CameraId, GapRow),
+    /// Remembers a fact that contradicts itself.
+    RejectFact {
+        /// Position of its batch.
+        position: Position,
+        /// Which of the batch, from 0.
+        fact: u32,
+        /// What contradicts what.
+        why: String,
+    },
+}
+
+/// Whose status, under which epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusKey {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// Who says so.
+    pub server_id: ServerId,
+}
+
+/// A camera as it is read: settings, placement, and what was heard of it under its current epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraView {
+    /// The camera.
+    pub row: CameraRow,
+    /// Where it is.
+    pub placement: Placement,
+    /// What its server said last; `None`: nothing yet.
+    pub status: Option<StatusRow>,
+}
+
+/// A server as it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerView {
+    /// The server.
+    pub row: ServerRow,
+    /// How many cameras it is to record.
+    pub cameras: u64,
+}
+
+/// What a camera's state is in one word. Derived: see [`CameraView::state`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CameraState {
+    /// It is being recorded.
+    Recording,
+    /// Its server is at it.
+    Connecting,
+    /// It should be recorded and is not.
+    Offline,
+    /// No server has it.
+    Unplaced,
+    /// It is not to be recorded.
+    Disabled,
+}
+
+impl CameraState {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Recording, Self::Connecting, Self::Offline, Self::Unplaced, Self::Disabled];
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Recording => "recording",
+            Self::Connecting => "connecting",
+            Self::Offline => "offline",
+            Self::Unplaced => "unplaced",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl CameraView {
+    /// The camera's state, given the servers that have not been heard of within the lease. Every implementation of
+    /// [`super::ReadModel`] filters and counts by the same rule; the contract tests compare them.
+    pub fn state(&self, silent: &BTreeSet<ServerId>) -> CameraState {
+        if self.row.settings.recording.mode == RecordingMode::Off {
+            return CameraState::Disabled;
+        }
+        match &self.placement {
+            Placement::Unplanned | Placement::Unplaced { .. } => CameraState::Unplaced,
+            Placement::Assigned(assignment) if silent.contains(&assignment.server_id) => CameraState::Offline,
+            Placement::Assigned(_) => match self.status.as_ref().map(|status| &status.condition) {
+                None | Some(Condition::Connecting) => CameraState::Connecting,
+                Some(Condition::Recording) => CameraState::Recording,
+                Some(Condition::Offline { .. }) => CameraState::Offline,
+            },
+        }
+    }
+}
+
+/// Everything a camera's timeline follows from, as far as rows know it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TimelineRows {
+    /// Those that overlap the range, and the last one that ends before it; by start.
+    pub segments: Vec<SegmentRow>,
+    /// Those that overlap the range or the time since that last segment; by start.
+    pub gaps: Vec<GapRow>,
+    /// Those before the range's end and not before that last segment's end; by time.
+    pub interruptions: Vec<InterruptionRow>,
+    /// Those before the range's end; by position.
+    pub placements: Vec<PlacedRow>,
+    /// One per epoch, by epoch.
+    pub statuses: Vec<StatusRow>,
+}
+
+/// A camera's current server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AssignmentView {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Its server, since when, under which epoch, and why.
+    pub assignment: longwatch_events::state::Assignment,
+}
+
+/// What there is, by number. For metrics, so only what is quick to count: never segments.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tenants.
+    pub tenants: u64,
+    /// Cameras by state, in the order of [`CameraState::ALL`].
+    pub cameras: [u64; 5],
+    /// Facts that contradict themselves.
+    pub rejected_facts: u64,
+}

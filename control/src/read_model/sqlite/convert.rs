@@ -1,0 +1,222 @@
+//! Values of the program ↔ values of SQLite.
+
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::{Epoch, Position};
+use longwatch_events::state::{Assignment, Placement};
+use longwatch_events::time::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::{Error as WordError, StrDeserializer};
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use super::super::Error;
+use super::super::rows::{
+    CameraRow, CameraView, Condition, GapRow, InterruptionRow, OpenVideo, Place, PlacedRow, SegmentRow,
+    ServerRow, ServerView, StatusRow, TenantRow,
+};
+
+/// SQLite's integers are signed. No position, epoch or size of a real system comes near the bound; one made up by a
+/// broken worker is kept at the bound.
+pub(super) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The word for a value of a closed list.
+pub(super) fn word(value: &impl Serialize) -> String {
+    let word = serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned));
+    word.expect("invariant: values of closed lists are written as words")
+}
+
+/// A document.
+pub(super) fn document(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("invariant: settings are strings, numbers and ordered maps")
+}
+
+/// A row of `table`, read column by column.
+pub(super) struct Reader<'r> {
+    table: &'static str,
+    row: &'r SqliteRow,
+}
+
+impl<'r> Reader<'r> {
+    pub(super) const fn new(table: &'static str, row: &'r SqliteRow) -> Self {
+        Self { table, row }
+    }
+
+    fn corrupt(&self, why: impl ToString) -> Error {
+        Error::Corrupt { table: self.table, why: why.to_string() }
+    }
+
+    fn get<T>(&self, column: &str) -> Result<T, Error>
+    where
+        T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+    {
+        self.row.try_get(column).map_err(|error| self.corrupt(error))
+    }
+
+    pub(super) fn unsigned(&self, column: &str) -> Result<u64, Error> {
+        let number: i64 = self.get(column)?;
+        u64::try_from(number).map_err(|_| self.corrupt(format!("{column} is negative")))
+    }
+
+    pub(super) fn uuid(&self, column: &str) -> Result<Uuid, Error> {
+        Uuid::from_slice(self.get(column)?).map_err(|error| self.corrupt(format!("{column}: {error}")))
+    }
+
+    fn time(&self, column: &str) -> Result<Timestamp, Error> {
+        self.get(column).map(Timestamp::from_micros)
+    }
+
+    fn optional_time(&self, column: &str) -> Result<Option<Timestamp>, Error> {
+        Ok(self.get::<Option<i64>>(column)?.map(Timestamp::from_micros))
+    }
+
+    fn word<T: DeserializeOwned>(&self, column: &str) -> Result<T, Error> {
+        self.parse_word(column, self.get(column)?)
+    }
+
+    fn parse_word<T: DeserializeOwned>(&self, column: &str, word: &str) -> Result<T, Error> {
+        let word: StrDeserializer<'_, WordError> = word.into_deserializer();
+        T::deserialize(word).map_err(|error| self.corrupt(format!("{column}: {error}")))
+    }
+
+    fn document<T: DeserializeOwned>(&self, column: &str) -> Result<T, Error> {
+        serde_json::from_str(self.get(column)?).map_err(|error| self.corrupt(format!("{column}: {error}")))
+    }
+
+    pub(super) fn tenant(&self) -> Result<TenantRow, Error> {
+        Ok(TenantRow {
+            tenant_id: TenantId::from_uuid(self.uuid("tenant_id")?),
+            name: self.get("name")?,
+            created_at: self.time("created_at_us")?,
+            version: Position(self.unsigned("version")?),
+        })
+    }
+
+    pub(super) fn server(&self) -> Result<ServerView, Error> {
+        let row = ServerRow {
+            server_id: self.server_id()?,
+            settings: self.document("settings")?,
+            has_worker: self.get("has_worker")?,
+            adopted: self.get("adopted")?,
+            created_at: self.time("created_at_us")?,
+            version: Position(self.unsigned("version")?),
+        };
+        Ok(ServerView { row, cameras: self.unsigned("cameras")? })
+    }
+
+    fn server_id(&self) -> Result<ServerId, Error> {
+        self.uuid("server_id").map(ServerId::from_uuid)
+    }
+
+    pub(super) fn camera(&self) -> Result<CameraView, Error> {
+        let row = CameraRow {
+            tenant_id: TenantId::from_uuid(self.uuid("tenant_id")?),
+            camera_id: CameraId::from_uuid(self.uuid("camera_id")?),
+            settings: self.document("settings")?,
+            created_at: self.time("created_at_us")?,
+            version: Position(self.unsigned("version")?),
+        };
+        let status = match self.get::<Option<&str>>("state")? {
+            None => None,
+            Some(_) => Some(self.status("status_server_id")?),
+        };
+        Ok(CameraView { row, placement: self.placement()?, status })
+    }
+
+    pub(super) fn placement(&self) -> Result<Placement, Error> {
+        match self.get("placement")? {
+            "unplanned" => Ok(Placement::Unplanned),
+            "unplaced" => Ok(Placement::Unplaced {
+                reason: self.word("placement_reason")?,
+                since: self.time("placed_at_us")?,
+            }),
+            "assigned" => Ok(Placement::Assigned(self.assignment()?)),
+            other => Err(self.corrupt(format!("placement `{other}`"))),
+        }
+    }
+
+    pub(super) fn assignment(&self) -> Result<Assignment, Error> {
+        Ok(Assignment {
+            server_id: self.server_id()?,
+            epoch: Epoch(self.unsigned("epoch")?),
+            since: self.time("placed_at_us")?,
+            reason: self.word("placement_reason")?,
+        })
+    }
+
+    pub(super) fn status(&self, server_column: &str) -> Result<StatusRow, Error> {
+        let condition = match self.get("state")? {
+            "connecting" => Condition::Connecting,
+            "recording" => Condition::Recording,
+            "offline" => Condition::Offline {
+                cause: self.word("cause")?,
+                detail: self.get::<Option<String>>("detail")?.unwrap_or_default(),
+            },
+            other => return Err(self.corrupt(format!("state `{other}`"))),
+        };
+        let until = self.optional_time("recording_until_us")?;
+        let open = self.optional_time("recording_since_us")?.map(|since| OpenVideo { since, until });
+        Ok(StatusRow {
+            epoch: Epoch(self.unsigned("epoch")?),
+            server_id: ServerId::from_uuid(self.uuid(server_column)?),
+            condition,
+            since: self.time("since_us")?,
+            open,
+        })
+    }
+
+    pub(super) fn segment(&self) -> Result<SegmentRow, Error> {
+        let sha256: &[u8] = self.get("sha256")?;
+        let audio = match self.get::<Option<&str>>("audio")? {
+            None => None,
+            Some(codec) => Some(self.parse_word("audio", codec)?),
+        };
+        Ok(SegmentRow {
+            tenant_id: TenantId::from_uuid(self.uuid("tenant_id")?),
+            camera_id: CameraId::from_uuid(self.uuid("camera_id")?),
+            epoch: Epoch(self.unsigned("epoch")?),
+            server_id: self.server_id()?,
+            start: self.time("start_us")?,
+            end: self.time("end_us")?,
+            key: self.get("object_key")?,
+            bytes: self.unsigned("bytes")?,
+            sha256: Sha256(sha256.try_into().map_err(|_| self.corrupt("sha256 is not 32 bytes"))?),
+            video_frames: self.unsigned("video_frames")?,
+            video: self.word("video")?,
+            audio,
+            repaired: self.get("repaired")?,
+        })
+    }
+
+    pub(super) fn gap(&self) -> Result<GapRow, Error> {
+        Ok(GapRow {
+            epoch: Epoch(self.unsigned("epoch")?),
+            start: self.time("start_us")?,
+            end: self.time("end_us")?,
+            cause: self.word("cause")?,
+        })
+    }
+
+    pub(super) fn interruption(&self) -> Result<InterruptionRow, Error> {
+        Ok(InterruptionRow {
+            epoch: Epoch(self.unsigned("epoch")?),
+            at: self.time("at_us")?,
+            cause: self.word("cause")?,
+        })
+    }
+
+    pub(super) fn placed(&self) -> Result<PlacedRow, Error> {
+        let place = match self.get("placement")? {
+            "unplanned" => Place::Unplanned,
+            "assigned" => Place::Server(self.server_id()?),
+            "unplaced" => Place::Nowhere(self.word("reason")?),
+            other => return Err(self.corrupt(format!("placement `{other}`"))),
+        };
+        Ok(PlacedRow { at: self.time("at_us")?, place })
+    }
+}

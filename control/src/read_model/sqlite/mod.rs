@@ -1,0 +1,173 @@
+//! The read model on SQLite: WAL, one writing connection with `BEGIN IMMEDIATE`, a few reading ones.
+//!
+//! `synchronous = NORMAL`: a power cut may take the newest transactions, never tear one; the position goes with its
+//! rows, and the fold writes them again.
+
+mod convert;
+mod read;
+mod write;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::Position;
+use longwatch_events::subject::LogStream;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+
+use super::rows::{AssignmentView, CameraView, Change, Counts, ServerView, TenantRow, TimelineRows};
+use super::{Answer, Applied, AssignmentFilter, CameraFilter, Error, Items, Page, Range, ReadModel};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../schemas/migrations/sqlite");
+
+/// Readers at once. A read is short, and SQLite reads from the page cache: more would only compete.
+const READERS: u32 = 4;
+/// How long a connection waits for a lock: only the writer locks, and its transactions are short.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A read model in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteReadModel {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(Box::new(error))
+    }
+}
+
+impl SqliteReadModel {
+    /// Opens the file named by `url`, `sqlite://FILE`, as [`Self::open_file`] does.
+    ///
+    /// # Errors
+    /// If `url` is not of this form, and as [`Self::open_file`].
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        match url.strip_prefix("sqlite://") {
+            Some(file) if !file.is_empty() => Self::open_file(Path::new(file)).await,
+            Some(_) | None => Err(Error::Address { url: url.to_owned() }),
+        }
+    }
+
+    /// Opens `file`, makes it if it is not there, and brings its tables up to date.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, is not a database, or was written by a newer version.
+    pub async fn open_file(file: &Path) -> Result<Self, Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY_TIMEOUT)
+            .create_if_missing(true);
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        MIGRATIONS.run(&writer).await.map_err(|error| Error::Database(Box::new(error)))?;
+        let reading = options.create_if_missing(false).pragma("query_only", "ON");
+        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(reading).await?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Lets go of the file, after what is under way.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    /// Runs `work` in one reading transaction, so that all it sees is of one moment.
+    async fn reading<T>(
+        &self,
+        work: impl for<'c> FnOnce(&'c mut sqlx::SqliteConnection) -> BoxFuture<'c, Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let mut transaction = self.readers.begin().await?;
+        let answer = work(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(answer)
+    }
+
+    async fn apply_batch(
+        &self,
+        stream: LogStream,
+        up_to: Position,
+        changes: Vec<Change>,
+    ) -> Result<Applied, Error> {
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        if up_to <= read::position(&mut transaction, stream).await? {
+            return Ok(Applied::Seen);
+        }
+        let count_written = super::count_written(&changes);
+        for change in changes {
+            write::change(&mut transaction, change).await?;
+        }
+        write::position(&mut transaction, stream, up_to).await?;
+        transaction.commit().await?;
+        count_written();
+        Ok(Applied::Written)
+    }
+}
+
+impl ReadModel for SqliteReadModel {
+    fn position(&self, stream: LogStream) -> Answer<'_, Position> {
+        self.reading(move |db| read::position(db, stream).boxed()).boxed()
+    }
+
+    fn apply(&self, stream: LogStream, up_to: Position, changes: Vec<Change>) -> Answer<'_, Applied> {
+        self.apply_batch(stream, up_to, changes).boxed()
+    }
+
+    fn tenant(&self, tenant: TenantId) -> Answer<'_, Option<TenantRow>> {
+        self.reading(move |db| read::tenant(db, tenant).boxed()).boxed()
+    }
+
+    fn tenants(&self, page: Page<TenantId>) -> Answer<'_, Items<TenantRow>> {
+        self.reading(move |db| read::tenants(db, page).boxed()).boxed()
+    }
+
+    fn server(&self, server: ServerId) -> Answer<'_, Option<ServerView>> {
+        self.reading(move |db| read::server(db, server).boxed()).boxed()
+    }
+
+    fn servers(&self, page: Page<ServerId>) -> Answer<'_, Items<ServerView>> {
+        self.reading(move |db| read::servers(db, page).boxed()).boxed()
+    }
+
+    fn camera(&self, tenant: TenantId, camera: CameraId) -> Answer<'_, Option<CameraView>> {
+        self.reading(move |db| read::camera(db, tenant, camera).boxed()).boxed()
+    }
+
+    fn cameras(
+        &self,
+        tenant: TenantId,
+        filter: CameraFilter,
+        page: Page<CameraId>,
+    ) -> Answer<'_, Items<CameraView>> {
+        self.reading(move |db| read::cameras(db, tenant, filter, page).boxed()).boxed()
+    }
+
+    fn assignments(
+        &self,
+        filter: AssignmentFilter,
+        page: Page<(TenantId, CameraId)>,
+    ) -> Answer<'_, Items<AssignmentView>> {
+        self.reading(move |db| read::assignments(db, filter, page).boxed()).boxed()
+    }
+
+    fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows> {
+        self.reading(move |db| read::timeline(db, tenant, camera, range).boxed()).boxed()
+    }
+
+    fn counts(&self, silent: BTreeSet<ServerId>) -> Answer<'_, Counts> {
+        self.reading(move |db| read::counts(db, silent).boxed()).boxed()
+    }
+
+    fn content_hash(&self) -> Answer<'_, Sha256> {
+        self.reading(move |db| read::content_hash(db).boxed()).boxed()
+    }
+}

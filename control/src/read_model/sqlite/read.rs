@@ -1,0 +1,301 @@
+//! Queries. Each runs inside a transaction the caller has begun.
+
+use std::collections::BTreeSet;
+
+use futures::TryStreamExt as _;
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::Position;
+use longwatch_events::subject::LogStream;
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
+use sqlx::{
+    AssertSqlSafe, Column as _, QueryBuilder, Row as _, TypeInfo as _, ValueRef as _, query, query_scalar,
+};
+
+use super::super::digest::{Hasher, TABLES, Table, Value};
+use super::super::rows::{
+    AssignmentView, CameraState, CameraView, Counts, ServerView, TenantRow, TimelineRows,
+};
+use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range};
+use super::convert::Reader;
+use super::write::bytes;
+
+pub(super) async fn position(db: &mut SqliteConnection, stream: LogStream) -> Result<Position, Error> {
+    let position: Option<i64> = query_scalar("SELECT position FROM positions WHERE stream = ?1")
+        .bind(stream.name())
+        .fetch_optional(db)
+        .await?;
+    let position = u64::try_from(position.unwrap_or(0));
+    let position = position.map_err(|error| Error::Corrupt { table: "positions", why: error.to_string() })?;
+    Ok(Position(position))
+}
+
+/// `limit` and one more were asked for: the one more says that there is more.
+fn items<T>(mut items: Vec<T>, limit: u32) -> Items<T> {
+    let limit = limit as usize;
+    let more = items.len() > limit;
+    items.truncate(limit);
+    Items { items, more }
+}
+
+fn read<'r, T>(
+    table: &'static str,
+    rows: &'r [SqliteRow],
+    one: impl Fn(&Reader<'r>) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    rows.iter().map(|row| one(&Reader::new(table, row))).collect()
+}
+
+pub(super) async fn tenant(db: &mut SqliteConnection, id: TenantId) -> Result<Option<TenantRow>, Error> {
+    let row = query("SELECT * FROM tenants WHERE tenant_id = ?1")
+        .bind(bytes(id.as_uuid()))
+        .fetch_optional(db)
+        .await?;
+    row.map(|row| Reader::new("tenants", &row).tenant()).transpose()
+}
+
+pub(super) async fn tenants(
+    db: &mut SqliteConnection,
+    page: Page<TenantId>,
+) -> Result<Items<TenantRow>, Error> {
+    const SQL: &str = "SELECT * FROM tenants WHERE ?1 IS NULL OR tenant_id > ?1 ORDER BY tenant_id LIMIT ?2";
+    let rows = query(SQL)
+        .bind(page.after.map(|id| bytes(id.as_uuid())))
+        .bind(i64::from(page.limit) + 1)
+        .fetch_all(db)
+        .await?;
+    Ok(items(read("tenants", &rows, Reader::tenant)?, page.limit))
+}
+
+const SERVERS: &str = "SELECT s.*, (SELECT count(*) FROM cameras c WHERE c.server_id = s.server_id) AS cameras \
+                       FROM servers s";
+
+pub(super) async fn server(db: &mut SqliteConnection, id: ServerId) -> Result<Option<ServerView>, Error> {
+    let mut sql = QueryBuilder::<Sqlite>::new(SERVERS);
+    sql.push(" WHERE s.server_id = ").push_bind(bytes(id.as_uuid()));
+    let row = sql.build().fetch_optional(db).await?;
+    row.map(|row| Reader::new("servers", &row).server()).transpose()
+}
+
+pub(super) async fn servers(
+    db: &mut SqliteConnection,
+    page: Page<ServerId>,
+) -> Result<Items<ServerView>, Error> {
+    let mut sql = QueryBuilder::<Sqlite>::new(SERVERS);
+    if let Some(after) = page.after {
+        sql.push(" WHERE s.server_id > ").push_bind(bytes(after.as_uuid()));
+    }
+    sql.push(" ORDER BY s.server_id LIMIT ").push_bind(i64::from(page.limit) + 1);
+    let rows = sql.build().fetch_all(db).await?;
+    Ok(items(read("servers", &rows, Reader::server)?, page.limit))
+}
+
+const CAMERAS: &str = "\
+    SELECT c.*, r.server_id AS status_server_id, r.state, r.since_us, r.cause, r.detail, r.recording_since_us, \
+      r.recording_until_us \
+    FROM cameras c LEFT JOIN recording_status r \
+      ON r.tenant_id = c.tenant_id AND r.camera_id = c.camera_id AND r.epoch = c.epoch";
+
+/// The rule of [`CameraView::state`] in SQL.
+fn push_state(sql: &mut QueryBuilder<Sqlite>, silent: &BTreeSet<ServerId>) {
+    sql.push(
+        " CASE WHEN c.wants_recording = 0 THEN 'disabled' WHEN c.placement <> 'assigned' THEN 'unplaced'",
+    );
+    if !silent.is_empty() {
+        sql.push(" WHEN c.server_id IN (");
+        let mut servers = sql.separated(", ");
+        for server in silent {
+            servers.push_bind(bytes(server.as_uuid()));
+        }
+        sql.push(") THEN 'offline'");
+    }
+    sql.push(" ELSE coalesce(r.state, 'connecting') END");
+}
+
+pub(super) async fn camera(
+    db: &mut SqliteConnection,
+    tenant: TenantId,
+    camera: CameraId,
+) -> Result<Option<CameraView>, Error> {
+    let mut sql = QueryBuilder::<Sqlite>::new(CAMERAS);
+    sql.push(" WHERE c.tenant_id = ").push_bind(bytes(tenant.as_uuid()));
+    sql.push(" AND c.camera_id = ").push_bind(bytes(camera.as_uuid()));
+    let row = sql.build().fetch_optional(db).await?;
+    row.map(|row| Reader::new("cameras", &row).camera()).transpose()
+}
+
+pub(super) async fn cameras(
+    db: &mut SqliteConnection,
+    tenant: TenantId,
+    filter: CameraFilter,
+    page: Page<CameraId>,
+) -> Result<Items<CameraView>, Error> {
+    let mut sql = QueryBuilder::<Sqlite>::new(CAMERAS);
+    sql.push(" WHERE c.tenant_id = ").push_bind(bytes(tenant.as_uuid()));
+    if let Some(after) = page.after {
+        sql.push(" AND c.camera_id > ").push_bind(bytes(after.as_uuid()));
+    }
+    if let Some(server) = filter.server_id {
+        sql.push(" AND c.server_id = ").push_bind(bytes(server.as_uuid()));
+    }
+    if let Some(text) = filter.text {
+        sql.push(" AND instr(c.name_folded, ").push_bind(text.to_lowercase()).push(") > 0");
+    }
+    if let Some(state) = filter.state {
+        sql.push(" AND");
+        push_state(&mut sql, &filter.silent);
+        sql.push(" = ").push_bind(state.as_str());
+    }
+    sql.push(" ORDER BY c.camera_id LIMIT ").push_bind(i64::from(page.limit) + 1);
+    let rows = sql.build().fetch_all(db).await?;
+    Ok(items(read("cameras", &rows, Reader::camera)?, page.limit))
+}
+
+pub(super) async fn assignments(
+    db: &mut SqliteConnection,
+    filter: AssignmentFilter,
+    page: Page<(TenantId, CameraId)>,
+) -> Result<Items<AssignmentView>, Error> {
+    let mut sql = QueryBuilder::<Sqlite>::new("SELECT * FROM cameras WHERE server_id IS NOT NULL");
+    if let Some((tenant, camera)) = page.after {
+        sql.push(" AND (tenant_id, camera_id) > (").push_bind(bytes(tenant.as_uuid()));
+        sql.push(", ").push_bind(bytes(camera.as_uuid())).push(")");
+    }
+    if let Some(server) = filter.server_id {
+        sql.push(" AND server_id = ").push_bind(bytes(server.as_uuid()));
+    }
+    if let Some(camera) = filter.camera_id {
+        sql.push(" AND camera_id = ").push_bind(bytes(camera.as_uuid()));
+    }
+    sql.push(" ORDER BY tenant_id, camera_id LIMIT ").push_bind(i64::from(page.limit) + 1);
+    let rows = sql.build().fetch_all(db).await?;
+    let assignments = read("cameras", &rows, |row| {
+        Ok(AssignmentView {
+            tenant_id: TenantId::from_uuid(row.uuid("tenant_id")?),
+            camera_id: CameraId::from_uuid(row.uuid("camera_id")?),
+            assignment: row.assignment()?,
+        })
+    })?;
+    Ok(items(assignments, page.limit))
+}
+
+/// How far before the last segment an interruption is still looked at: its time may be that of an attempt.
+const INTERRUPTION_MARGIN_US: i64 = 10_000_000;
+
+pub(super) async fn timeline(
+    db: &mut SqliteConnection,
+    tenant: TenantId,
+    camera: CameraId,
+    range: Range,
+) -> Result<TimelineRows, Error> {
+    // From the end of the last segment before the range on: what happened since explains a gap the range begins in.
+    const BEFORE: &str = "SELECT coalesce(max(end_us), -9223372036854775808) AS end_us FROM segments \
+        WHERE tenant_id = ?1 AND camera_id = ?2 AND end_us <= ?3";
+    const SEGMENTS: &str = "SELECT * FROM segments WHERE tenant_id = ?1 AND camera_id = ?2 \
+        AND end_us >= ?3 AND start_us < ?4 ORDER BY start_us, end_us, epoch, server_id";
+    const GAPS: &str = "SELECT * FROM gaps WHERE tenant_id = ?1 AND camera_id = ?2 \
+        AND end_us > ?3 AND start_us < ?4 ORDER BY start_us, epoch";
+    const INTERRUPTIONS: &str = "SELECT * FROM interruptions WHERE tenant_id = ?1 AND camera_id = ?2 \
+        AND at_us >= ?3 AND at_us < ?4 ORDER BY at_us, epoch, cause";
+    const PLACEMENTS: &str =
+        "SELECT * FROM placements WHERE tenant_id = ?1 AND camera_id = ?2 AND at_us < ?3 ORDER BY position";
+    const STATUSES: &str =
+        "SELECT * FROM recording_status WHERE tenant_id = ?1 AND camera_id = ?2 ORDER BY epoch";
+
+    let (from, to) = (range.from.as_micros(), range.to.as_micros());
+    let mut rows = Rows { db, tenant, camera };
+    let before = rows.of(BEFORE, &[from]).await?;
+    let since: i64 = match before.first() {
+        Some(row) => row.try_get("end_us")?,
+        None => from,
+    };
+    let failed_since = since.saturating_sub(INTERRUPTION_MARGIN_US);
+    Ok(TimelineRows {
+        segments: read("segments", &rows.of(SEGMENTS, &[since, to]).await?, Reader::segment)?,
+        gaps: read("gaps", &rows.of(GAPS, &[since, to]).await?, Reader::gap)?,
+        interruptions: read(
+            "interruptions",
+            &rows.of(INTERRUPTIONS, &[failed_since, to]).await?,
+            Reader::interruption,
+        )?,
+        placements: read("placements", &rows.of(PLACEMENTS, &[to]).await?, Reader::placed)?,
+        statuses: read("recording_status", &rows.of(STATUSES, &[]).await?, |row| row.status("server_id"))?,
+    })
+}
+
+/// Rows of one camera.
+struct Rows<'c> {
+    db: &'c mut SqliteConnection,
+    tenant: TenantId,
+    camera: CameraId,
+}
+
+impl Rows<'_> {
+    async fn of(&mut self, sql: &'static str, times_us: &[i64]) -> Result<Vec<SqliteRow>, Error> {
+        let statement = query(sql).bind(bytes(self.tenant.as_uuid())).bind(bytes(self.camera.as_uuid()));
+        let statement = times_us.iter().fold(statement, |statement, time| statement.bind(*time));
+        Ok(statement.fetch_all(&mut *self.db).await?)
+    }
+}
+
+pub(super) async fn counts(db: &mut SqliteConnection, silent: BTreeSet<ServerId>) -> Result<Counts, Error> {
+    let mut counts = Counts::default();
+    let mut sql = QueryBuilder::<Sqlite>::new("SELECT");
+    push_state(&mut sql, &silent);
+    sql.push(
+        " AS camera_state, count(*) AS number FROM cameras c LEFT JOIN recording_status r \
+          ON r.tenant_id = c.tenant_id AND r.camera_id = c.camera_id AND r.epoch = c.epoch GROUP BY 1",
+    );
+    for row in sql.build().fetch_all(&mut *db).await? {
+        let word: &str = row.try_get("camera_state")?;
+        let number = Reader::new("cameras", &row).unsigned("number")?;
+        for (state, count) in CameraState::ALL.iter().zip(&mut counts.cameras) {
+            if state.as_str() == word {
+                *count = number;
+            }
+        }
+    }
+    const SQL: &str = "SELECT (SELECT count(*) FROM tenants) AS tenants, \
+        (SELECT count(*) FROM rejected_facts) AS rejected_facts";
+    let row = query(SQL).fetch_one(db).await?;
+    let row = Reader::new("rejected_facts", &row);
+    counts.tenants = row.unsigned("tenants")?;
+    counts.rejected_facts = row.unsigned("rejected_facts")?;
+    Ok(counts)
+}
+
+pub(super) async fn content_hash(db: &mut SqliteConnection) -> Result<Sha256, Error> {
+    let mut hasher = Hasher::default();
+    for table in &TABLES {
+        hasher.table(table);
+        // Names from a constant list; nothing of a user's.
+        let sql = format!("SELECT {} FROM {} ORDER BY {}", table.columns, table.name, table.key);
+        let mut rows = query(AssertSqlSafe(sql)).fetch(&mut *db);
+        while let Some(row) = rows.try_next().await? {
+            hash_row(&mut hasher, table, &row)?;
+        }
+    }
+    Ok(hasher.finish())
+}
+
+fn hash_row(hasher: &mut Hasher, table: &Table, row: &SqliteRow) -> Result<(), Error> {
+    hasher.row();
+    for column in row.columns() {
+        let index = column.ordinal();
+        let raw = row.try_get_raw(index)?;
+        if raw.is_null() {
+            hasher.value(Value::Null);
+            continue;
+        }
+        match raw.type_info().name() {
+            "INTEGER" => hasher.value(Value::Integer(row.try_get_unchecked(index)?)),
+            "TEXT" => hasher.value(Value::Text(row.try_get_unchecked(index)?)),
+            "BLOB" => hasher.value(Value::Bytes(row.try_get_unchecked(index)?)),
+            other => {
+                let why = format!("a value of type {other} in column {}", column.name());
+                return Err(Error::Corrupt { table: table.name, why });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,320 @@
+//! A camera's timeline: what there is, what is missing and why. Pure: the answer follows from rows and arguments.
+//!
+//! It is a ledger. Within the scheduled time, from the camera's creation (or `from`) to now (or `to`), every moment is
+//! covered by video or belongs to exactly one gap with a cause; nothing is left out and nothing counted twice.
+//!
+//! Where a gap's cause comes from, in this order: a gap fact of the worker that resumed; otherwise the last thing that
+//! happened since the video ended (the recording broke off, the camera was placed, unplaced, switched off, its server
+//! fell silent); otherwise `unknown`.
+
+use std::fmt;
+
+use longwatch_events::fact::Cause;
+use longwatch_events::id::ServerId;
+use longwatch_events::position::Epoch;
+use longwatch_events::reason::UnplacedReason;
+use longwatch_events::time::Timestamp;
+
+use super::Range;
+use super::rows::{Condition, GapRow, Place, PlacedRow, SegmentRow, TimelineRows};
+
+/// Two segments of one recording whose edges are closer than this touch: the wall-clock time of a frame is slewed, so
+/// the end of one and the start of the next differ by fractions of a frame's duration.
+const TOUCH_US: i64 = 100_000;
+/// How far clocks of a server and of the log may differ before an event is no longer taken for the cause of a gap that
+/// begins at the same moment; and the longest stretch that takes its neighbour's cause for want of its own.
+const SLACK_US: i64 = 2_000_000;
+
+/// What a timeline follows from.
+#[derive(Debug, Clone)]
+pub struct Inputs<'a> {
+    /// The range that is asked for.
+    pub range: Range,
+    /// The present.
+    pub now: Timestamp,
+    /// When the camera was added.
+    pub created_at: Timestamp,
+    /// The epoch of its current assignment.
+    pub epoch: Option<Epoch>,
+    /// If its server has not been heard of within the lease: when it was heard of last.
+    pub silent_since: Option<Timestamp>,
+    /// What the read model knows.
+    pub rows: &'a TimelineRows,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeline {
+    /// Those that overlap the range, whole, by start.
+    pub segments: Vec<SegmentRow>,
+    /// What is missing within the scheduled time, cut to it, in order, never touching one of the same cause.
+    pub gaps: Vec<Gap>,
+    /// Where more than one segment holds video, in order.
+    pub overlaps: Vec<Range>,
+    /// Video that is durable although its segment is not reported yet.
+    pub recording: Option<Open>,
+}
+
+/// Missing video.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Its beginning.
+    pub start: Timestamp,
+    /// Its end; later than `start`.
+    pub end: Timestamp,
+    /// Why.
+    pub cause: GapCause,
+}
+
+/// Why video is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GapCause {
+    /// For this reason.
+    Known(Cause),
+    /// A server had the camera and was at it; its first frame had not come yet.
+    Connecting,
+    /// Nothing was reported.
+    Unknown,
+}
+
+impl GapCause {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Known(cause) => cause.as_str(),
+            Self::Connecting => "connecting",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for GapCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Video whose segment is still open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// Where the last segment ended, or the first keyframe.
+    pub since: Timestamp,
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// Who records it.
+    pub server_id: ServerId,
+}
+
+/// A stretch of video.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: Timestamp,
+    end: Timestamp,
+    from: (Epoch, ServerId),
+}
+
+/// Something that happened and explains missing video from then on.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    at: Timestamp,
+    cause: GapCause,
+}
+
+/// Draws up the ledger.
+pub fn draw_up(inputs: &Inputs<'_>) -> Timeline {
+    let Range { from, to } = inputs.range;
+    let segments: Vec<_> =
+        inputs.rows.segments.iter().filter(|s| s.end > from && s.start < to).cloned().collect();
+    let mut spans: Vec<_> = inputs.rows.segments.iter().map(span_of).collect();
+    let (tails, recording) = tails(inputs);
+    spans.extend(tails);
+    spans.sort_by_key(|span| (span.start, span.end));
+
+    let scheduled = Range { from: from.max(inputs.created_at), to: to.min(inputs.now) };
+    let covered = union(&spans);
+    let turns = turns(inputs);
+    let gaps = holes(&covered, scheduled, inputs.created_at)
+        .flat_map(|hole| explain(hole, &inputs.rows.gaps, &turns))
+        .filter_map(|gap| clip(gap, scheduled))
+        .collect();
+    Timeline { overlaps: overlaps(&segments, inputs.range), segments, gaps, recording }
+}
+
+fn span_of(segment: &SegmentRow) -> Span {
+    Span { start: segment.start, end: segment.end, from: (segment.epoch, segment.server_id) }
+}
+
+/// Durable video whose segment is not reported: of any epoch up to where its worker said it ended; of the current epoch,
+/// while it is being recorded, up to now or to when its server was last heard of.
+fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
+    let mut spans = Vec::new();
+    let mut recording = None;
+    for status in &inputs.rows.statuses {
+        let Some(open) = status.open else { continue };
+        let from = (status.epoch, status.server_id);
+        let is_live = inputs.epoch == Some(status.epoch) && status.condition == Condition::Recording;
+        let end = match open.until {
+            Some(until) => until,
+            None if is_live => inputs.silent_since.map_or(inputs.now, |silent| silent.min(inputs.now)),
+            None => continue,
+        };
+        let reported =
+            inputs.rows.segments.iter().filter(|s| (s.epoch, s.server_id) == from).map(|s| s.end).max();
+        let start = reported.map_or(open.since, |reported| reported.max(open.since));
+        if start < end {
+            spans.push(Span { start, end, from });
+        }
+        if is_live && inputs.silent_since.is_none() {
+            recording = Some(Open { since: start, epoch: status.epoch, server_id: status.server_id });
+        }
+    }
+    (spans, recording)
+}
+
+/// The stretches covered by at least one span. Spans of one recording whose edges nearly touch leave no hole.
+fn union(spans: &[Span]) -> Vec<Range> {
+    let mut covered: Vec<Range> = Vec::new();
+    let mut last_from = None;
+    for span in spans {
+        match covered.last_mut() {
+            Some(last) if span.start <= reach(last.to, last_from == Some(span.from)) => {
+                if span.end > last.to {
+                    last.to = span.end;
+                    last_from = Some(span.from);
+                }
+            }
+            Some(_) | None => {
+                covered.push(Range { from: span.start, to: span.end });
+                last_from = Some(span.from);
+            }
+        }
+    }
+    covered
+}
+
+const fn reach(end: Timestamp, same_recording: bool) -> Timestamp {
+    if same_recording { end.plus_micros(TOUCH_US) } else { end }
+}
+
+/// The stretches not covered, from the end of the last video before the schedule (so that what explains a hole that the
+/// range begins in is not cut off) to the schedule's end.
+fn holes(covered: &[Range], scheduled: Range, created_at: Timestamp) -> impl Iterator<Item = Range> {
+    let before = covered.iter().map(|c| c.to).filter(|end| *end <= scheduled.from).max();
+    let mut at = before.map_or(created_at, |end| end.max(created_at)).min(scheduled.from);
+    let mut holes = Vec::new();
+    for stretch in covered {
+        if stretch.from > at {
+            holes.push(Range { from: at, to: stretch.from.min(scheduled.to) });
+        }
+        at = at.max(stretch.to);
+    }
+    holes.push(Range { from: at, to: scheduled.to });
+    holes.into_iter().filter(|hole| hole.from < hole.to)
+}
+
+/// Everything that explains missing video from its moment on, in order.
+fn turns(inputs: &Inputs<'_>) -> Vec<Turn> {
+    let known = |at, cause| Turn { at, cause: GapCause::Known(cause) };
+    let mut turns = vec![known(inputs.created_at, Cause::Unplaced)];
+    let mut had_server = false;
+    for PlacedRow { at, place } in &inputs.rows.placements {
+        turns.push(match place {
+            Place::Unplanned => known(*at, Cause::Unplaced),
+            Place::Nowhere(UnplacedReason::Disabled) => known(*at, Cause::Disabled),
+            Place::Nowhere(
+                UnplacedReason::NoServer | UnplacedReason::NoCapacity | UnplacedReason::NoBitrate,
+            ) => known(*at, Cause::Unplaced),
+            Place::Server(_) if had_server => known(*at, Cause::Reassigned),
+            Place::Server(_) => Turn { at: *at, cause: GapCause::Connecting },
+        });
+        had_server = matches!(place, Place::Server(_));
+    }
+    turns.extend(inputs.rows.interruptions.iter().map(|row| known(row.at, row.cause)));
+    turns.extend(inputs.silent_since.map(|at| known(at, Cause::ServerSilent)));
+    turns.sort_by_key(|turn| turn.at);
+    turns
+}
+
+/// Cuts a hole into gaps of one cause each. They partition it.
+fn explain(hole: Range, facts: &[GapRow], turns: &[Turn]) -> Vec<Gap> {
+    let mut cuts: Vec<_> = facts.iter().flat_map(|gap| [gap.start, gap.end]).collect();
+    cuts.extend(turns.iter().map(|turn| turn.at));
+    cuts.retain(|cut| hole.from < *cut && *cut < hole.to);
+    cuts.extend([hole.from, hole.to]);
+    cuts.sort_unstable();
+    cuts.dedup();
+    let pieces = cuts.windows(2).map(|edge| {
+        let (start, end) = (edge[0], edge[1]);
+        Gap { start, end, cause: cause_of(Range { from: start, to: end }, hole.from, facts, turns) }
+    });
+    merge(adopt_slivers(pieces.collect()))
+}
+
+fn cause_of(piece: Range, hole_start: Timestamp, facts: &[GapRow], turns: &[Turn]) -> GapCause {
+    let reported = facts.iter().filter(|gap| gap.start < piece.to && gap.end > piece.from);
+    if let Some(gap) = reported.max_by_key(|gap| (gap.epoch, gap.start)) {
+        return GapCause::Known(gap.cause);
+    }
+    let since_then = hole_start.plus_micros(-SLACK_US);
+    let last = turns.iter().rev().find(|turn| turn.at <= piece.from && turn.at >= since_then);
+    last.map_or(GapCause::Unknown, |turn| turn.cause)
+}
+
+/// A short stretch without a cause of its own lies between two clocks: it takes the cause of what follows it, or else of
+/// what went before.
+fn adopt_slivers(mut pieces: Vec<Gap>) -> Vec<Gap> {
+    for index in (0..pieces.len()).rev() {
+        let piece = pieces[index];
+        if piece.cause != GapCause::Unknown || piece.end.micros_since(piece.start) > SLACK_US {
+            continue;
+        }
+        let next = pieces.get(index + 1);
+        let previous = index.checked_sub(1).and_then(|index| pieces.get(index));
+        if let Some(cause) = next.or(previous).map(|neighbour| neighbour.cause) {
+            pieces[index].cause = cause;
+        }
+    }
+    pieces
+}
+
+fn merge(pieces: Vec<Gap>) -> Vec<Gap> {
+    let mut merged: Vec<Gap> = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match merged.last_mut() {
+            Some(last) if last.cause == piece.cause => last.end = piece.end,
+            Some(_) | None => merged.push(piece),
+        }
+    }
+    merged
+}
+
+fn clip(gap: Gap, range: Range) -> Option<Gap> {
+    let clipped = Gap { start: gap.start.max(range.from), end: gap.end.min(range.to), ..gap };
+    (clipped.start < clipped.end).then_some(clipped)
+}
+
+/// Where at least two segments hold video, apart from edges of one recording that nearly touch.
+fn overlaps(segments: &[SegmentRow], range: Range) -> Vec<Range> {
+    let mut overlaps: Vec<Range> = Vec::new();
+    let mut longest: Option<Span> = None;
+    for segment in segments {
+        let span = span_of(segment);
+        if let Some(before) = longest {
+            let both = Range { from: span.start.max(range.from), to: span.end.min(before.end).min(range.to) };
+            let tolerated = if before.from == span.from { TOUCH_US } else { 0 };
+            if both.to.micros_since(both.from) > tolerated {
+                match overlaps.last_mut() {
+                    Some(last) if both.from <= last.to => last.to = last.to.max(both.to),
+                    Some(_) | None => overlaps.push(both),
+                }
+            }
+        }
+        if longest.is_none_or(|before| span.end > before.end) {
+            longest = Some(span);
+        }
+    }
+    overlaps
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+use super::*;
+use longwatch_events::fact::Codec;
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, CountingIds, TenantId};
+use proptest::prelude::*;
+
+use super::super::rows::{InterruptionRow, OpenVideo, StatusRow};
+
+const S: i64 = 1_000_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_micros(second * S)
+}
+
+fn server() -> ServerId {
+    ServerId::generate(&CountingIds::default())
+}
+
+fn segment(start: Timestamp, end: Timestamp, epoch: u64) -> SegmentRow {
+    SegmentRow {
+        tenant_id: TenantId::DEFAULT,
+        camera_id: CameraId::generate(&CountingIds::default()),
+        epoch: Epoch(epoch),
+        server_id: server(),
+        start,
+        end,
+        key: "k".to_owned(),
+        bytes: 1,
+        sha256: Sha256::of(b""),
+        video_frames: 1,
+        video: Codec::H264,
+        audio: None,
+        repaired: false,
+    }
+}
+
+fn status(epoch: u64, condition: Condition, since: i64, open: Option<(i64, Option<i64>)>) -> StatusRow {
+    let open = open.map(|(since, until)| OpenVideo { since: at(since), until: until.map(at) });
+    StatusRow { epoch: Epoch(epoch), server_id: server(), condition, since: at(since), open }
+}
+
+fn offline(cause: Cause) -> Condition {
+    Condition::Offline { cause, detail: String::new() }
+}
+
+fn draw(rows: &TimelineRows, from: i64, to: i64, now: i64) -> Timeline {
+    draw_up(&Inputs {
+        range: Range { from: at(from), to: at(to) },
+        now: at(now),
+        created_at: at(0),
+        epoch: Some(Epoch(1)),
+        silent_since: None,
+        rows,
+    })
+}
+
+fn gaps(timeline: &Timeline) -> Vec<(i64, i64, &'static str)> {
+    let seconds = |t: Timestamp| t.as_micros() / S;
+    timeline.gaps.iter().map(|g| (seconds(g.start), seconds(g.end), g.cause.as_str())).collect()
+}
+
+#[test]
+fn a_recording_camera_is_covered_up_to_now() {
+    let rows = TimelineRows {
+        segments: vec![segment(at(10), at(70), 1), segment(at(70), at(130), 1)],
+        placements: vec![PlacedRow { at: at(2), place: Place::Server(server()) }],
+        statuses: vec![status(1, Condition::Recording, 10, Some((10, None)))],
+        ..TimelineRows::default()
+    };
+    let timeline = draw(&rows, -100, 1_000, 150);
+    assert_eq!(gaps(&timeline), [(0, 2, "unplaced"), (2, 10, "connecting")]);
+    assert_eq!(timeline.recording.map(|open| open.since), Some(at(130)));
+    assert_eq!(timeline.segments.len(), 2);
+    assert!(timeline.overlaps.is_empty());
+}
+
+#[test]
+fn a_silent_server_covers_up_to_its_last_heartbeat() {
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1)],
+        statuses: vec![status(1, Condition::Recording, 0, Some((0, None)))],
+        ..TimelineRows::default()
+    };
+    let timeline = draw_up(&Inputs {
+        range: Range { from: at(0), to: at(500) },
+        now: at(100),
+        created_at: at(0),
+        epoch: Some(Epoch(1)),
+        silent_since: Some(at(80)),
+        rows: &rows,
+    });
+    assert_eq!(gaps(&timeline), [(80, 100, "server_silent")]);
+    assert_eq!(timeline.recording, None);
+}
+
+#[test]
+fn a_gap_takes_the_cause_the_worker_reported_and_slivers_follow_it() {
+    let gap = |start, end, cause| GapRow { epoch: Epoch(1), start, end, cause };
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1), segment(at(90), at(120), 1)],
+        gaps: vec![gap(at(60).plus_millis(30), at(90).plus_millis(-30), Cause::WorkerRestarted)],
+        ..TimelineRows::default()
+    };
+    assert_eq!(gaps(&draw(&rows, 0, 120, 500)), [(60, 90, "worker_restarted")]);
+}
+
+#[test]
+fn an_outage_is_told_cause_by_cause() {
+    let interruption = |second, cause| InterruptionRow { epoch: Epoch(1), at: at(second), cause };
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1)],
+        interruptions: vec![interruption(60, Cause::Closed), interruption(75, Cause::Unauthorized)],
+        statuses: vec![status(1, offline(Cause::Unauthorized), 75, Some((0, Some(60))))],
+        ..TimelineRows::default()
+    };
+    assert_eq!(gaps(&draw(&rows, 0, 500, 100)), [(60, 75, "closed"), (75, 100, "unauthorized")]);
+    // The cause of a gap that began before the range is known within it, too.
+    assert_eq!(gaps(&draw(&rows, 90, 500, 100)), [(90, 100, "unauthorized")]);
+}
+
+#[test]
+fn an_old_cause_does_not_explain_a_new_gap() {
+    let rows = TimelineRows {
+        segments: vec![segment(at(10), at(60), 1), segment(at(80), at(100), 1)],
+        placements: vec![PlacedRow { at: at(5), place: Place::Server(server()) }],
+        ..TimelineRows::default()
+    };
+    let expected = [(0, 5, "unplaced"), (5, 10, "connecting"), (60, 80, "unknown")];
+    assert_eq!(gaps(&draw(&rows, 0, 100, 500)), expected);
+}
+
+#[test]
+fn durable_video_counts_before_its_segment_is_reported() {
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1)],
+        statuses: vec![status(1, offline(Cause::Stalled), 85, Some((0, Some(85))))],
+        interruptions: vec![InterruptionRow { epoch: Epoch(1), at: at(85), cause: Cause::Stalled }],
+        ..TimelineRows::default()
+    };
+    assert_eq!(gaps(&draw(&rows, 0, 500, 100)), [(85, 100, "stalled")]);
+}
+
+#[test]
+fn two_servers_at_once_are_an_overlap() {
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1), segment(at(50), at(110), 2)],
+        ..TimelineRows::default()
+    };
+    let timeline = draw(&rows, 0, 110, 500);
+    assert_eq!(timeline.overlaps, [Range { from: at(50), to: at(60) }]);
+    assert!(timeline.gaps.is_empty());
+}
+
+#[test]
+fn edges_of_one_recording_that_nearly_touch_are_neither_gap_nor_overlap() {
+    let rows = TimelineRows {
+        segments: vec![
+            segment(at(0), at(60).plus_millis(20), 1),
+            segment(at(60), at(119), 1),
+            segment(at(119).plus_millis(40), at(180), 1),
+        ],
+        ..TimelineRows::default()
+    };
+    let timeline = draw(&rows, 0, 180, 500);
+    assert!(timeline.gaps.is_empty() && timeline.overlaps.is_empty(), "{timeline:?}");
+}
+
+prop_compose! {
+    fn any_segment()(start in 0_i64..200, length in 1_i64..30, epoch in 1_u64..4) -> SegmentRow {
+        segment(at(start), at(start + length), epoch)
+    }
+}
+
+prop_compose! {
+    fn any_gap()(start in 0_i64..200, length in 1_i64..30, epoch in 1_u64..4) -> GapRow {
+        GapRow { epoch: Epoch(epoch), start: at(start), end: at(start + length), cause: Cause::Closed }
+    }
+}
+
+prop_compose! {
+    fn any_status()(
+        epoch in 1_u64..4,
+        recording in any::<bool>(),
+        since in 0_i64..200,
+        length in proptest::option::of(0_i64..40),
+    ) -> StatusRow {
+        let condition = if recording { Condition::Recording } else { offline(Cause::Refused) };
+        let until = if recording { None } else { length.map(|length| since + length) };
+        status(epoch, condition, since, Some((since, until)))
+    }
+}
+
+prop_compose! {
+    fn any_rows()(
+        mut segments in proptest::collection::vec(any_segment(), 0..12),
+        gaps in proptest::collection::vec(any_gap(), 0..6),
+        interruptions in proptest::collection::vec(0_i64..200, 0..6),
+        placements in proptest::collection::vec((0_i64..200, any::<bool>()), 0..5),
+        status in proptest::option::of(any_status()),
+    ) -> TimelineRows {
+        segments.sort_by_key(|s| (s.start, s.end));
+        let interruptions = interruptions
+            .into_iter()
+            .map(|second| InterruptionRow { epoch: Epoch(1), at: at(second), cause: Cause::Timeout })
+            .collect();
+        let placements = placements
+            .into_iter()
+            .map(|(second, assigned)| PlacedRow {
+                at: at(second),
+                place: if assigned { Place::Server(server()) } else { Place::Unplanned },
+            })
+            .collect();
+        TimelineRows { segments, gaps, interruptions, placements, statuses: status.into_iter().collect() }
+    }
+}
+
+proptest! {
+    /// The oracle looks at every second on its own.
+    #[test]
+    fn every_scheduled_moment_is_covered_or_in_exactly_one_gap(
+        rows in any_rows(), from in -20_i64..150, length in 0_i64..250, now in 0_i64..260,
+        created in 0_i64..100, silent in proptest::option::of(0_i64..200),
+    ) {
+        let inputs = Inputs {
+            range: Range { from: at(from), to: at(from + length) },
+            now: at(now),
+            created_at: at(created),
+            epoch: Some(Epoch(1)),
+            silent_since: silent.map(at),
+            rows: &rows,
+        };
+        let timeline = draw_up(&inputs);
+        for second in -30..420 {
+            let moment = at(second);
+            let scheduled = second >= from.max(created) && second < (from + length).min(now);
+            let in_segment = rows.segments.iter().any(|s| s.start <= moment && moment < s.end);
+            let in_tail = rows.statuses.iter().any(|status| {
+                let open = status.open.unwrap();
+                let last = rows.segments.iter().filter(|s| s.epoch == status.epoch).map(|s| s.end).max();
+                let live = status.epoch == Epoch(1) && status.condition == Condition::Recording;
+                let growing = live.then_some(at(silent.map_or(now, |silent| silent.min(now))));
+                let end = open.until.or(growing);
+                end.is_some_and(|end| last.map_or(open.since, |last| last.max(open.since)) <= moment && moment < end)
+            });
+            let holding = timeline.gaps.iter().filter(|g| g.start <= moment && moment < g.end).count();
+            let expected = usize::from(scheduled && !in_segment && !in_tail);
+            prop_assert_eq!(holding, expected, "at second {}: {:?}", second, timeline);
+            let copies = rows.segments.iter().filter(|s| s.start <= moment && moment < s.end).count();
+            let in_range = second >= from && second < from + length;
+            let overlaps = timeline.overlaps.iter().filter(|o| o.from <= moment && moment < o.to).count();
+            prop_assert_eq!(overlaps, usize::from(in_range && copies > 1), "at second {}", second);
+        }
+    }
+
+    #[test]
+    fn gaps_are_ordered_and_never_empty(rows in any_rows(), jitter in 0_i64..3_000, now in 1_i64..260) {
+        let mut rows = rows;
+        for segment in &mut rows.segments {
+            segment.start = segment.start.plus_millis(jitter % 150);
+            segment.end = segment.end.plus_millis(jitter);
+        }
+        let timeline = draw(&rows, 0, 300, now);
+        for gap in &timeline.gaps {
+            prop_assert!(gap.start < gap.end);
+        }
+        for pair in timeline.gaps.windows(2) {
+            prop_assert!(pair[0].end <= pair[1].start);
+            prop_assert!(pair[0].end < pair[1].start || pair[0].cause != pair[1].cause);
+        }
+        for overlap in &timeline.overlaps {
+            prop_assert!(overlap.from < overlap.to);
+        }
+    }
+}
