@@ -239,7 +239,71 @@ mod tests {
         assert!(!report.is_clean());
     }
 
+    /// 3 s of `/small/2`, recorded with
+    /// `ffmpeg -rtsp_transport tcp -i rtsp://…/small/2 -t 3 -c copy -movflags +frag_keyframe+empty_moov+default_base_moof`.
+    const RECORDED: &[u8] = include_bytes!("../testdata/recorded-by-ffmpeg.mp4");
+
+    /// The boxes of the top level.
+    fn boxes(mut file: &[u8]) -> Vec<&[u8]> {
+        let mut found = Vec::new();
+        while let Some(length) = file.first_chunk::<4>() {
+            let (one, rest) = file.split_at(usize::try_from(u32::from_be_bytes(*length)).unwrap());
+            found.push(one);
+            file = rest;
+        }
+        found
+    }
+
+    #[test]
+    fn a_recorded_file_is_clean() {
+        let report = report(RECORDED).unwrap();
+        assert!(report.is_clean() && !report.truncated, "{report:?}");
+        assert_eq!((report.cameras[0].camera, report.cameras.len()), (2_000_002, 1));
+        assert!(report.frames >= 75, "{report:?}");
+    }
+
+    #[test]
+    fn a_fragment_that_is_missing_is_missed() {
+        // Given a recording without its second fragment (one GOP of 25 frames),
+        let mut boxes = boxes(RECORDED);
+        let fragments: Vec<usize> = (0..boxes.len()).filter(|at| &boxes[*at][4..8] == b"moof").collect();
+        boxes.drain(fragments[1]..fragments[2]);
+        // when inspected, then exactly those frames are missing.
+        let report = report(&boxes.concat()).unwrap();
+        assert_eq!((report.cameras[0].missing, report.cameras[0].holes.len()), (25, 1));
+        assert_eq!(report.longest_step_ms, 26 * 40);
+        assert!(!report.is_clean());
+    }
+
+    #[test]
+    fn a_file_cut_short_counts_what_is_whole() {
+        let whole = report(RECORDED).unwrap().frames;
+        let report = report(&RECORDED[..RECORDED.len() * 2 / 3]).unwrap();
+        assert!(report.truncated && report.is_clean(), "{report:?}");
+        assert!(report.frames < whole && report.frames > 0, "{report:?}");
+    }
+
+    #[test]
+    fn segments_are_judged_together() {
+        // Given the same segment twice, then every frame is doubled.
+        let once = report(RECORDED).unwrap();
+        let twice = [once.numbers.clone(), once.numbers].concat();
+        assert_eq!(continuity(&twice)[0].doubled, once.frames);
+    }
+
     proptest! {
+        #[test]
+        fn a_damaged_recording_is_reported_without_panic(
+            damage in proptest::collection::vec((0..RECORDED.len(), any::<u8>()), 1..20),
+            header_damage in proptest::collection::vec((0..2000_usize, any::<u8>()), 0..5),
+        ) {
+            let mut bytes = RECORDED.to_vec();
+            for (at, byte) in damage.into_iter().chain(header_damage) {
+                bytes[at] = byte;
+            }
+            let _ = report(&bytes);
+        }
+
         #[test]
         fn whatever_is_taken_from_a_row_is_missed(from in 0_u64..1000, taken in proptest::collection::btree_set(1_u64..199, 0..50)) {
             let kept: Vec<u64> = (0..200).filter(|at| !taken.contains(at)).map(|at| from + at).collect();

@@ -323,7 +323,8 @@ fn format_of(stbl: &Stbl) -> Format {
     if let Entry::Mp4a(mp4a) = entry
         && let Some(specific) = &mp4a.esds.es_desc.dec_config.dec_specific
     {
-        return Format::Aac { config: specific.raw.clone(), channels: mp4a.audio.channel_count };
+        // The sample entry's own count is 2 whatever is in it, in files by ffmpeg and by the book of old.
+        return Format::Aac { config: specific.raw.clone(), channels: u16::from(specific.chan_conf) };
     }
     Format::Other
 }

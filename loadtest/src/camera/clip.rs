@@ -14,7 +14,7 @@ pub const VIDEO_RATE: u32 = 90_000;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No such file, no permission, …
-    #[error("cannot read clip {path}: {source}")]
+    #[error("cannot read clip {path}; give an MP4 that exists and may be read")]
     Io {
         /// The file.
         path: PathBuf,

@@ -104,13 +104,7 @@ impl Connection {
             if next == Next::Close {
                 break;
             }
-            let flushed = tokio::select! {
-                () = closed.cancelled() => break,
-                () = tokio::time::sleep(self.shared.session_timeout) => break,
-                flushed = self.outbox.flush(), if self.is_idle() => flushed.is_ok(),
-                else => true,
-            };
-            if !flushed {
+            if self.is_idle() && !self.see_out().await {
                 break;
             }
         }
@@ -118,7 +112,13 @@ impl Connection {
         closed.cancel();
     }
 
-    /// Whether nobody but this connection writes, so that it must see its responses out.
+    /// Waits until the client has taken its responses; false if it does not within the session timeout.
+    async fn see_out(&self) -> bool {
+        let flushed = tokio::time::timeout(self.shared.session_timeout, self.outbox.flush());
+        matches!(self.outbox.closed().run_until_cancelled(flushed).await, Some(Ok(Ok(()))))
+    }
+
+    /// Whether nobody but this connection writes, so that it must see its responses out; the pump does while playing.
     fn is_idle(&self) -> bool {
         self.session.as_ref().is_none_or(|session| session.playing.is_none())
     }

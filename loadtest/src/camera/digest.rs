@@ -90,7 +90,10 @@ fn parse(authorization: &str) -> Option<BTreeMap<String, String>> {
             Some(quoted) => quoted.split_once('"')?,
             None => value.split_at(value.find(',').unwrap_or(value.len())),
         };
-        fields.insert(name.trim_matches([',', ' ', '\t']).to_ascii_lowercase(), value.trim().to_owned());
+        fields.insert(
+            name.trim_matches(|c: char| c == ',' || c.is_whitespace()).to_ascii_lowercase(),
+            value.trim().to_owned(),
+        );
         rest = tail;
     }
     Some(fields)

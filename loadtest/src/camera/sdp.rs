@@ -89,7 +89,7 @@ mod tests {
         );
         assert!(h264.contains("mpeg4-generic/16000/1\r\n") && h264.contains("config=1408"), "{h264}");
         let h265 = describe(1, &Clip::from_mp4("h265", embedded::H265).unwrap());
-        for set in ["sprop-vps=QAE", "sprop-sps=QgE", "sprop-pps=RAE"] {
+        for set in ["sprop-vps=QAE", "sprop-sps=QgE", "sprop-pps=RAH"] {
             assert!(h265.contains(set), "{set} in {h265}");
         }
         assert!(!h265.contains("m=audio"));

@@ -46,8 +46,8 @@ pub struct Options {
 pub enum Error {
     /// The address is not to be had.
     #[error(
-        "cannot listen on {address}: {source}; is another program on that port? Stop it or choose another with \
-         --listen (port 0 takes a free one)"
+        "cannot listen on {address}; stop the program that has the port or choose another with --listen (port 0 \
+         takes a free one)"
     )]
     Listen {
         /// Where.
@@ -140,3 +140,6 @@ async fn accept(
         tasks.spawn(Connection::new(Arc::clone(&shared), outbox).run());
     }
 }
+
+#[cfg(test)]
+mod tests;
