@@ -3,6 +3,8 @@
 //! The log streams are made here with the properties that matter for reaching them (subjects, republishing, direct
 //! get); their full settings are tested where they are made.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;

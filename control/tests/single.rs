@@ -1,6 +1,8 @@
 //! The supervisor of `longwatch-control single`: it starts its children, starts again what dies, stops them in order,
 //! and leaves none behind even when it is killed itself. What the children do for a camera is tested elsewhere.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! `longwatch-control child`: a child dies with its supervisor, and has its place to itself.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;

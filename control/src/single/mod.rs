@@ -8,7 +8,7 @@
 //! children are started from the main thread, which lives as long as the process.
 //!
 //! Read on in [`layout`] (the files), [`nats_config`] (who may reach what), [`nats`] (the log server), [`child`] (one
-//! child's life), [`restart`] (when a dead child comes back) and [`trampoline`] (why none outlives the supervisor).
+//! child's life), [`restart`] (when a dead child comes back) and [`mod@trampoline`] (why none outlives the supervisor).
 
 mod child;
 mod layout;

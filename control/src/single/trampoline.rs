@@ -6,6 +6,7 @@
 //! supervisor started anew can therefore never have two nats-servers open one store, or two workers one archive.
 //! `std::process::Command` can do neither without unsafe code, which this workspace forbids.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io::{self, Seek, Write};
@@ -40,8 +41,8 @@ pub struct ChildArgs {
     pub command: Vec<OsString>,
 }
 
-/// Becomes the program. Returns only if it cannot: always an error.
-pub fn trampoline(args: &ChildArgs) -> Result<(), Error> {
+/// Becomes the program. Returns only if it cannot.
+pub fn trampoline(args: ChildArgs) -> Result<Infallible, Error> {
     set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|source| Error::System { what: "ask to die with the supervisor", source: source.into() })?;
     // It may have died before the kernel was asked; then the signal never comes.
@@ -50,9 +51,9 @@ pub fn trampoline(args: &ChildArgs) -> Result<(), Error> {
     }
     // Kept open across exec: the program inherits the lock.
     let _lock = args.lock.as_deref().map(take).transpose()?;
-    let (program, words) =
-        args.command.split_first().ok_or_else(|| Error::Child("no program was named".to_owned()))?;
-    let source = Command::new(program).args(words).exec();
+    let mut words = args.command.into_iter();
+    let program = words.next().ok_or_else(|| Error::Child("no program was named".to_owned()))?;
+    let source = Command::new(&program).args(words).exec();
     Err(Error::Exec { program: program.into(), source })
 }
 
