@@ -2,5 +2,6 @@
 //! (0 done, 1 failed; clap itself exits with 2 on wrong usage).
 
 pub mod cameras;
+pub mod demo;
 pub mod drain;
 pub mod frames;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use longwatch_loadtest::commands::{cameras, drain, frames};
+use longwatch_loadtest::commands::{cameras, demo, drain, frames};
 
 #[derive(Parser)]
 #[command(version, about = "Simulated cameras for Longwatch, and the tools that measure with them")]
@@ -15,6 +15,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Cameras(cameras::Args),
+    Demo(demo::Args),
     Frames(frames::Args),
     Drain(drain::Args),
 }
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         .init();
     let result = match Cli::parse().command {
         Command::Cameras(args) => cameras::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Frames(args) => frames::run(&args),
         Command::Drain(args) => drain::run(&args),
     };
