@@ -116,7 +116,12 @@ async fn publish_if_changed(
     Ok(Outcome::Stands)
 }
 
-fn parts(service: &Service, server_id: ServerId, revision: Position, desired: &Desired) -> Vec<AssignmentSet> {
+fn parts(
+    service: &Service,
+    server_id: ServerId,
+    revision: Position,
+    desired: &Desired,
+) -> Vec<AssignmentSet> {
     let cameras: Vec<_> = desired
         .wanted
         .iter()

@@ -30,10 +30,9 @@ const HEARTBEATS_AT_START: u64 = 5_000;
 /// Folds `LOG` for ever, or until it halts.
 pub async fn follow_log(service: &Service) {
     let end = with_retries("read the end of LOG", || service.log().end(LogStream::Log)).await;
-    let written = with_retries("read the position of the read model", || {
-        service.read_model().position(LogStream::Log)
-    })
-    .await;
+    let written =
+        with_retries("read the position of the read model", || service.read_model().position(LogStream::Log))
+            .await;
     catch_up_if_at(service, end);
     let from = service.state().position;
     let records = with_retries("follow LOG", || service.log().follow(LogStream::Log, from)).await;
@@ -207,7 +206,9 @@ fn observe(service: &Service, record: &Record) {
             service.observed().heartbeat(&heartbeat, record.stored_at);
         }
         Ok(Envelope { event: Event::ControlTicked(_), .. }) => service.observed().tick(record.stored_at),
-        Ok(_) => tracing::warn!(position = %record.position, subject = record.subject, "not a heartbeat of its subject"),
+        Ok(_) => {
+            tracing::warn!(position = %record.position, subject = record.subject, "not a heartbeat of its subject")
+        }
         Err(error) => tracing::warn!(position = %record.position, %error, "a heartbeat cannot be read"),
     }
 }

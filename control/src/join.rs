@@ -98,7 +98,8 @@ async fn join(service: &Service, key: &Key, adopt: Adopt, request: &[u8]) -> Res
 }
 
 async fn adopt_if_undefined(service: &Service, server_id: ServerId) -> Result<(), Refused> {
-    let undefined = service.state().server(server_id).filter(|server| !server.adopted).map(|server| server.version);
+    let undefined =
+        service.state().server(server_id).filter(|server| !server.adopted).map(|server| server.version);
     match undefined {
         Some(expected) => execute(service, "system", Command::AdoptServer { server_id, expected }).await,
         None => Ok(()),
@@ -156,8 +157,12 @@ fn checked_claim(key: &Key, request: &[u8]) -> Result<JoinClaim, Refused> {
     if name.is_empty() || name.len() > NAME_LENGTH || name.chars().any(char::is_control) {
         return Err(malformed(format!("a server's name has 1 to {NAME_LENGTH} printable characters")));
     }
-    if claim.labels.len() > LABELS || claim.labels.iter().any(|(k, v)| k.len() > NAME_LENGTH || v.len() > NAME_LENGTH) {
-        return Err(malformed(format!("a server has at most {LABELS} labels of at most {NAME_LENGTH} characters")));
+    if claim.labels.len() > LABELS
+        || claim.labels.iter().any(|(k, v)| k.len() > NAME_LENGTH || v.len() > NAME_LENGTH)
+    {
+        return Err(malformed(format!(
+            "a server has at most {LABELS} labels of at most {NAME_LENGTH} characters"
+        )));
     }
     if claim.capacity.max_cameras == 0 {
         return Err(malformed("a server's capacity is at least 1 camera".to_owned()));

@@ -47,7 +47,9 @@ pub enum Error {
         source: io::Error,
     },
     /// It holds too little to be a key.
-    #[error("key file {path} holds {length} characters; expected at least 32 (remove the file to have a new key made)")]
+    #[error(
+        "key file {path} holds {length} characters; expected at least 32 (remove the file to have a new key made)"
+    )]
     TooShort {
         /// Which file.
         path: String,
@@ -92,7 +94,8 @@ pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<Origin> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let unfinished = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
     file.write_all(content)?;
     file.sync_all()?;
     // A hard link fails if the name is taken, so of several writers one wins and the others read its key.

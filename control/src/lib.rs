@@ -5,6 +5,7 @@
 //! system on one machine.
 
 pub mod assignments;
+pub mod config_file;
 pub mod decide;
 pub mod follower;
 pub mod join;

@@ -62,7 +62,8 @@ impl Observed {
             at < seen.at || (seen.boot_id == heartbeat.boot_id && heartbeat.sequence <= seen.sequence)
         });
         if !is_late {
-            let seen = Seen { boot_id: heartbeat.boot_id, sequence: heartbeat.sequence, load: heartbeat.load, at };
+            let seen =
+                Seen { boot_id: heartbeat.boot_id, sequence: heartbeat.sequence, load: heartbeat.load, at };
             inner.seen.insert(heartbeat.server_id, seen);
         }
     }

@@ -30,7 +30,9 @@ pub enum Error {
     #[error("tenant {0} has no data key")]
     NoDataKey(TenantId),
     /// The master key is not the one the data key was wrapped with.
-    #[error("the master key in {path} does not open the data key of tenant {tenant_id}; use the key file this system was started with first")]
+    #[error(
+        "the master key in {path} does not open the data key of tenant {tenant_id}; use the key file this system was started with first"
+    )]
     WrongMasterKey {
         /// Whose data key.
         tenant_id: TenantId,
@@ -47,7 +49,9 @@ pub enum Error {
     #[error(transparent)]
     Key(#[from] keys::Error),
     /// The data key needs a provider this version does not have.
-    #[error("the data key of tenant {tenant_id} was wrapped by provider `{provider}`, which this version does not know")]
+    #[error(
+        "the data key of tenant {tenant_id} was wrapped by provider `{provider}`, which this version does not know"
+    )]
     UnknownProvider {
         /// Whose.
         tenant_id: TenantId,

@@ -3,7 +3,7 @@
 //! Invariant: a command's answer is given only after its event has been folded into State and into the read model, so
 //! whoever asked reads what they wrote.
 
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use longwatch_events::assignment::SourceSecret;
@@ -96,8 +96,7 @@ pub struct Service {
 impl Service {
     /// A service that has folded nothing yet.
     pub fn new(parts: Parts) -> Self {
-        let progress =
-            Progress { log: Position::START, recordings: Position::START, caught_up: false };
+        let progress = Progress { log: Position::START, recordings: Position::START, caught_up: false };
         Self {
             boot_id: BootId::generate(&*parts.ids),
             log: parts.log,
@@ -180,7 +179,8 @@ impl Service {
     /// Whether this replica can answer.
     pub fn health(&self) -> Health {
         let progress = *self.progress.borrow();
-        let mut problems: Vec<String> = self.halted().map(|why| format!("the fold has halted: {why}")).into_iter().collect();
+        let mut problems: Vec<String> =
+            self.halted().map(|why| format!("the fold has halted: {why}")).into_iter().collect();
         if !progress.caught_up {
             problems.push("the log is still being replayed".to_owned());
         }

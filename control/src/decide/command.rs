@@ -128,7 +128,9 @@ pub enum Refusal {
         id: String,
     },
     /// It is at another version than the wish was based on.
-    #[error("{what} {id} was changed meanwhile: it is at version {actual}, the request is based on {expected}; read it again")]
+    #[error(
+        "{what} {id} was changed meanwhile: it is at version {actual}, the request is based on {expected}; read it again"
+    )]
     Changed {
         /// `tenant`, `server`, `camera`.
         what: &'static str,
@@ -163,7 +165,9 @@ pub enum Refusal {
     #[error("the default tenant cannot be deleted")]
     DefaultTenant,
     /// A camera prefers a server that does not exist.
-    #[error("preferred_server_id names server {0}, which does not exist; use the id of an existing server or null")]
+    #[error(
+        "preferred_server_id names server {0}, which does not exist; use the id of an existing server or null"
+    )]
     UnknownPreferredServer(ServerId),
     /// An owner let this server go.
     #[error("this server was detached; it may not join again with the same key")]

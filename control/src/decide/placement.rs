@@ -97,7 +97,7 @@ pub fn plan(state: &State) -> Plan {
     let mut waiting = Vec::new();
     for (tenant_id, camera_id, camera) in state.cameras() {
         if !camera.wants_recording() {
-            entries.extend(released(tenant_id, camera_id, camera));
+            entries.extend(unplaced(tenant_id, camera_id, camera, UnplacedReason::Disabled));
             continue;
         }
         let stays = camera.assignment().and_then(|assignment| rooms.get_mut(&assignment.server_id));
@@ -109,62 +109,68 @@ pub fn plan(state: &State) -> Plan {
         }
     }
     waiting.sort_unstable();
-    entries.extend(waiting.iter().filter_map(|camera| decide(state, &mut rooms, *camera)));
+    let left_out: Vec<_> =
+        waiting.into_iter().filter(|camera| !place(state, &mut rooms, &mut entries, *camera)).collect();
+    // Only now is it known what is left of the room, and so what each of them lacks.
+    entries.extend(left_out.into_iter().filter_map(|camera| left_out_entry(state, &rooms, camera)));
     entries.sort_unstable_by_key(|entry| (entry.tenant_id, entry.camera_id));
     Plan { entries }
 }
 
-fn decide(state: &State, rooms: &mut BTreeMap<ServerId, Room>, waiting: Waiting) -> Option<PlanEntry> {
+/// Finds `waiting` a server; false if none has room.
+fn place(
+    state: &State,
+    rooms: &mut BTreeMap<ServerId, Room>,
+    entries: &mut Vec<PlanEntry>,
+    waiting: Waiting,
+) -> bool {
     let Waiting { tenant_id, camera_id, .. } = waiting;
-    let camera = state.camera(tenant_id, camera_id)?;
-    let bitrate_bps = bitrate(camera);
-    let decision = match choose(rooms, camera, bitrate_bps) {
-        Ok((server_id, reason)) => {
-            rooms.entry(server_id).and_modify(|room| room.take(bitrate_bps));
-            Decision::Assign { server_id, reason }
-        }
-        Err(reason) if is_unplaced_for(camera, reason) => return None,
-        Err(reason) => Decision::Unplace { reason },
-    };
-    Some(PlanEntry { tenant_id, camera_id, decision })
+    let Some(camera) = state.camera(tenant_id, camera_id) else { return false };
+    let Some((server_id, reason)) = choose(rooms, camera) else { return false };
+    rooms.entry(server_id).and_modify(|room| room.take(bitrate(camera)));
+    entries.push(PlanEntry { tenant_id, camera_id, decision: Decision::Assign { server_id, reason } });
+    true
 }
 
-fn choose(
-    rooms: &BTreeMap<ServerId, Room>,
-    camera: &Camera,
-    bitrate_bps: u64,
-) -> Result<(ServerId, AssignReason), UnplacedReason> {
+fn choose(rooms: &BTreeMap<ServerId, Room>, camera: &Camera) -> Option<(ServerId, AssignReason)> {
+    let bitrate_bps = bitrate(camera);
     let preferred = camera.settings.preferred_server_id;
     if let Some(id) = preferred.filter(|id| rooms.get(id).is_some_and(|room| room.fits(bitrate_bps))) {
-        return Ok((id, AssignReason::Preferred));
+        return Some((id, AssignReason::Preferred));
     }
-    let best = rooms
+    rooms
         .iter()
         .filter(|(_, room)| room.fits(bitrate_bps))
         .map(|(id, room)| Rank { relative_load: room.relative_load(), server_id: *id })
-        .min();
-    match best {
-        Some(rank) => Ok((rank.server_id, AssignReason::LeastLoaded)),
-        None if rooms.is_empty() => Err(UnplacedReason::NoServer),
-        None if rooms.values().any(Room::has_camera_room) => Err(UnplacedReason::NoBitrate),
-        None => Err(UnplacedReason::NoCapacity),
-    }
+        .min()
+        .map(|rank| (rank.server_id, AssignReason::LeastLoaded))
 }
 
-/// The entry that takes a camera that is not to be recorded off its server, if it needs one.
-fn released(tenant_id: TenantId, camera_id: CameraId, camera: &Camera) -> Option<PlanEntry> {
-    let reason = UnplacedReason::Disabled;
-    (!is_unplaced_for(camera, reason)).then_some(PlanEntry {
-        tenant_id,
-        camera_id,
-        decision: Decision::Unplace { reason },
-    })
+/// The entry that says why `waiting` has no server, unless that is known already.
+fn left_out_entry(state: &State, rooms: &BTreeMap<ServerId, Room>, waiting: Waiting) -> Option<PlanEntry> {
+    let Waiting { tenant_id, camera_id, .. } = waiting;
+    let reason = if rooms.is_empty() {
+        UnplacedReason::NoServer
+    } else if rooms.values().any(Room::has_camera_room) {
+        UnplacedReason::NoBitrate
+    } else {
+        UnplacedReason::NoCapacity
+    };
+    unplaced(tenant_id, camera_id, state.camera(tenant_id, camera_id)?, reason)
 }
 
-fn is_unplaced_for(camera: &Camera, why: UnplacedReason) -> bool {
+/// The entry that leaves a camera without a server, unless it is so already, for the same reason.
+fn unplaced(
+    tenant_id: TenantId,
+    camera_id: CameraId,
+    camera: &Camera,
+    why: UnplacedReason,
+) -> Option<PlanEntry> {
     match camera.placement {
-        Placement::Unplaced { reason, .. } => reason == why,
-        Placement::Unplanned | Placement::Assigned(_) => false,
+        Placement::Unplaced { reason, .. } if reason == why => None,
+        Placement::Unplaced { .. } | Placement::Unplanned | Placement::Assigned(_) => {
+            Some(PlanEntry { tenant_id, camera_id, decision: Decision::Unplace { reason: why } })
+        }
     }
 }
 
