@@ -355,7 +355,9 @@ async fn a_disk_that_fails_is_told_and_tried_again() {
         tokio::time::timeout(Duration::from_secs(10), facts.recv()).await.expect("a fact in time").unwrap()
     };
     assert!(matches!(next(&mut facts_out).await, Fact::Started(_)));
-    let Fact::Interrupted(interrupted) = next(&mut facts_out).await else { panic!("the failure is told next") };
+    let Fact::Interrupted(interrupted) = next(&mut facts_out).await else {
+        panic!("the failure is told next")
+    };
     assert_eq!(interrupted.cause, Cause::StorageError);
     // … when the archive is there again, then so is the recording.
     std::fs::remove_file(&root).unwrap();
