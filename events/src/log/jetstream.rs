@@ -1,7 +1,7 @@
 //! The log on NATS JetStream. Together with the `bus` of each binary the only place that names `async-nats`.
 //!
 //! Invariants: an append is tried again only with the same event id, and "wrong last sequence" counts as success when
-//! the record standing there is our own; a follower resumes right behind the last record it gave out, whatever
+//! the record that stands behind the expected one is our own; a follower resumes right behind the last record it gave out, whatever
 //! happened to the connection or the consumer.
 
 mod connect;
@@ -12,9 +12,10 @@ use std::time::Duration;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{
-    Compression, Config, DirectGetErrorKind, DiscardPolicy, Republish, RetentionPolicy, StorageType,
+    Compression, Config, DirectGetErrorKind, DiscardPolicy, RawMessageErrorKind, Republish, RetentionPolicy,
+    StorageType,
 };
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
@@ -139,32 +140,32 @@ impl JetStreamLog {
         }
     }
 
-    /// R1 says "wrong last sequence" to a retry whose first try did arrive: look whose record stands there.
+    /// R1 says "wrong last sequence" to a retry whose first try did arrive. If it did, then as the first record of its
+    /// subject behind the expected one; others may have appended behind it since. The leader is asked: a replica that
+    /// lags would turn our own record into a conflict.
     async fn own_or_conflict(&self, entry: &Entry) -> Result<Position, Attempt> {
-        match self.last_message(entry.stream, &entry.subject).await {
-            Ok(Some((id, record))) if id == entry.id.to_string() => Ok(record.position),
-            Ok(_) => Err(Attempt::Final(Error::Conflict { subject: entry.subject.clone() })),
+        let stream = entry.stream.name();
+        let handle =
+            self.context.get_stream_no_info(stream).await.map_err(|e| Attempt::Again(e.to_string()))?;
+        let behind = entry.expected_last.unwrap_or(Position::START).next();
+        let conflict = || Attempt::Final(Error::Conflict { subject: entry.subject.clone() });
+        match handle.get_first_raw_message_by_subject(&entry.subject, behind.0).await {
+            Ok(first) if message_id(&first) == entry.id.to_string() => Ok(Position(first.sequence)),
+            Ok(_) => Err(conflict()),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Err(conflict()),
             Err(error) => Err(Attempt::Again(error.to_string())),
         }
     }
 
-    async fn last_message(
-        &self,
-        stream: LogStream,
-        subject: &str,
-    ) -> Result<Option<(String, Record)>, Error> {
+    async fn last_record(&self, stream: LogStream, subject: &str) -> Result<Option<Record>, Error> {
         let handle = self.context.get_stream_no_info(stream.name()).await.map_err(unavailable)?;
         match handle.direct_get_last_for_subject(subject).await {
-            Ok(message) => {
-                let id = message.headers.get(NATS_MESSAGE_ID).map(ToString::to_string).unwrap_or_default();
-                let record = Record {
-                    position: Position(message.sequence),
-                    stored_at: micros(message.time.unix_timestamp_nanos()),
-                    subject: message.subject.to_string(),
-                    payload: message.payload,
-                };
-                Ok(Some((id, record)))
-            }
+            Ok(message) => Ok(Some(Record {
+                position: Position(message.sequence),
+                stored_at: micros(message.time.unix_timestamp_nanos()),
+                subject: message.subject.to_string(),
+                payload: message.payload,
+            })),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(unavailable(error)),
         }
@@ -278,8 +279,12 @@ impl Log for JetStreamLog {
         stream: LogStream,
         subject: &'a str,
     ) -> BoxFuture<'a, Result<Option<Record>, Error>> {
-        async move { Ok(self.last_message(stream, subject).await?.map(|(_, record)| record)) }.boxed()
+        self.last_record(stream, subject).boxed()
     }
+}
+
+fn message_id(message: &StreamMessage) -> &str {
+    message.headers.get(NATS_MESSAGE_ID).map_or("", |id| id.as_str())
 }
 
 fn record(message: &jetstream::Message) -> Result<Record, String> {
