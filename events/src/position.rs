@@ -16,10 +16,11 @@ impl Position {
     /// Before the first event.
     pub const START: Self = Self(0);
 
-    /// The place right behind this one.
+    /// The place right behind this one. Nothing stands behind the last position there can be, `u64::MAX`: it is its
+    /// own next, so that a position from outside never overflows.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 
