@@ -1,6 +1,7 @@
 //! A log in memory. Deterministic: positions and times follow from the order of the calls and the given clock.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::channel::mpsc;
@@ -22,11 +23,20 @@ pub struct MemoryLog {
 
 #[derive(Default)]
 struct Stream {
-    records: Vec<Record>,
+    end: Position,
+    records: BTreeMap<Position, Record>,
     by_id: BTreeMap<EventId, Position>,
     last_of_subject: BTreeMap<String, Position>,
-    followers: Vec<mpsc::UnboundedSender<Record>>,
+    followers: Vec<Follower>,
 }
+
+struct Follower {
+    after: Position,
+    sender: mpsc::UnboundedSender<Record>,
+}
+
+/// As JetStream is set up: payload and headers of one message.
+const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 impl MemoryLog {
     /// An empty log whose records are stored at the times `clock` tells.
@@ -35,11 +45,14 @@ impl MemoryLog {
     }
 
     fn streams(&self) -> MutexGuard<'_, BTreeMap<LogStream, Stream>> {
-        // A panic elsewhere leaves the map whole: every change below is one insertion.
+        // No code below panics between two changes that belong together.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append_now(&self, entry: Entry) -> Result<Position, Error> {
+        if entry.payload.len() > MAX_MESSAGE_BYTES {
+            return Err(Error::Refused(format!("the event is too large: {} bytes", entry.payload.len())));
+        }
         let mut streams = self.streams();
         let stream = streams.entry(entry.stream).or_default();
         if let Some(position) = stream.by_id.get(&entry.id) {
@@ -49,27 +62,33 @@ impl MemoryLog {
         if entry.expected_last.is_some_and(|expected| expected != last) {
             return Err(Error::Conflict { subject: entry.subject });
         }
-        let position = Position(stream.records.len() as u64 + 1);
+        let position = stream.end.next();
         let record = Record {
             position,
             stored_at: self.clock.now(),
             subject: entry.subject.clone(),
             payload: entry.payload,
         };
+        stream.end = position;
         stream.by_id.insert(entry.id, position);
         stream.last_of_subject.insert(entry.subject, position);
-        stream.followers.retain(|follower| follower.unbounded_send(record.clone()).is_ok());
-        stream.records.push(record);
+        if entry.stream == LogStream::Assignments {
+            stream.records.remove(&last);
+        }
+        stream.followers.retain(|follower| {
+            position <= follower.after || follower.sender.unbounded_send(record.clone()).is_ok()
+        });
+        stream.records.insert(position, record);
         Ok(position)
     }
 
     fn follow_now(&self, stream: LogStream, after: Position) -> Follow {
         let mut streams = self.streams();
         let stream = streams.entry(stream).or_default();
-        let standing: Vec<_> =
-            stream.records.iter().filter(|record| record.position > after).cloned().map(Ok).collect();
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let standing: Vec<_> = stream.records.range(behind).map(|(_, record)| Ok(record.clone())).collect();
         let (sender, receiver) = mpsc::unbounded();
-        stream.followers.push(sender);
+        stream.followers.push(Follower { after, sender });
         stream::iter(standing).chain(receiver.map(Ok)).boxed()
     }
 }
@@ -84,8 +103,8 @@ impl Log for MemoryLog {
     }
 
     fn end(&self, stream: LogStream) -> BoxFuture<'_, Result<Position, Error>> {
-        let end = self.streams().get(&stream).map_or(0, |stream| stream.records.len() as u64);
-        ready(Ok(Position(end))).boxed()
+        let end = self.streams().get(&stream).map_or(Position::START, |stream| stream.end);
+        ready(Ok(end)).boxed()
     }
 
     fn last<'a>(
@@ -94,9 +113,8 @@ impl Log for MemoryLog {
         subject: &'a str,
     ) -> BoxFuture<'a, Result<Option<Record>, Error>> {
         let streams = self.streams();
-        let last = streams
-            .get(&stream)
-            .and_then(|stream| stream.records.iter().rev().find(|record| record.subject == subject));
+        let last =
+            streams.get(&stream).and_then(|stream| stream.records.get(stream.last_of_subject.get(subject)?));
         ready(Ok(last.cloned())).boxed()
     }
 }
