@@ -1,0 +1,266 @@
+//! The golden samples in `schemas/events/golden/`: events exactly as they stand, or will one day stand, in somebody's
+//! log.
+//!
+//! They are written by hand and never regenerated, and no switch does it: the log is kept for ever, so every program
+//! to come must read these bytes and mean the same by them. A sample that was generated from the code would follow
+//! each mistake in it; one that has to be *changed* to make a test pass says that a promise is about to be broken.
+//! New optional fields get a new sample beside the old one; anything else gets a new version of the kind.
+
+#[path = "common/contract.rs"]
+mod contract;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use longwatch_events::envelope::Envelope;
+use longwatch_events::fold::{self, Outcome};
+use longwatch_events::position::Position;
+use longwatch_events::state::State;
+use longwatch_events::subject::{self, LogStream};
+use longwatch_events::wire::Kind;
+use serde_json::Value;
+
+/// The samples that make a `LOG`, in the order in which they stand there, and what folding each of them does.
+const LOG: &[(&str, Outcome)] = &[
+    ("tenant.created.v1", Outcome::Applied),
+    ("tenant.created.v1.minimal", Outcome::Applied),
+    ("tenant.changed.v1", Outcome::Applied),
+    ("server.added.v1", Outcome::Applied),
+    ("server.added.v1.minimal", Outcome::Applied),
+    ("server.joined.v1", Outcome::Applied),
+    ("server.joined.v1.minimal", Outcome::Applied),
+    ("server.adopted.v1", Outcome::Applied),
+    ("server.changed.v1", Outcome::Applied),
+    ("server.changed.v1.minimal", Outcome::Applied),
+    ("camera.added.v1", Outcome::Applied),
+    ("camera.added.v1.minimal", Outcome::Applied),
+    ("camera.added.v1.texts", Outcome::Applied),
+    ("camera.changed.v1", Outcome::Applied),
+    ("camera.changed.v1.minimal", Outcome::Applied),
+    // Three of its cameras are gone.
+    ("plan.made.v1", Outcome::Stale(3)),
+    ("plan.made.v1.minimal", Outcome::Applied),
+    ("camera.deleted.v1", Outcome::Applied),
+    ("server.detached.v1", Outcome::Applied),
+    ("tenant.deleted.v1", Outcome::Applied),
+    // The server of one of its cameras was detached after its basis.
+    ("plan.made.v1.unplaced", Outcome::Stale(1)),
+];
+
+/// The State that follows from them. It changes only with [`State`] itself: whoever adds a field there writes the new
+/// hash here, in the same commit, and says so.
+const CONTENT_HASH: &str = "3010a0b356d8b2b6107b13ab8c53d005ad12c64e1472184779a5629653686c67";
+
+/// The samples of other log streams.
+const OTHERS: &[&str] = &[
+    "assignments.published.v1",
+    "assignments.published.v1.minimal",
+    "control.ticked.v1",
+    "recording.reported.v1",
+    "recording.reported.v1.causes",
+    "server.heartbeat.v1",
+    "server.heartbeat.v1.minimal",
+];
+
+fn names() -> impl Iterator<Item = &'static str> {
+    LOG.iter().map(|(name, _)| *name).chain(OTHERS.iter().copied())
+}
+
+fn bytes(name: &str) -> Vec<u8> {
+    let path = contract::folder().join("golden").join(format!("{name}.json"));
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn value(name: &str) -> Value {
+    serde_json::from_slice(&bytes(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn decoded(name: &str) -> Envelope {
+    Envelope::decode(&bytes(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The kind a file says it is a sample of: `camera.added.v1.minimal` → `camera.added.v1`.
+fn kind(name: &str) -> Kind {
+    let mut kinds = Kind::ALL.iter().filter(|kind| {
+        name.strip_prefix(contract::short_name(**kind))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    });
+    *kinds.next().unwrap_or_else(|| panic!("golden/{name}.json is of no kind"))
+}
+
+#[test]
+fn every_kind_has_a_golden() {
+    let missing: Vec<_> = Kind::ALL
+        .iter()
+        .map(|kind| contract::short_name(*kind))
+        .filter(|kind| !names().any(|n| n == *kind))
+        .collect();
+    assert!(missing.is_empty(), "no golden/<type>.json, or not listed in this test: {missing:?}");
+}
+
+#[test]
+fn the_goldens_are_those_listed_here() {
+    let mut listed: Vec<_> = names().map(|name| format!("{name}.json")).collect();
+    listed.sort();
+    assert_eq!(contract::files(&contract::folder().join("golden")), listed);
+}
+
+#[test]
+fn a_golden_is_an_event_of_its_kind_and_stream() {
+    for name in names() {
+        let event = decoded(name).event;
+        assert_eq!(Kind::of(&event), kind(name), "{name}");
+        let in_log = LOG.iter().any(|(listed, _)| *listed == name);
+        assert_eq!(subject::of(&event).0 == LogStream::Log, in_log, "{name}");
+    }
+}
+
+#[test]
+fn a_golden_is_written_again_as_it_was_read() {
+    for name in names() {
+        let again: Value = serde_json::from_slice(&decoded(name).encode()).expect("JSON");
+        assert_eq!(again, value(name), "{name}");
+    }
+}
+
+#[test]
+fn a_golden_fits_its_schemas() {
+    let envelope = contract::validator(&contract::json(&contract::folder().join("envelope.schema.json")));
+    for name in names() {
+        let file = format!("{}.schema.json", contract::short_name(kind(name)));
+        let data = contract::validator(&contract::json(&contract::folder().join(file)));
+        let value = value(name);
+        envelope
+            .validate(&value)
+            .unwrap_or_else(|error| panic!("{name}: {error} at {}", error.instance_path()));
+        data.validate(&value["data"])
+            .unwrap_or_else(|error| panic!("{name}: {error} at data{}", error.instance_path()));
+    }
+}
+
+#[test]
+fn what_the_schema_requires_the_program_requires_too() {
+    for name in names() {
+        let schema = kind(name).schema().to_value();
+        for required in schema["required"].as_array().expect("a list") {
+            let mut without = value(name);
+            let data = without["data"].as_object_mut().expect("an object");
+            data.remove(required.as_str().expect("a name")).expect("a golden has all required fields");
+
+            assert!(!contract::validator(&schema).is_valid(&without["data"]), "{name} without {required}");
+            let error = Envelope::decode(without.to_string().as_bytes()).expect_err("a field is missing");
+            assert!(error.to_string().contains(required.as_str().expect("a name")), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_goldens_of_the_log_fold_to_the_state_they_always_did() {
+    let mut state = State::default();
+    for (position, (name, expected)) in (1..).map(Position).zip(LOG) {
+        let envelope = decoded(name);
+        let outcome = fold::apply(&mut state, position, envelope.time, &envelope.event);
+        assert_eq!(outcome.as_ref(), Ok(expected), "{name} at {position}");
+    }
+    assert_eq!(
+        state.content_hash().to_string(),
+        CONTENT_HASH,
+        "the same log means another State: {}",
+        serde_json::to_string_pretty(&state).expect("JSON")
+    );
+}
+
+/// Renaming a word of a closed list breaks old logs as surely as renaming a field.
+#[test]
+fn every_word_of_every_closed_list_stands_in_a_golden() {
+    let mut used = BTreeSet::new();
+    names().for_each(|name| words_in(&value(name)["data"], &mut used));
+    for kind in Kind::ALL {
+        let mut known = BTreeSet::new();
+        words_of(&kind.schema().to_value(), &mut known);
+        let missing: Vec<_> = known.difference(&used).collect();
+        assert!(missing.is_empty(), "{kind} knows words that no golden shows: {missing:?}");
+    }
+}
+
+#[test]
+fn every_optional_field_is_set_in_one_golden_and_unset_in_another() {
+    for kind_ in Kind::ALL {
+        let mut optional = BTreeSet::new();
+        optional_of(&kind_.schema().to_value(), &mut optional);
+        let (mut set, mut unset) = (BTreeSet::new(), BTreeSet::new());
+        for name in names().filter(|name| kind(name) == *kind_) {
+            fields_in(&value(name)["data"], &mut set, &mut unset);
+        }
+        assert!(optional.is_subset(&set), "{kind_}: never set: {:?}", optional.difference(&set));
+        assert!(optional.is_subset(&unset), "{kind_}: never unset: {:?}", optional.difference(&unset));
+    }
+    let with = |name: &str| names().any(|golden| value(golden).get(name).is_some());
+    let without = |name: &str| names().any(|golden| value(golden).get(name).is_none());
+    for attribute in ["tenantid", "causationid"] {
+        assert!(with(attribute) && without(attribute), "{attribute}");
+    }
+}
+
+/// All strings, and all names of fields (a tagged choice is written as the name of a field).
+fn words_in(value: &Value, words: &mut BTreeSet<String>) {
+    match value {
+        Value::String(word) => {
+            words.insert(word.clone());
+        }
+        Value::Array(items) => items.iter().for_each(|item| words_in(item, words)),
+        Value::Object(fields) => {
+            words.extend(fields.keys().cloned());
+            fields.values().for_each(|field| words_in(field, words));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// All words a schema allows in some place, and all names of fields.
+fn words_of(schema: &Value, words: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(fields) => {
+            let choices = fields.get("enum").and_then(Value::as_array).into_iter().flatten();
+            words.extend(choices.chain(fields.get("const")).filter_map(Value::as_str).map(str::to_owned));
+            if let Some(properties) = fields.get("properties").and_then(Value::as_object) {
+                words.extend(properties.keys().cloned());
+            }
+            fields.values().for_each(|field| words_of(field, words));
+        }
+        Value::Array(items) => items.iter().for_each(|item| words_of(item, words)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// The names of fields that a schema does not require.
+fn optional_of(schema: &Value, optional: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(properties) = fields.get("properties").and_then(Value::as_object) {
+                let required: Vec<_> =
+                    fields.get("required").and_then(Value::as_array).into_iter().flatten().collect();
+                let names =
+                    properties.keys().filter(|name| !required.iter().any(|r| r.as_str() == Some(name)));
+                optional.extend(names.cloned());
+            }
+            fields.values().for_each(|field| optional_of(field, optional));
+        }
+        Value::Array(items) => items.iter().for_each(|item| optional_of(item, optional)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn fields_in(value: &Value, set: &mut BTreeSet<String>, unset: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let kept = if field.is_null() { &mut *unset } else { &mut *set };
+                kept.insert(name.clone());
+                fields_in(field, set, unset);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| fields_in(item, set, unset)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
