@@ -11,7 +11,7 @@ section "formatting"
 cargo fmt --all --check || die "some files are not formatted" "cargo fmt --all"
 
 section "unused dependencies"
-"$TOOLS/bin/cargo-machete" --skip-target-dir
+"$TOOLS/bin/cargo-machete" --skip-target-dir --with-metadata
 
 section "licences, bans, sources"
 "$TOOLS/bin/cargo-deny" --all-features check licenses bans sources

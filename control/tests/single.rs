@@ -24,6 +24,13 @@ trap 'echo drained >> "$here/drained"; exit 0' TERM
 while :; do sleep 0.05; done
 "#;
 
+/// Takes its time to drain.
+const STUBBORN_WORKER: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+trap 'sleep SECONDS; echo drained >> "$here/drained"; exit 0' TERM
+while :; do sleep 0.05; done
+"#;
+
 struct Single {
     process: Child,
     folder: TempDir,
@@ -48,9 +55,13 @@ impl Drop for Single {
 
 impl Single {
     fn start() -> Self {
+        Self::start_with(WORKER)
+    }
+
+    fn start_with(script: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let worker = folder.path().join("worker");
-        fs::write(&worker, WORKER).unwrap();
+        fs::write(&worker, script).unwrap();
         fs::set_permissions(&worker, fs::Permissions::from_mode(0o700)).unwrap();
         let process = Self::command(&folder).stdin(Stdio::null()).spawn().unwrap();
         Self { process, folder }
@@ -154,6 +165,26 @@ async fn a_signal_stops_all_children_and_ends_well() {
         assert_eq!(CHILDREN.map(|child| single.holds_its_place(child)), [false; 3]);
         assert_eq!(fs::read_to_string(single.folder.path().join("drained")).unwrap(), "drained\n");
     }
+}
+
+#[tokio::test]
+async fn two_signals_at_once_are_one_wish_and_a_later_ctrl_c_is_impatience() {
+    let mut single = Single::start_with(&STUBBORN_WORKER.replace("SECONDS", "0.5"));
+    single.all_up().await;
+    single.signal(Signal::INT);
+    single.signal(Signal::INT);
+    single.signal(Signal::TERM);
+    assert_eq!(single.ended().await.code(), Some(0));
+    assert!(single.folder.path().join("drained").exists(), "it had half a second to drain, and time enough");
+
+    let mut single = Single::start_with(&STUBBORN_WORKER.replace("SECONDS", "600"));
+    single.all_up().await;
+    single.signal(Signal::INT);
+    sleep(Duration::from_millis(1200)).await;
+    single.signal(Signal::INT);
+    let pressed = Instant::now();
+    assert_eq!(single.ended().await.code(), Some(0));
+    assert!(pressed.elapsed() < Duration::from_secs(5), "{:?}", pressed.elapsed());
 }
 
 #[tokio::test]

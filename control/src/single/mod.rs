@@ -23,9 +23,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use ipnet::IpNet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{info, warn};
+use tracing::info;
 
 use child::{Keeper, Spec};
 use layout::Layout;
@@ -35,6 +36,9 @@ pub use trampoline::{ChildArgs, trampoline};
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the children of an earlier supervisor, killed a moment ago, may take to end.
 const PREDECESSORS_END_WITHIN: Duration = Duration::from_secs(15);
+
+/// Ctrl-C counts as a second one from here on.
+const IMPATIENT_AFTER: Duration = Duration::from_secs(1);
 
 /// Settings of `longwatch-control single`.
 #[derive(Debug, Clone, clap::Args)]
@@ -173,7 +177,7 @@ async fn supervise(args: &SingleArgs, common: &[OsString]) -> Result<(), Error> 
     let worker = Keeper::start(children.worker);
 
     let name = ends.next().await;
-    info!(signal = name, "stopping; once more to stop without waiting");
+    info!(signal = name, "stopping; Ctrl-C once more kills at once");
     let in_order = async {
         // The worker first: what it still knows goes through NATS to the log. NATS last.
         worker.stop().await;
@@ -183,8 +187,7 @@ async fn supervise(args: &SingleArgs, common: &[OsString]) -> Result<(), Error> 
     tokio::pin!(in_order);
     tokio::select! {
         () = &mut in_order => {}
-        name = ends.next() => {
-            warn!(signal = name, "killing the children");
+        () = ends.impatience() => {
             for keeper in [&worker, &control, &nats] {
                 keeper.kill();
             }
@@ -322,5 +325,14 @@ impl Ends {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.hang_up.recv() => "SIGHUP",
         }
+    }
+
+    /// A second Ctrl-C, by a person: whatever comes within a second of the first signal may be the same wish by
+    /// another way (a shell tells the process group, the parent tells its child).
+    async fn impatience(&mut self) {
+        tokio::time::sleep(IMPATIENT_AFTER).await;
+        // What came meanwhile is forgotten.
+        self.interrupt.recv().now_or_never();
+        self.interrupt.recv().await;
     }
 }
