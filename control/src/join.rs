@@ -169,3 +169,98 @@ fn checked_claim(key: &Key, request: &[u8]) -> Result<JoinClaim, Refused> {
     }
     Ok(claim)
 }
+
+#[cfg(test)]
+mod tests {
+    use longwatch_events::id::{BootId, SystemIds};
+    use longwatch_events::sealed::PublicKey;
+    use longwatch_events::settings::{Capacity, Failover, Labels, ServerSettings};
+
+    use super::*;
+    use crate::testing::TestControl;
+
+    fn key() -> Key {
+        Key::from_text("lwj_0123456789abcdef0123456789abcdef")
+    }
+
+    fn request(name: &str, public_key: u8, key: &Key) -> Vec<u8> {
+        let claim = JoinClaim {
+            name: name.into(),
+            public_key: PublicKey([public_key; 32]),
+            boot_id: BootId::generate(&SystemIds),
+            labels: Labels::new(),
+            capacity: Capacity::default(),
+        };
+        let claim = serde_json::to_string(&claim).unwrap();
+        let hmac_key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+        let proof = hex::encode(hmac::sign(&hmac_key, claim.as_bytes()));
+        serde_json::to_vec(&JoinRequest { claim, proof }).unwrap()
+    }
+
+    fn refused(reply: &JoinReply) -> Option<RefusedReason> {
+        match reply {
+            JoinReply::Refused { reason, .. } => Some(*reason),
+            JoinReply::Welcome { .. } => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_shows_the_key_gets_one_server_however_often_it_asks() {
+        let control = TestControl::start().await;
+        let first = answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &key())).await;
+        let again = answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &key())).await;
+        assert_eq!(first, again);
+        assert!(matches!(first, JoinReply::Welcome { adopted: true, .. }), "{first:?}");
+        assert_eq!(control.service.state().servers().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_key_or_no_request_gets_nothing() {
+        let control = TestControl::start().await;
+        let wrong = Key::from_text("lwj_ffffffffffffffffffffffffffffffff");
+        let reply = answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &wrong)).await;
+        assert_eq!(refused(&reply), Some(RefusedReason::WrongKey));
+        let reply = answer(&control.service, &key(), Adopt::Auto, b"{\"claim\": 3}").await;
+        assert_eq!(refused(&reply), Some(RefusedReason::Malformed));
+        let reply = answer(&control.service, &key(), Adopt::Auto, &request("a\nb", 1, &key())).await;
+        assert_eq!(refused(&reply), Some(RefusedReason::Malformed));
+        assert_eq!(control.service.state().servers().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn without_automatic_adoption_a_server_stays_undefined() {
+        let control = TestControl::start().await;
+        let reply = answer(&control.service, &key(), Adopt::Manual, &request("a", 1, &key())).await;
+        assert!(matches!(reply, JoinReply::Welcome { adopted: false, .. }), "{reply:?}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_becomes_the_server_announced_under_its_name_and_nobody_else_does() {
+        let control = TestControl::start().await;
+        let server_id = ServerId::generate(control.service.ids());
+        let settings = ServerSettings {
+            name: "north".into(),
+            labels: Labels::new(),
+            capacity: Capacity { max_cameras: 7, max_bitrate_bps: None },
+            failover: Failover::default(),
+        };
+        control.execute(Command::AddServer { server_id, settings }).await;
+        let reply = answer(&control.service, &key(), Adopt::Manual, &request("north", 1, &key())).await;
+        assert!(matches!(reply, JoinReply::Welcome { server_id: id, adopted: true, .. } if id == server_id));
+        let max_cameras = control.service.state().server(server_id).unwrap().settings.capacity.max_cameras;
+        assert_eq!(max_cameras, 7, "the operator's word counts");
+        let other = answer(&control.service, &key(), Adopt::Auto, &request("north", 2, &key())).await;
+        assert_eq!(refused(&other), Some(RefusedReason::NameTaken));
+    }
+
+    #[tokio::test]
+    async fn a_detached_worker_stays_out() {
+        let control = TestControl::start().await;
+        answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &key())).await;
+        let (server_id, expected) =
+            control.service.state().servers().map(|(id, server)| (id, server.version)).next().unwrap();
+        control.execute(Command::DetachServer { server_id, expected }).await;
+        let reply = answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &key())).await;
+        assert_eq!(refused(&reply), Some(RefusedReason::Detached));
+    }
+}

@@ -16,3 +16,5 @@ pub mod read_model;
 pub mod secrets;
 pub mod service;
 pub mod single;
+#[cfg(test)]
+mod testing;

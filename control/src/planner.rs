@@ -73,3 +73,71 @@ async fn plan_once(service: &Service) -> Result<(), crate::service::CommandError
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use longwatch_events::envelope::Envelope;
+    use longwatch_events::id::{ServerId, TenantId};
+    use longwatch_events::log::Log as _;
+    use longwatch_events::position::Position;
+    use longwatch_events::settings::Capacity;
+    use longwatch_events::state::Placement;
+    use longwatch_events::subject::LogStream;
+
+    use super::*;
+    use crate::decide::command::Command;
+    use crate::testing::TestControl;
+
+    async fn next_assignments(control: &TestControl, after: Position) -> (Position, ServerId, usize) {
+        let mut records = control.log.follow(LogStream::Assignments, after).await.unwrap();
+        let record = timeout(Duration::from_secs(10), records.next()).await.unwrap().unwrap().unwrap();
+        assert!(!record.payload.windows(15).any(|bytes| bytes == b"canary-password"));
+        match Envelope::decode(&record.payload).unwrap().event {
+            Event::AssignmentsPublished(set) => (record.position, set.server_id, set.cameras.len()),
+            other => panic!("{other:?} stands in ASSIGNMENTS"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_camera_is_planned_and_its_server_told_until_the_server_is_let_go() {
+        let control = TestControl::start().await;
+        let server_id = control.add_server("a", Capacity::default()).await;
+        let camera_id = control.add_camera("rtsp://h/1").await;
+        let (first, told, cameras) = next_assignments(&control, Position::START).await;
+        assert_eq!((told, cameras), (server_id, 1));
+
+        let expected = control.service.state().server(server_id).unwrap().version;
+        control.execute(Command::DetachServer { server_id, expected }).await;
+        let (_, told, cameras) = next_assignments(&control, first).await;
+        assert_eq!((told, cameras), (server_id, 0), "a server that was let go is told to stop");
+        control
+            .until(|state| {
+                let camera = state.camera(TenantId::DEFAULT, camera_id).unwrap();
+                matches!(camera.placement, Placement::Unplaced { .. })
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn two_replicas_agree_and_a_replay_gives_the_same() {
+        let first = TestControl::start().await;
+        first.add_server("a", Capacity { max_cameras: 2, max_bitrate_bps: None }).await;
+        for n in 0..5 {
+            first.add_camera(&format!("rtsp://h/{n}")).await;
+        }
+        first.until(|state| !placement::plan(state).entries.iter().any(|_| true)).await;
+        let second = TestControl::on(first.log.clone(), first.clock.clone()).await;
+        let end = first.service.state().position;
+        second.until(|state| state.position >= end).await;
+        second.service.folded(end).await.unwrap();
+
+        assert_eq!(first.service.state().content_hash(), second.service.state().content_hash());
+        let hashes = (
+            first.service.read_model().content_hash().await.unwrap(),
+            second.service.read_model().content_hash().await.unwrap(),
+        );
+        assert_eq!(hashes.0, hashes.1);
+        assert_eq!(first.service.state().cameras().filter(|(_, _, c)| c.assignment().is_some()).count(), 2);
+    }
+}
