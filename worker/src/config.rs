@@ -1,0 +1,391 @@
+//! What a worker is told when it starts: flags, `LONGWATCH_…` variables, a TOML file; in this order of precedence.
+//!
+//! Invariant: nothing that was given is ignored. What is unknown or makes no sense ends the process with exit code 2
+//! and says where and what would be right.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+use ipnet::IpNet;
+use longwatch_events::settings::{Capacity, Labels};
+use serde::Deserialize;
+
+/// Records cameras: takes its assignments from NATS, writes segments into a local archive, reports facts.
+///
+/// Every flag can also be given as a variable LONGWATCH_<FLAG> (lists comma-separated) or in the file that --config
+/// names (same names, with underscores). Flags win over variables, variables over the file.
+#[derive(Debug, Default, Parser)]
+#[command(name = "longwatch-worker", version, hide_possible_values = false)]
+pub struct Arguments {
+    /// NATS servers: nats://host:port or tls://host:port, comma-separated or repeated. Required
+    #[arg(long, env = "LONGWATCH_NATS", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
+    nats: Vec<String>,
+    /// This worker's name for itself, 1 to 100 characters; unique in the system. Required
+    #[arg(long, env = "LONGWATCH_NAME", value_name = "NAME")]
+    name: Option<String>,
+    /// Folder for recorded video; made if missing; used by one worker only. Required
+    #[arg(long, env = "LONGWATCH_ARCHIVE", value_name = "DIR")]
+    archive: Option<PathBuf>,
+    /// File with the key by which this worker joins the system; awaited if it does not exist yet. Required
+    #[arg(long, env = "LONGWATCH_JOIN_KEY_FILE", value_name = "FILE")]
+    join_key_file: Option<PathBuf>,
+    /// File with an nkey seed (SU…) or a .creds file to log in to NATS with [default: none]
+    #[arg(long, env = "LONGWATCH_NATS_CREDENTIALS", value_name = "FILE")]
+    nats_credentials: Option<PathBuf>,
+    /// How many cameras this server may hold; counts when it joins for the first time [default: 300]
+    #[arg(long, env = "LONGWATCH_CAPACITY", value_name = "CAMERAS")]
+    capacity: Option<u32>,
+    /// A label of this server, repeatable; counts when it joins for the first time [default: none]
+    #[arg(long, env = "LONGWATCH_LABEL", value_name = "KEY=VALUE", value_delimiter = ',')]
+    label: Vec<String>,
+    /// A network that cameras may be in, repeatable [default: everywhere except loopback and link-local addresses]
+    #[arg(long, env = "LONGWATCH_RTSP_ALLOW", value_name = "CIDR", value_delimiter = ',')]
+    rtsp_allow: Vec<String>,
+    /// Length of a segment in milliseconds, 1000 to 3600000; cut at the next keyframe [default: 60000]
+    #[arg(long, env = "LONGWATCH_SEGMENT_MS", value_name = "MS")]
+    segment_ms: Option<u32>,
+    /// How log lines on stderr look [default: human]
+    #[arg(long, env = "LONGWATCH_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Which log lines, as in tracing's EnvFilter [default: info,async_nats=warn,retina=warn]
+    #[arg(long, env = "LONGWATCH_LOG_FILTER", value_name = "FILTER")]
+    log_filter: Option<String>,
+    /// TOML file with any of these settings [default: none]
+    #[arg(long, env = "LONGWATCH_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For a person.
+    #[default]
+    Human,
+    /// For a program: one JSON object per line.
+    Json,
+}
+
+/// The file: every key is optional, none is unknown.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    nats: OneOrMany,
+    name: Option<String>,
+    archive: Option<PathBuf>,
+    join_key_file: Option<PathBuf>,
+    nats_credentials: Option<PathBuf>,
+    capacity: Option<u32>,
+    #[serde(default)]
+    label: OneOrMany,
+    #[serde(default)]
+    rtsp_allow: OneOrMany,
+    segment_ms: Option<u32>,
+    log_format: Option<LogFormat>,
+    log_filter: Option<String>,
+}
+
+/// A list, or the one value of a list.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for OneOrMany {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+/// What a worker is told, checked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Config {
+    /// NATS servers; at least one.
+    pub nats: Vec<String>,
+    /// Its name for itself.
+    pub name: String,
+    /// Where video goes.
+    pub archive: PathBuf,
+    /// Where the join key is.
+    pub join_key_file: PathBuf,
+    /// Where NATS credentials are.
+    pub nats_credentials: Option<PathBuf>,
+    /// How much it may hold.
+    pub capacity: Capacity,
+    /// Its labels.
+    pub labels: Labels,
+    /// Where cameras may be; empty: the default policy.
+    pub rtsp_allow: Vec<IpNet>,
+    /// Length of a segment.
+    pub segment_ms: u32,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which log lines.
+    pub log_filter: String,
+}
+
+/// Something that was given and cannot be right, or was not given and must be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Needed, and given nowhere.
+    #[error("{flag} is missing: give it as a flag, as {variable}, or in the file that --config names")]
+    Missing {
+        /// The flag.
+        flag: &'static str,
+        /// Its variable.
+        variable: &'static str,
+    },
+    /// Given, and wrong.
+    #[error("{flag}: {detail}")]
+    Invalid {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong, and what would be right.
+        detail: String,
+    },
+    /// The file cannot be used.
+    #[error("cannot use the configuration file {}: {detail}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        detail: String,
+    },
+}
+
+impl Config {
+    /// What the command line, the environment and the file say. Ends the process if they ask for help, or make no
+    /// sense (exit code 2).
+    pub fn from_command_line() -> Self {
+        match Arguments::parse().resolve() {
+            Ok(config) => config,
+            Err(e) => wrong_usage(e),
+        }
+    }
+}
+
+/// Says what is wrong and how to use the program, and ends the process with exit code 2.
+pub fn wrong_usage(error: impl std::fmt::Display) -> ! {
+    Arguments::command().error(ErrorKind::ValueValidation, error).exit()
+}
+
+impl Arguments {
+    /// Joins these with the file they name, and checks everything.
+    ///
+    /// # Errors
+    ///
+    /// Says the first thing that is wrong.
+    pub fn resolve(self) -> Result<Config, Error> {
+        let file = self.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let nats = file.nats.unless(self.nats);
+        if nats.is_empty() {
+            return Err(missing("--nats", "LONGWATCH_NATS"));
+        }
+        Ok(Config {
+            nats,
+            name: self.name.or(file.name).ok_or(missing("--name", "LONGWATCH_NAME")).and_then(name)?,
+            archive: self
+                .archive
+                .or(file.archive)
+                .ok_or(missing("--archive", "LONGWATCH_ARCHIVE"))
+                .and_then(local_folder)?,
+            join_key_file: self
+                .join_key_file
+                .or(file.join_key_file)
+                .ok_or(missing("--join-key-file", "LONGWATCH_JOIN_KEY_FILE"))?,
+            nats_credentials: self.nats_credentials.or(file.nats_credentials),
+            capacity: capacity(self.capacity.or(file.capacity))?,
+            labels: labels(file.label.unless(self.label))?,
+            rtsp_allow: networks(file.rtsp_allow.unless(self.rtsp_allow))?,
+            segment_ms: segment_ms(self.segment_ms.or(file.segment_ms).unwrap_or(60_000))?,
+            log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            log_filter: self
+                .log_filter
+                .or(file.log_filter)
+                .unwrap_or_else(|| "info,async_nats=warn,retina=warn".to_owned()),
+        })
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, Error> {
+        let failed = |detail: String| Error::File { path: path.into(), detail };
+        let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+        toml::from_str(&text).map_err(|e| failed(e.to_string()))
+    }
+}
+
+impl OneOrMany {
+    /// `given`, or what the file says if nothing was.
+    fn unless(self, given: Vec<String>) -> Vec<String> {
+        match self {
+            _ if !given.is_empty() => given,
+            Self::One(one) => one.split(',').map(str::to_owned).collect(),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+const fn missing(flag: &'static str, variable: &'static str) -> Error {
+    Error::Missing { flag, variable }
+}
+
+fn invalid<T>(flag: &'static str, detail: impl Into<String>) -> Result<T, Error> {
+    Err(Error::Invalid { flag, detail: detail.into() })
+}
+
+fn name(name: String) -> Result<String, Error> {
+    let characters = name.chars().count();
+    if !(1..=100).contains(&characters) || name.trim() != name || name.chars().any(char::is_control) {
+        return invalid(
+            "--name",
+            "expected 1 to 100 characters, none of them control characters, no spaces around",
+        );
+    }
+    Ok(name)
+}
+
+fn local_folder(archive: PathBuf) -> Result<PathBuf, Error> {
+    match archive.to_str() {
+        Some("") => invalid("--archive", "expected a folder"),
+        Some(text) if text.contains("://") => invalid(
+            "--archive",
+            format!("`{text}`: this version records to a local folder only; expected a path"),
+        ),
+        _ => Ok(archive),
+    }
+}
+
+fn capacity(cameras: Option<u32>) -> Result<Capacity, Error> {
+    match cameras {
+        Some(0) => {
+            invalid("--capacity", "a server that may hold no camera records nothing; expected at least 1")
+        }
+        Some(max_cameras) => Ok(Capacity { max_cameras, ..Capacity::default() }),
+        None => Ok(Capacity::default()),
+    }
+}
+
+fn labels(texts: Vec<String>) -> Result<Labels, Error> {
+    let mut labels = BTreeMap::new();
+    for text in texts {
+        let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            return invalid("--label", format!("`{text}` is not KEY=VALUE"));
+        };
+        if labels.insert(key.to_owned(), value.to_owned()).is_some_and(|before| before != value) {
+            return invalid("--label", format!("`{key}` is given twice"));
+        }
+    }
+    Ok(labels)
+}
+
+fn networks(texts: Vec<String>) -> Result<Vec<IpNet>, Error> {
+    let network = |text: String| match text.parse() {
+        Ok(network) => Ok(network),
+        Err(_) => invalid(
+            "--rtsp-allow",
+            format!("`{text}` is not a network; expected e.g. 10.1.0.0/16 or fd00::/8"),
+        ),
+    };
+    texts.into_iter().map(network).collect()
+}
+
+fn segment_ms(ms: u32) -> Result<u32, Error> {
+    if (1_000..=3_600_000).contains(&ms) {
+        Ok(ms)
+    } else {
+        invalid("--segment-ms", format!("{ms} is not within 1000 to 3600000"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDED: [&str; 8] =
+        ["--nats", "nats://a:4222,nats://b:4222", "--name", "w1", "--archive", "/a", "--join-key-file", "/k"];
+
+    fn parse(arguments: &[&str]) -> Result<Config, String> {
+        let all = ["longwatch-worker"].iter().chain(arguments);
+        Arguments::try_parse_from(all).map_err(|e| e.to_string())?.resolve().map_err(|e| e.to_string())
+    }
+
+    fn with(more: &[&str]) -> Result<Config, String> {
+        parse(&[&NEEDED[..], more].concat())
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_is_needed_is_enough() {
+        let config = with(&[]).unwrap();
+        assert_eq!(config.nats, ["nats://a:4222", "nats://b:4222"]);
+        assert_eq!((config.segment_ms, config.capacity), (60_000, Capacity::default()));
+        assert!(config.rtsp_allow.is_empty() && config.labels.is_empty());
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = file(
+            "nats = 'nats://f:1,nats://g:1'\nname = 'from file'\nsegment_ms = 5000\nlabel = ['zone=north', 'rack=2']\n\
+             rtsp_allow = ['10.0.0.0/8']\nlog_format = 'json'\ncapacity = 7\narchive = '/f'\njoin_key_file = '/k'",
+        );
+        let path = file.path().to_str().unwrap();
+        let config = parse(&["--config", path, "--segment-ms", "9000", "--label", "zone=south"]).unwrap();
+        assert_eq!(
+            (config.name.as_str(), config.segment_ms, config.capacity.max_cameras),
+            ("from file", 9_000, 7)
+        );
+        assert_eq!(config.nats, ["nats://f:1", "nats://g:1"]);
+        assert_eq!(config.labels, BTreeMap::from([("zone".to_owned(), "south".to_owned())]));
+        assert_eq!(config.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let unknown = file("segment_length = 5");
+        let cases: [(&[&str], &str); 9] = [
+            (&["--archive", "s3://bucket/x"], "local folder only"),
+            (&["--name", ""], "--name"),
+            (&["--label", "zone"], "`zone` is not KEY=VALUE"),
+            (&["--label", "a=1,a=2"], "`a` is given twice"),
+            (&["--rtsp-allow", "10.0.0.0/99"], "`10.0.0.0/99` is not a network"),
+            (&["--segment-ms", "10"], "10 is not within"),
+            (&["--capacity", "0"], "at least 1"),
+            (&["--config", unknown.path().to_str().unwrap()], "unknown field `segment_length`"),
+            (&["--config", "/nonexistent.toml"], "/nonexistent.toml"),
+        ];
+        for (arguments, expected) in cases {
+            let flag = arguments[0];
+            let rest: Vec<_> = NEEDED.chunks(2).filter(|pair| pair[0] != flag).flatten().copied().collect();
+            let error = parse(&[&rest[..], arguments].concat()).err();
+            assert!(error.as_ref().is_some_and(|e| e.contains(expected)), "{arguments:?}: {error:?}");
+        }
+        for n in 0..4 {
+            let some: Vec<_> =
+                NEEDED.chunks(2).enumerate().filter(|(i, _)| *i != n).flat_map(|(_, p)| p).copied().collect();
+            let error = parse(&some).err();
+            assert!(
+                error.as_ref().is_some_and(|e| e.contains(NEEDED[2 * n]) && e.contains("missing")),
+                "{error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn help_says_defaults_and_units() {
+        let help = Arguments::command().render_long_help().to_string();
+        for expected in ["milliseconds", "[default: 60000]", "LONGWATCH_RTSP_ALLOW", "LONGWATCH_<FLAG>"] {
+            assert!(help.contains(expected), "{expected} in {help}");
+        }
+    }
+}

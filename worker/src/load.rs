@@ -1,0 +1,146 @@
+//! How busy this process and its disk are, for the heartbeat. Linux: `/proc/self/status`, `clock_gettime(2)`,
+//! `statvfs(3)`.
+//!
+//! What cannot be read counts as 0 and is said once: a heartbeat without a figure is better than none.
+
+use std::path::PathBuf;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
+
+/// Measures between two calls of [`Meter::sample`].
+#[derive(Debug)]
+pub struct Meter {
+    archive: PathBuf,
+    last: Reading,
+    complained: bool,
+}
+
+/// Totals since the process began.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    at: Instant,
+    cpu_us: u64,
+    received_bytes: u64,
+}
+
+/// Figures over the time since the sample before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sample {
+    /// CPU of the process, in thousandths of one core.
+    pub cpu_millicores: u32,
+    /// Resident memory of the process.
+    pub memory_bytes: u64,
+    /// Media received per second.
+    pub received_bytes_per_s: u64,
+    /// Free space of the archive's volume for this user.
+    pub disk_free_bytes: u64,
+    /// Size of the archive's volume.
+    pub disk_total_bytes: u64,
+}
+
+impl Meter {
+    /// A meter of this process and the volume that `archive` lies on.
+    pub fn new(archive: PathBuf) -> Self {
+        Self { archive, last: Reading::now(0), complained: false }
+    }
+
+    /// Reads everything. `received_bytes` is a total that only grows.
+    pub fn sample(&mut self, received_bytes: u64) -> Sample {
+        let now = Reading::now(received_bytes);
+        let before = std::mem::replace(&mut self.last, now);
+        let (disk_free_bytes, disk_total_bytes) = self.disk();
+        Sample { memory_bytes: self.memory(), disk_free_bytes, disk_total_bytes, ..rates(before, now) }
+    }
+
+    fn disk(&mut self) -> (u64, u64) {
+        match rustix::fs::statvfs(&self.archive) {
+            Ok(volume) => (
+                volume.f_bavail.saturating_mul(volume.f_frsize),
+                volume.f_blocks.saturating_mul(volume.f_frsize),
+            ),
+            Err(e) => {
+                self.complain(&format!("statvfs: {e}"));
+                (0, 0)
+            }
+        }
+    }
+
+    fn memory(&mut self) -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status");
+        match status.map_err(|e| e.to_string()).and_then(|text| resident(&text).ok_or("no VmRSS".into())) {
+            Ok(bytes) => bytes,
+            Err(e) => {
+                self.complain(&format!("/proc/self/status: {e}"));
+                0
+            }
+        }
+    }
+
+    fn complain(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.complained, true) {
+            tracing::warn!(error, "cannot measure the load of this server");
+        }
+    }
+}
+
+impl Reading {
+    fn now(received_bytes: u64) -> Self {
+        let cpu = clock_gettime(ClockId::ProcessCPUTime);
+        let cpu_us = u64::try_from(cpu.tv_sec * 1_000_000 + cpu.tv_nsec / 1_000).unwrap_or(0);
+        Self { at: Instant::now(), cpu_us, received_bytes }
+    }
+}
+
+fn rates(before: Reading, now: Reading) -> Sample {
+    let passed_us = now.at.saturating_duration_since(before.at).as_micros().max(1);
+    let per =
+        |amount: u64, unit: u128| u64::try_from(u128::from(amount) * unit / passed_us).unwrap_or(u64::MAX);
+    let cpu_millicores = per(now.cpu_us.saturating_sub(before.cpu_us), 1_000);
+    Sample {
+        cpu_millicores: u32::try_from(cpu_millicores).unwrap_or(u32::MAX),
+        received_bytes_per_s: per(now.received_bytes.saturating_sub(before.received_bytes), 1_000_000),
+        ..Sample::default()
+    }
+}
+
+/// Resident memory in `/proc/<pid>/status` (proc_pid_status(5)): `VmRSS:      1234 kB`.
+fn resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn rates_are_per_second_and_per_core() {
+        let before = Reading { at: Instant::now(), cpu_us: 1_000, received_bytes: 500 };
+        let now =
+            Reading { at: before.at + Duration::from_secs(2), cpu_us: 501_000, received_bytes: 2_000_500 };
+        let sample = rates(before, now);
+        assert_eq!((sample.cpu_millicores, sample.received_bytes_per_s), (250, 1_000_000));
+    }
+
+    #[test]
+    fn a_total_that_shrank_is_no_load() {
+        let before = Reading { at: Instant::now(), cpu_us: 0, received_bytes: 9 };
+        assert_eq!(rates(before, Reading { received_bytes: 3, ..before }), Sample::default());
+    }
+
+    #[test]
+    fn memory_is_read_as_linux_writes_it() {
+        assert_eq!(resident("Name:\tx\nVmRSS:\t    2048 kB\nThreads:\t1\n"), Some(2_097_152));
+        assert_eq!(resident("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn this_process_has_a_load() {
+        let folder = tempfile::tempdir().unwrap();
+        let sample = Meter::new(folder.path().into()).sample(0);
+        assert!(sample.memory_bytes > 0);
+        assert!(sample.disk_total_bytes >= sample.disk_free_bytes && sample.disk_total_bytes > 0);
+    }
+}
