@@ -6,11 +6,20 @@
 //!
 //! Invariant: recording never waits for control, the log, or another camera.
 
+pub mod agent;
 pub mod archive;
 pub mod backoff;
+pub mod bus;
 pub mod camera;
+pub mod config;
+pub mod durable;
 pub mod fmp4;
 pub mod frame;
+pub mod identity;
+pub mod load;
+pub mod outbox;
+pub mod plan;
+pub mod retry;
 pub mod rotation;
 pub mod source;
 pub mod timeline;

@@ -1,0 +1,327 @@
+//! The worker's shell: joins everything, decides nothing.
+//!
+//! What happens at a start, in this order: take the archive, find out who this is, repair what the last run left,
+//! record what the last assignments say; only then speak to anybody. Two things never wait for NATS or control: the
+//! recordings, and the facts about them becoming durable in the outbox.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use longwatch_events::envelope::Envelope;
+use longwatch_events::event::{Event, Load, ServerHeartbeat};
+use longwatch_events::fact::Cause;
+use longwatch_events::id::{BootId, EventId, ServerId, SystemIds};
+use longwatch_events::join::JoinClaim;
+use longwatch_events::position::Position;
+use longwatch_events::time::{Clock, SystemClock};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::archive::Archive;
+use crate::bus::{self, Bus};
+use crate::camera::{STOP_LIMIT, Settings};
+use crate::config::Config;
+use crate::identity::{self, Home, Identity};
+use crate::load::Meter;
+use crate::outbox::{self, Outbox};
+use crate::rotation::Lengths;
+use crate::source::address::AddressPolicy;
+
+mod assignments;
+mod desired;
+mod leftovers;
+mod membership;
+mod recorders;
+mod reporting;
+
+use assignments::Store;
+use desired::DesiredSet;
+use leftovers::Leftovers;
+use membership::Standing;
+use recorders::{Counts, Means, Recorders};
+use reporting::Gatherer;
+
+/// File operations on the archive at once.
+const PARALLEL_WRITES: usize = 16;
+/// How long stopped cameras may take; each gives up by itself after [`STOP_LIMIT`].
+const CAMERAS_LIMIT: Duration = STOP_LIMIT.saturating_add(Duration::from_secs(1));
+/// How long the last facts may take to the disk, and then to the log.
+const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+/// Bounds of the heartbeat's interval, whatever control says.
+const HEARTBEAT_MS: (u32, u32) = (100, 60_000);
+
+/// Why a worker cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be who it is.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// It cannot keep facts.
+    #[error(transparent)]
+    Outbox(#[from] outbox::Error),
+    /// It was told nonsense about NATS.
+    #[error(transparent)]
+    Bus(#[from] bus::Error),
+    /// A bug.
+    #[error("the start failed by a bug")]
+    Aborted,
+}
+
+/// What a start finds on the disk.
+struct Found {
+    home: Home,
+    identity: Identity,
+    leftovers: Leftovers,
+    outbox: Outbox,
+    store: Store,
+    last: Option<DesiredSet>,
+}
+
+/// Takes the archive and everything in it. Blocks.
+fn find(config: &Config) -> Result<Found, Error> {
+    let home = Home::take(&config.archive)?;
+    let identity = Identity::load_or_create(&home)?;
+    let leftovers = leftovers::find(&config.archive, &home);
+    let outbox = Outbox::open(home.path("outbox"))?;
+    let store = Store::new(home.path("assignments.json"), home.path("unreadable"));
+    let last = identity.membership().and_then(|membership| store.load(membership.server_id));
+    Ok(Found { home, identity, leftovers, outbox, store, last })
+}
+
+/// Records until `stop` is cancelled; then closes what is open, reports what can be reported, and returns.
+///
+/// # Errors
+///
+/// If it cannot begin at all. Once it has begun, nothing ends it but `stop`.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let boot_id = BootId::generate(&SystemIds);
+    // Begins to connect and returns at once: only what is plain wrong is found out here.
+    let bus = Bus::connect(&config.nats, config.nats_credentials.as_deref(), &config.name).await?;
+    let config = Arc::new(config);
+    let finding = Arc::clone(&config);
+    let found = tokio::task::spawn_blocking(move || find(&finding)).await.map_err(|_| Error::Aborted)??;
+    let Found { home, identity, leftovers, outbox, store, last } = found;
+
+    let (facts, facts_out) = mpsc::unbounded_channel();
+    let (standing, standing_out) = watch::channel(Standing::remembered(identity.membership()));
+    let outbox = Arc::new(outbox);
+    let means = Means {
+        archive: Archive::new(config.archive.clone(), PARALLEL_WRITES),
+        facts: facts.clone(),
+        clock: Arc::clone(&clock),
+        settings: Settings {
+            lengths: Lengths { segment_ms: config.segment_ms, ..Lengths::default() },
+            ..Settings::default()
+        },
+        policy: AddressPolicy::new(config.rtsp_allow.clone()),
+    };
+    let Leftovers { facts: left, resume, doubtful } = leftovers;
+    for fact in left {
+        let _ = facts.send(fact); // its receiver is right here
+    }
+    let mut agent = Agent {
+        claim: claim(&config, &identity, boot_id),
+        boot_id,
+        clock: Arc::clone(&clock),
+        recorders: Recorders::new(means, resume),
+        meter: Meter::new(config.archive.clone()),
+        outbox: Arc::clone(&outbox),
+        bus: bus.clone(),
+        standing: standing_out.clone(),
+        identity,
+        applied: Position::START,
+        sequence: 0,
+        interval: Duration::from_millis(membership::DEFAULT_HEARTBEAT_MS.into()),
+    };
+    tracing::info!(name = config.name, %boot_id, identity = ?agent.identity, "worker started");
+    let known =
+        agent.identity.membership().zip(last.as_ref()).map(|(known, last)| (known.server_id, last.revision));
+    if let Some(last) = last {
+        agent.apply(&last);
+    }
+
+    let gatherer = Gatherer { outbox: Arc::clone(&outbox), standing: standing_out.clone(), boot_id, clock };
+    let gathering = tokio::spawn(gatherer.run(facts_out));
+    let drain = CancellationToken::new();
+    let sending = tokio::spawn(reporting::send(Arc::clone(&outbox), bus.clone(), drain.clone()));
+    let (sets, sets_out) = mpsc::channel(4);
+    let mut helpers = JoinSet::new();
+    helpers.spawn(membership::keep(bus.clone(), agent.claim.clone(), config.join_key_file.clone(), standing));
+    helpers.spawn(assignments::follow(bus, store, standing_out, known, sets));
+    let (archive, leaving) = (config.archive.clone(), stop.clone());
+    helpers.spawn_blocking(move || leftovers::report_again(&archive, &doubtful, &facts, &leaving));
+
+    agent.work(sets_out, &mut helpers, &stop).await;
+
+    tracing::info!("stopping");
+    helpers.abort_all();
+    let clock = Arc::clone(&agent.clock);
+    let breaks = agent.recorders.finish(CAMERAS_LIMIT).await;
+    bounded("facts did not all reach the disk in time", gathering).await;
+    drain.cancel();
+    bounded("facts did not all reach the log in time; the next start sends them", sending).await;
+    if let Some(breaks) = breaks {
+        let note = tokio::task::spawn_blocking(move || leftovers::leave_note(&home, &*clock, &breaks)).await;
+        if let Ok(Err(error)) = note {
+            tracing::error!(%error, "cannot note the clean stop; the next start takes it for a crash");
+        }
+    }
+    tracing::info!(waiting_facts = outbox.waiting_facts(), "stopped");
+    Ok(())
+}
+
+async fn bounded(otherwise: &'static str, task: impl Future<Output = Result<(), tokio::task::JoinError>>) {
+    match tokio::time::timeout(FLUSH_LIMIT, task).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "{otherwise}"),
+        Err(_) => tracing::warn!("{otherwise}"),
+    }
+}
+
+fn claim(config: &Config, identity: &Identity, boot_id: BootId) -> JoinClaim {
+    JoinClaim {
+        name: config.name.clone(),
+        public_key: identity.public_key(),
+        boot_id,
+        labels: config.labels.clone(),
+        capacity: config.capacity,
+    }
+}
+
+/// One worker, at work.
+struct Agent {
+    claim: JoinClaim,
+    boot_id: BootId,
+    clock: Arc<dyn Clock>,
+    recorders: Recorders,
+    meter: Meter,
+    outbox: Arc<Outbox>,
+    bus: Bus,
+    standing: watch::Receiver<Standing>,
+    identity: Identity,
+    /// The revision of the set that is in force.
+    applied: Position,
+    /// Of the last heartbeat.
+    sequence: u64,
+    /// Between two heartbeats.
+    interval: Duration,
+}
+
+impl Agent {
+    /// Does what comes, until `stop` is cancelled.
+    async fn work(
+        &mut self,
+        mut sets: mpsc::Receiver<DesiredSet>,
+        helpers: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) {
+        let mut next_heartbeat = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Ok(()) = self.standing.changed() => {
+                    self.take_standing();
+                    next_heartbeat = Instant::now();
+                }
+                Some(set) = sets.recv() => self.apply(&set),
+                () = tokio::time::sleep_until(next_heartbeat) => {
+                    self.heartbeat().await;
+                    next_heartbeat = next_after(next_heartbeat, self.interval);
+                }
+                () = self.recorders.next_ended(&self.identity) => {}
+                Some(Err(error)) = helpers.join_next() => {
+                    // Recordings go on; a supervisor that reads the log, or the silence towards control, shows it.
+                    tracing::error!(%error, "a part of the worker failed by a bug; restart it when convenient");
+                }
+            }
+        }
+    }
+
+    /// Takes note of what control says this worker is.
+    fn take_standing(&mut self) {
+        let standing = *self.standing.borrow_and_update();
+        match standing {
+            Standing::Unknown => {}
+            Standing::Known { membership, heartbeat_interval_ms } => {
+                self.beat_every(heartbeat_interval_ms);
+                // A small file, and only when something changed.
+                if let Err(error) = self.identity.remember(membership) {
+                    tracing::error!(%error, "cannot remember which server this is");
+                }
+            }
+            Standing::Detached => {
+                self.recorders.stop_all(Cause::Reassigned);
+                self.applied = Position::START;
+            }
+        }
+    }
+
+    fn beat_every(&mut self, interval_ms: u32) {
+        self.interval = Duration::from_millis(interval_ms.clamp(HEARTBEAT_MS.0, HEARTBEAT_MS.1).into());
+    }
+
+    fn server_id(&self) -> Option<ServerId> {
+        match *self.standing.borrow() {
+            Standing::Known { membership, .. } => Some(membership.server_id),
+            Standing::Unknown | Standing::Detached => None,
+        }
+    }
+
+    fn apply(&mut self, set: &DesiredSet) {
+        // A set may still be on its way when the answer comes that this server is detached.
+        let Some(server_id) = self.server_id() else { return };
+        tracing::info!(revision = %set.revision, cameras = set.cameras.len(), "assignments applied");
+        self.recorders.apply(server_id, &set.cameras, &self.identity);
+        self.beat_every(set.heartbeat_interval_ms);
+        self.applied = set.revision;
+    }
+
+    async fn heartbeat(&mut self) {
+        let Some(server_id) = self.server_id() else { return };
+        self.sequence += 1;
+        let event = Event::ServerHeartbeat(ServerHeartbeat {
+            server_id,
+            boot_id: self.boot_id,
+            sequence: self.sequence,
+            load: self.load(),
+        });
+        let envelope = Envelope {
+            id: EventId::generate(&SystemIds),
+            source: format!("/server/{server_id}"),
+            time: self.clock.now(),
+            tenant: None,
+            actor: format!("server:{server_id}"),
+            causation: None,
+            event,
+        };
+        self.bus.heartbeat(server_id, Bytes::from(envelope.encode())).await;
+    }
+
+    fn load(&mut self) -> Load {
+        let Counts { cameras, recording, unsettled } = self.recorders.counts();
+        let sample = self.meter.sample(self.recorders.received_bytes());
+        Load {
+            applied_revision: self.applied,
+            cameras,
+            recording,
+            unsettled,
+            received_bytes_per_s: sample.received_bytes_per_s,
+            cpu_millicores: sample.cpu_millicores,
+            memory_bytes: sample.memory_bytes,
+            disk_free_bytes: sample.disk_free_bytes,
+            disk_total_bytes: sample.disk_total_bytes,
+            outbox_facts: self.outbox.waiting_facts() as u64,
+        }
+    }
+}
+
+/// When the next heartbeat is due. One that is late, because the process was held up, is not made up for.
+fn next_after(due: Instant, interval: Duration) -> Instant {
+    (due + interval).max(Instant::now())
+}

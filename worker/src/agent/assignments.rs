@@ -1,0 +1,258 @@
+//! How this server learns what to record: hears of every new set as it is published, looks for itself at every
+//! reconnect and every 30 to 60 s, and keeps the newest whole set in `assignments.json`, so that the next start records
+//! before it has spoken to anybody.
+//!
+//! The file is a JSON array of the messages exactly as they came: cameras' addresses stay sealed on disk.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use longwatch_events::id::ServerId;
+use longwatch_events::position::Position;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::desired::{Collector, DesiredSet, Part};
+use super::membership::Standing;
+use crate::bus::{Bus, Error as BusError};
+use crate::durable;
+use crate::retry::Retry;
+
+/// Between two looks, at least; at most twice as long.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// After a look that failed, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The file with the newest set.
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    path: PathBuf,
+    unreadable: PathBuf,
+}
+
+impl Store {
+    /// The file `path`; if it cannot be read it is moved to the folder `unreadable`.
+    pub(super) const fn new(path: PathBuf, unreadable: PathBuf) -> Self {
+        Self { path, unreadable }
+    }
+
+    /// The set of `server_id` that was saved last. Blocks.
+    pub(super) fn load(&self, server_id: ServerId) -> Option<DesiredSet> {
+        match read(&self.path, server_id) {
+            Ok(set) => set,
+            Err(why) => {
+                let aside = durable::set_aside(&self.path, &self.unreadable);
+                let aside =
+                    aside.map_or_else(|e| format!("cannot be moved: {e}"), |to| to.display().to_string());
+                tracing::error!(path = %self.path.display(), why, aside, "saved assignments cannot be read");
+                None
+            }
+        }
+    }
+
+    fn save(&self, set: &DesiredSet) -> io::Result<()> {
+        // Every message was parsed as JSON before: between brackets and commas they are an array.
+        let mut file =
+            Vec::with_capacity(set.messages.iter().map(|message| message.len() + 1).sum::<usize>() + 2);
+        for (n, message) in set.messages.iter().enumerate() {
+            file.push(if n == 0 { b'[' } else { b',' });
+            file.extend_from_slice(message);
+        }
+        file.push(b']');
+        durable::replace(&self.path, &file)
+    }
+
+    fn forget(&self) -> io::Result<()> {
+        durable::remove(&self.path)
+    }
+
+    /// Runs one of the above where it may block.
+    async fn run(&self, work: impl FnOnce(&Self) -> io::Result<()> + Send + 'static) -> io::Result<()> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || work(&store)).await.map_err(io::Error::other)?
+    }
+}
+
+fn read(path: &Path, server_id: ServerId) -> Result<Option<DesiredSet>, String> {
+    let Some(file) = durable::read(path).map_err(|e| e.to_string())? else { return Ok(None) };
+    let messages: Vec<&RawValue> = serde_json::from_slice(&file).map_err(|e| e.to_string())?;
+    let mut collector = Collector::new(server_id, None);
+    let mut whole = None;
+    for message in messages {
+        let (_, set) =
+            collector.offer(Bytes::copy_from_slice(message.get().as_bytes())).map_err(|e| e.to_string())?;
+        whole = set.or(whole);
+    }
+    whole.map(Some).ok_or_else(|| "it does not hold a whole set".to_owned())
+}
+
+/// Follows the sets of whatever server this worker is, for as long as the process lives. `known` is the newest set
+/// that was loaded.
+pub(super) async fn follow(
+    bus: Bus,
+    store: Store,
+    mut standing: watch::Receiver<Standing>,
+    mut known: Option<(ServerId, Position)>,
+    sets: mpsc::Sender<DesiredSet>,
+) {
+    loop {
+        let now = *standing.borrow_and_update();
+        match now {
+            Standing::Unknown => {}
+            Standing::Known { membership, .. } => {
+                let newest = known
+                    .take()
+                    .filter(|(server, _)| *server == membership.server_id)
+                    .map(|(_, newest)| newest);
+                let follower = Follower {
+                    bus: &bus,
+                    store: &store,
+                    server_id: membership.server_id,
+                    collector: Collector::new(membership.server_id, newest),
+                    unsaved: None,
+                    retry: Retry::new(RETRY.0, RETRY.1),
+                    began: Instant::now(),
+                };
+                tokio::select! {
+                    () = follower.run(&sets) => {}
+                    () = other_server(&mut standing, membership.server_id) => {}
+                }
+                continue;
+            }
+            Standing::Detached => {
+                known = None;
+                if let Err(error) = store.run(Store::forget).await {
+                    tracing::error!(%error, "saved assignments cannot be removed; the next start would record them");
+                }
+            }
+        }
+        if standing.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits until this worker is not `server_id` any more.
+async fn other_server(standing: &mut watch::Receiver<Standing>, server_id: ServerId) {
+    let same = |standing: &Standing| match standing {
+        Standing::Known { membership, .. } => membership.server_id == server_id,
+        Standing::Unknown | Standing::Detached => false,
+    };
+    if standing.wait_for(|standing| !same(standing)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+struct Follower<'a> {
+    bus: &'a Bus,
+    store: &'a Store,
+    server_id: ServerId,
+    collector: Collector,
+    /// A set that is in force but not in the file yet.
+    unsaved: Option<DesiredSet>,
+    retry: Retry,
+    began: Instant,
+}
+
+impl Follower<'_> {
+    /// Ends only when nobody takes sets any more.
+    async fn run(mut self, sets: &mpsc::Sender<DesiredSet>) {
+        let mut messages = loop {
+            match self.bus.assignments(self.server_id).await {
+                Ok(messages) => break messages,
+                Err(e) => self.pause(&e).await,
+            }
+        };
+        let mut link = self.bus.link();
+        let mut next_look = Instant::now();
+        loop {
+            let connects = link.borrow().connects;
+            let message = tokio::select! {
+                Some(message) = messages.next() => Some(message),
+                () = tokio::time::sleep_until(next_look) => None,
+                _ = link.wait_for(|link| link.connects > connects) => None,
+            };
+            let found = match message {
+                Some(message) => self.offer(message).1.into_iter().collect(),
+                None => {
+                    self.bus.up().await;
+                    let (found, wait) = self.look().await;
+                    next_look = Instant::now() + wait;
+                    found
+                }
+            };
+            for set in found {
+                self.unsaved = Some(set.clone());
+                self.save().await;
+                if sets.send(set).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads every part that stands in the log; returns what came of it and when to look again.
+    async fn look(&mut self) -> (Vec<DesiredSet>, Duration) {
+        self.save().await;
+        let mut found = Vec::new();
+        let mut missing = BTreeSet::from([1]);
+        let mut looking_for: Option<Part> = None;
+        while let Some(number) = missing.pop_first() {
+            let message = match self.bus.last_assignment(self.server_id, number).await {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                Err(e) => return (found, self.failed(&e)),
+            };
+            let (part, set) = self.offer(message);
+            found.extend(set);
+            if let (None, Some(first)) = (looking_for, part) {
+                missing = (2..=first.parts).collect();
+                looking_for = part;
+            }
+            // A part of another set: they are being replaced right now, and their copies are on their way.
+            if part != looking_for {
+                break;
+            }
+        }
+        self.retry.worked();
+        (found, LOOK_EVERY.mul_f64(1.0 + rand::random::<f64>()))
+    }
+
+    fn offer(&mut self, message: Bytes) -> (Option<Part>, Option<DesiredSet>) {
+        match self.collector.offer(message) {
+            Ok((part, set)) => (Some(part), set),
+            Err(error) => {
+                tracing::error!(%error, "assignment ignored; recording goes on as before");
+                (None, None)
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &BusError) -> Duration {
+        let text = error.to_string();
+        if self.retry.is_news(&text, self.began.elapsed()) {
+            tracing::warn!(error = text, "cannot look for assignments; recording goes on as before");
+        }
+        self.retry.failed(rand::random())
+    }
+
+    async fn pause(&mut self, error: &BusError) {
+        let wait = self.failed(error);
+        tokio::time::sleep(wait).await;
+    }
+
+    /// Saves what is not saved. A failure does not keep a set from being applied; it is tried again at every look.
+    async fn save(&mut self) {
+        let Some(set) = self.unsaved.take() else { return };
+        let saving = set.clone();
+        if let Err(error) = self.store.run(move |store| store.save(&saving)).await {
+            tracing::error!(%error, revision = %set.revision, "assignments cannot be saved; a restart would use older ones");
+            self.unsaved = Some(set);
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The cameras' tasks: starts and ends them as [`crate::plan`] says, and starts one again that failed by a bug.
+//!
+//! Invariant: a camera has at most one task at a time. What a task leaves open (a break in the recording) the next one
+//! of the same camera ends, so that no gap goes untold while this server is the one that records.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use longwatch_events::assignment::AssignedCamera;
+use longwatch_events::fact::{Cause, Fact, Interrupted};
+use longwatch_events::id::ServerId;
+use longwatch_events::sealed::Base64Bytes;
+use longwatch_events::time::Clock;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::archive::Archive;
+use crate::camera::{self, Break, CameraState, CameraTask, Settings, Stats, Stopped};
+use crate::identity::Identity;
+use crate::plan::{self, Action, Key, Version};
+use crate::retry::Retry;
+use crate::source::address::AddressPolicy;
+use crate::source::rtsp::{RtspSource, Timeouts};
+
+/// Before a task that failed by a bug is started again, at first and at most.
+const AFTER_BUG: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What all cameras' tasks share.
+#[derive(Clone)]
+pub(super) struct Means {
+    /// Where video goes.
+    pub(super) archive: Archive,
+    /// Where facts go.
+    pub(super) facts: UnboundedSender<Fact>,
+    /// Tells the time.
+    pub(super) clock: Arc<dyn Clock>,
+    /// How cameras are recorded.
+    pub(super) settings: Settings,
+    /// Which addresses cameras may have.
+    pub(super) policy: AddressPolicy,
+}
+
+/// All cameras of this server.
+pub(super) struct Recorders {
+    means: Means,
+    cameras: BTreeMap<Key, Camera>,
+    tasks: JoinSet<Stopped>,
+    camera_of: HashMap<Id, Key>,
+    /// Where cameras that begin now resume; counts for the first set only, later ones were elsewhere meanwhile.
+    resume: BTreeMap<Key, Break>,
+    /// Media bytes of tasks that have ended.
+    received_before: u64,
+}
+
+/// One camera.
+struct Camera {
+    /// What it is to be recorded by; `None`: it is only ending.
+    order: Option<Order>,
+    state: State,
+    /// Of failures by a bug.
+    bugs: Retry,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Order {
+    server_id: ServerId,
+    version: Version,
+    source: Base64Bytes,
+}
+
+enum State {
+    /// Has a task.
+    Running(Running),
+    /// Its source cannot be opened; reported.
+    Sealed,
+}
+
+struct Running {
+    task: Id,
+    stats: Arc<Stats>,
+    cancel: CancellationToken,
+    /// Why it was cancelled.
+    ending: Option<Cause>,
+}
+
+/// How many cameras do what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counts {
+    /// To be recorded.
+    pub(super) cameras: u32,
+    /// Being recorded.
+    pub(super) recording: u32,
+    /// Neither being recorded nor failing for the camera's own reason.
+    pub(super) unsettled: u32,
+}
+
+impl Recorders {
+    /// No cameras yet. The first set's cameras resume where `resume` says.
+    pub(super) fn new(means: Means, resume: BTreeMap<Key, Break>) -> Self {
+        Self {
+            means,
+            cameras: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            camera_of: HashMap::new(),
+            resume,
+            received_before: 0,
+        }
+    }
+
+    /// Does what leads from what runs to `desired`. Must be called within a tokio runtime.
+    pub(super) fn apply(&mut self, server_id: ServerId, desired: &[AssignedCamera], identity: &Identity) {
+        let running = self
+            .cameras
+            .iter()
+            .filter_map(|(key, camera)| Some((*key, camera.order.as_ref()?.version)))
+            .collect();
+        let wanted = desired.iter().map(|camera| (Key::from(camera), Version::from(camera))).collect();
+        let sources: BTreeMap<Key, &Base64Bytes> =
+            desired.iter().map(|camera| (Key::from(camera), &camera.source)).collect();
+        let order = |key: &Key, version| Order { server_id, version, source: sources[key].clone() };
+        for action in plan::diff(&running, &wanted) {
+            match action {
+                Action::Stop { key, cause } => self.stop(key, cause),
+                Action::Start { key, version } => self.begin(key, order(&key, version), None, identity),
+                Action::Restart { key, version, cause } => {
+                    self.begin(key, order(&key, version), Some(cause), identity);
+                }
+            }
+        }
+        self.open_again(server_id, &sources, identity);
+        self.resume.clear();
+    }
+
+    /// Tries cameras whose source could not be opened once more, if it was sealed anew.
+    fn open_again(
+        &mut self,
+        server_id: ServerId,
+        sources: &BTreeMap<Key, &Base64Bytes>,
+        identity: &Identity,
+    ) {
+        let resealed = |(key, camera): (&Key, &Camera)| {
+            let (State::Sealed, Some(order)) = (&camera.state, &camera.order) else { return None };
+            let source = sources.get(key).filter(|source| ***source != order.source)?;
+            Some((*key, Order { server_id, version: order.version, source: (*source).clone() }))
+        };
+        let orders: Vec<_> = self.cameras.iter().filter_map(resealed).collect();
+        for (key, order) in orders {
+            self.spawn(key, order, Retry::new(AFTER_BUG.0, AFTER_BUG.1), Duration::ZERO, None, identity);
+        }
+    }
+
+    /// Records `key` by `order`: now, or once the task that it has has ended.
+    fn begin(&mut self, key: Key, order: Order, ending: Option<Cause>, identity: &Identity) {
+        match self.cameras.get_mut(&key) {
+            Some(Camera { order: next, state: State::Running(running), .. }) => {
+                *next = Some(order);
+                running.ending = running.ending.or(ending);
+                running.cancel.cancel();
+            }
+            Some(Camera { state: State::Sealed, .. }) | None => {
+                let resume = self.resume.remove(&key);
+                self.spawn(
+                    key,
+                    order,
+                    Retry::new(AFTER_BUG.0, AFTER_BUG.1),
+                    Duration::ZERO,
+                    resume,
+                    identity,
+                );
+            }
+        }
+    }
+
+    fn stop(&mut self, key: Key, cause: Cause) {
+        let Some(camera) = self.cameras.get_mut(&key) else { return };
+        camera.order = None;
+        match &mut camera.state {
+            State::Running(running) => {
+                running.ending = Some(cause);
+                running.cancel.cancel();
+            }
+            State::Sealed => {
+                self.cameras.remove(&key);
+            }
+        }
+        tracing::info!(camera_id = %key.camera_id, "camera is not recorded here any more");
+    }
+
+    /// Starts a task after `delay`, or reports that there is nothing to start.
+    fn spawn(
+        &mut self,
+        key: Key,
+        order: Order,
+        bugs: Retry,
+        delay: Duration,
+        resume: Option<Break>,
+        identity: &Identity,
+    ) {
+        let state = match identity.open(&order.source.0) {
+            Ok(source) => {
+                let means = self.means.clone();
+                let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
+                let source =
+                    RtspSource::new(source, means.policy, Timeouts::default(), Arc::clone(&means.clock));
+                let task = CameraTask {
+                    identity: camera::Identity {
+                        tenant_id: key.tenant_id,
+                        camera_id: key.camera_id,
+                        epoch: order.version.epoch,
+                        server_id: order.server_id,
+                    },
+                    source,
+                    settings: means.settings,
+                    archive: means.archive,
+                    facts: means.facts,
+                    clock: means.clock,
+                    stats: Arc::clone(&stats),
+                    cancel: cancel.clone(),
+                    resume,
+                };
+                let task = self.tasks.spawn(run_after(delay, task)).id();
+                self.camera_of.insert(task, key);
+                State::Running(Running { task, stats, cancel, ending: None })
+            }
+            Err(error) => {
+                tracing::error!(camera_id = %key.camera_id, %error, "camera cannot be recorded");
+                self.interrupted(key, &order, Cause::ProtocolError, error.to_string());
+                State::Sealed
+            }
+        };
+        self.cameras.insert(key, Camera { order: Some(order), state, bugs });
+    }
+
+    fn interrupted(&self, key: Key, order: &Order, cause: Cause, detail: String) {
+        let Key { tenant_id, camera_id } = key;
+        let (epoch, at) = (order.version.epoch, self.means.clock.now());
+        let fact = Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail });
+        if self.means.facts.send(fact).is_err() {
+            tracing::error!(%camera_id, "fact lost: nobody takes facts any more");
+        }
+    }
+
+    /// Waits for the next task to end, and takes note of it; never returns while there is none.
+    pub(super) async fn next_ended(&mut self, identity: &Identity) {
+        let Some(ended) = self.tasks.join_next_with_id().await else {
+            return std::future::pending().await;
+        };
+        let (id, ended) = match ended {
+            Ok((id, stopped)) => (id, Ok(stopped)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(key) = self.camera_of.remove(&id) else { return };
+        self.ended(key, id, ended, identity);
+    }
+
+    fn ended(&mut self, key: Key, id: Id, ended: Result<Stopped, JoinError>, identity: &Identity) {
+        let Some(Camera { order, state: State::Running(running), mut bugs }) = self.cameras.remove(&key)
+        else {
+            return;
+        };
+        debug_assert_eq!(running.task, id, "a camera has one task at a time");
+        self.received_before += running.stats.bytes();
+        let Some(order) = order else { return };
+        match (ended, running.ending) {
+            (Ok(stopped), ending) => {
+                let resume = stopped.open_break.map(|open| Break {
+                    // The task only knows that it was told to stop; why is known here.
+                    cause: ending.filter(|_| open.cause == Cause::WorkerStopped).unwrap_or(open.cause),
+                    ..open
+                });
+                bugs.worked();
+                self.spawn(key, order, bugs, Duration::ZERO, resume, identity);
+            }
+            (Err(error), _) => {
+                let delay = bugs.failed(rand::random());
+                let camera_id = key.camera_id;
+                tracing::error!(%camera_id, %error, again_in_ms = delay.as_millis(), "recording failed by a bug");
+                self.interrupted(
+                    key,
+                    &order,
+                    Cause::WorkerRestarted,
+                    "the recording failed inside the worker".into(),
+                );
+                // The task is gone with what it knew; the last frame it received is the best that is left.
+                let resume =
+                    running.stats.last_frame_at().map(|end| Break { end, cause: Cause::WorkerRestarted });
+                self.spawn(key, order, bugs, delay, resume, identity);
+            }
+        }
+    }
+
+    /// How many cameras do what right now.
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for camera in self.cameras.values().filter(|camera| camera.order.is_some()) {
+            counts.cameras += 1;
+            let State::Running(running) = &camera.state else { continue };
+            match running.stats.state() {
+                CameraState::Recording if running.ending.is_none() => counts.recording += 1,
+                // The disk is this server's own affair.
+                CameraState::Recording
+                | CameraState::Connecting
+                | CameraState::Failing(Cause::StorageError) => {
+                    counts.unsettled += 1;
+                }
+                CameraState::Failing(_) => {}
+            }
+        }
+        counts
+    }
+
+    /// Media bytes received since the process began.
+    pub(super) fn received_bytes(&self) -> u64 {
+        let running = |camera: &Camera| match &camera.state {
+            State::Running(running) => running.stats.bytes(),
+            State::Sealed => 0,
+        };
+        self.received_before + self.cameras.values().map(running).sum::<u64>()
+    }
+
+    /// Ends all recordings, because this server is not to record any more.
+    pub(super) fn stop_all(&mut self, cause: Cause) {
+        let keys: Vec<_> = self.cameras.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.stop(key, cause));
+    }
+
+    /// Ends all recordings, because the process ends; returns what is left open of each, for the next start. `None` if
+    /// some tasks took longer than `limit` and were left behind.
+    pub(super) async fn finish(mut self, limit: Duration) -> Option<BTreeMap<Key, Break>> {
+        for camera in self.cameras.values() {
+            if let State::Running(running) = &camera.state {
+                running.cancel.cancel();
+            }
+        }
+        let mut open = BTreeMap::new();
+        let all = async {
+            while let Some(ended) = self.tasks.join_next_with_id().await {
+                let Ok((id, stopped)) = ended else { continue };
+                let key = self.camera_of.get(&id).filter(|key| self.cameras[*key].order.is_some());
+                if let (Some(key), Some(left)) = (key, stopped.open_break) {
+                    open.insert(*key, left);
+                }
+            }
+        };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::error!(
+                cameras = self.tasks.len(),
+                "recordings did not end in time; the next start repairs them"
+            );
+            self.tasks.abort_all();
+            return None;
+        }
+        Some(open)
+    }
+}
+
+async fn run_after(delay: Duration, task: CameraTask<RtspSource>) -> Stopped {
+    let cancelled = task.cancel.clone();
+    tokio::select! {
+        biased;
+        () = cancelled.cancelled() => return Stopped { stored_until: None, open_break: task.resume },
+        () = tokio::time::sleep(delay) => {}
+    }
+    camera::run(task).await
+}
