@@ -2,7 +2,8 @@
 //!
 //! Invariants: a position is applied once; an event that cannot be is a halt with its position, never a skip; an
 //! event that was possible when it was appended but lost a race against another aggregate is *stale* and changes
-//! nothing.
+//! nothing but the version of its own aggregate, if that exists: the version is where the aggregate's subject ends, and
+//! so the condition of every later append to it.
 
 use crate::event::{
     CameraAdded, CameraChanged, CameraDeleted, Decision, Event, PlanMade, ServerAdded, ServerAdopted,
@@ -71,7 +72,7 @@ fn apply_next(state: &mut State, position: Position, at: Timestamp, event: &Even
     match event {
         Event::TenantCreated(e) => tenant_created(state, position, at, e),
         Event::TenantChanged(e) => tenant_changed(state, position, e),
-        Event::TenantDeleted(e) => tenant_deleted(state, e),
+        Event::TenantDeleted(e) => tenant_deleted(state, position, e),
         Event::ServerAdded(e) => server_added(state, position, at, e),
         Event::ServerJoined(e) => server_joined(state, position, at, e),
         Event::ServerAdopted(e) => server_adopted(state, position, e),
@@ -108,16 +109,19 @@ fn tenant_changed(state: &mut State, position: Position, e: &TenantChanged) -> F
     Ok(Outcome::Applied)
 }
 
-fn tenant_deleted(state: &mut State, e: &TenantDeleted) -> Folded {
+fn tenant_deleted(state: &mut State, position: Position, e: &TenantDeleted) -> Folded {
+    let tenant = state
+        .tenants
+        .get_mut(&e.tenant_id)
+        .ok_or_else(|| format!("tenant {} does not exist", e.tenant_id))?;
     if state.cameras.get(&e.tenant_id).is_some_and(|cameras| !cameras.is_empty()) {
         // A camera was added while the tenant was being deleted: the camera came first, so the tenant stays.
+        tenant.version = position;
         return Ok(Outcome::Stale(1));
     }
     state.cameras.remove(&e.tenant_id);
-    match state.tenants.remove(&e.tenant_id) {
-        Some(_) => Ok(Outcome::Applied),
-        None => Err(format!("tenant {} does not exist", e.tenant_id)),
-    }
+    state.tenants.remove(&e.tenant_id);
+    Ok(Outcome::Applied)
 }
 
 fn server_added(state: &mut State, position: Position, at: Timestamp, e: &ServerAdded) -> Folded {
@@ -136,8 +140,13 @@ fn server_added(state: &mut State, position: Position, at: Timestamp, e: &Server
 }
 
 fn server_joined(state: &mut State, position: Position, at: Timestamp, e: &ServerJoined) -> Folded {
-    // Two replicas may have answered one worker at once, under two ids. The first one counts.
-    if state.server_by_key(&e.public_key).is_some_and(|(id, _)| id != e.server_id) {
+    // Two replicas may have answered one worker at once, under two ids: the first one counts. An owner may even have
+    // detached that one by now: then the worker must not be back under the other.
+    let taken = state.server_by_key(&e.public_key).is_some_and(|(id, _)| id != e.server_id);
+    if taken || state.is_detached(&e.public_key) {
+        if let Some(server) = state.servers.get_mut(&e.server_id) {
+            server.version = position;
+        }
         return Ok(Outcome::Stale(1));
     }
     match state.servers.get_mut(&e.server_id) {
