@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use longwatch_events::id::{EventId, ServerId};
 use longwatch_events::log::jetstream::{JetStreamLog, Settings};
-use longwatch_events::log::{Entry, Error, Log, Record};
+use longwatch_events::log::{self, Entry, Error, Log, Record};
 use longwatch_events::position::Position;
 use longwatch_events::subject::{self, LogStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -24,7 +24,7 @@ use uuid::Uuid;
 use nats::NatsServer;
 
 async fn connect(nats: &NatsServer) -> async_nats::Client {
-    async_nats::connect(nats.url()).await.expect("the server accepts")
+    log::jetstream::connect(&nats.url(), None, "test").await.expect("a client")
 }
 
 async fn empty_log(nats: &NatsServer) -> (JetStreamLog, Context) {

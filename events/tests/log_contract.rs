@@ -1,6 +1,7 @@
 //! The contract of [`Log`]: one suite, run on every implementation. What JetStream alone promises, because it is
 //! about a server that can die, stands in `jetstream.rs`.
 
+#[allow(dead_code, reason = "killed and restarted in jetstream.rs only")]
 #[path = "common/nats.rs"]
 mod nats;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, future};
 use longwatch_events::id::EventId;
+use longwatch_events::log::jetstream::{JetStreamLog, Settings, connect};
 use longwatch_events::log::memory::MemoryLog;
 use longwatch_events::log::{Entry, Error, Follow, Log, Record};
 use longwatch_events::position::Position;
@@ -69,10 +71,10 @@ fn memory_log() -> MemoryLog {
     MemoryLog::new(Arc::new(SystemClock))
 }
 
-async fn jetstream_log(nats: &nats::NatsServer) -> longwatch_events::log::jetstream::JetStreamLog {
-    let client = async_nats::connect(nats.url()).await.expect("the server accepts");
-    let log = longwatch_events::log::jetstream::JetStreamLog::new(client);
-    log.ensure_streams(longwatch_events::log::jetstream::Settings::default()).await.expect("streams");
+async fn jetstream_log(nats: &nats::NatsServer) -> JetStreamLog {
+    let client = connect(&nats.url(), None, "contract").await.expect("a client");
+    let log = JetStreamLog::new(client);
+    log.ensure_streams(Settings::default()).await.expect("streams");
     log
 }
 

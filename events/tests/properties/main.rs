@@ -1,0 +1,7 @@
+//! What holds for every event and every history, not only for those somebody thought of. A failure prints the smallest
+//! case found, and how to run it again.
+
+mod arbitrary;
+mod envelope;
+mod fold;
+mod history;
