@@ -367,3 +367,101 @@ async fn a_disk_that_fails_is_told_and_tried_again() {
     cancel.cancel();
     task.await.unwrap();
 }
+
+/// Plays what a test feeds it, in one session.
+struct Fed(tokio::sync::Mutex<mpsc::UnboundedReceiver<Received>>);
+struct Feeding(mpsc::UnboundedReceiver<Received>);
+
+impl Source for Fed {
+    type Session = Feeding;
+
+    async fn open(&self) -> Result<Feeding, Failure> {
+        let (_, empty) = mpsc::unbounded_channel();
+        Ok(Feeding(std::mem::replace(&mut *self.0.lock().await, empty)))
+    }
+}
+
+impl Session for Feeding {
+    async fn next(&mut self) -> Result<Received, Failure> {
+        self.0.recv().await.ok_or_else(|| Failure::new(Cause::Closed, "fed up"))
+    }
+
+    async fn close(self) {}
+}
+
+/// Waits until so many pictures were received.
+async fn taken(stats: &Stats, pictures: u64) {
+    let all_taken = async {
+        while stats.frames() < pictures {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all_taken).await.expect("reading goes on");
+}
+
+#[tokio::test]
+async fn a_slow_disk_costs_frames_up_to_a_keyframe_and_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = clip(folder.path(), "clip.mp4", 8, H264, false);
+    let clip = Clip::read(&path, Codec::H264, START);
+    let pictures: Vec<_> = clip.pictures().cloned().collect();
+    let limit: usize = pictures[..60].iter().map(|picture| picture.data.len()).sum();
+    // Given a disk that is busy for as long as the test likes, …
+    let archive = Archive::new(folder.path().into(), 1);
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (busy, is_busy) = tokio::sync::oneshot::channel();
+    let blocker = archive.clone();
+    tokio::spawn(async move {
+        blocker.run(move |_| (busy.send(()), released.recv().is_ok())).await.map(|(_, released)| released)
+    });
+    is_busy.await.unwrap();
+    let (feed, fed) = mpsc::unbounded_channel();
+    let (facts, mut facts_out) = mpsc::unbounded_channel();
+    let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
+    let task = tokio::spawn(camera::run(CameraTask {
+        identity: Identity {
+            tenant_id: TenantId::DEFAULT,
+            camera_id: CameraId::generate(&SystemIds),
+            epoch: Epoch(7),
+            server_id: ServerId::generate(&SystemIds),
+        },
+        source: Fed(tokio::sync::Mutex::new(fed)),
+        settings: Settings { max_held_bytes: limit, ..settings(60_000) },
+        archive,
+        facts,
+        clock: Arc::new(SystemClock),
+        stats: Arc::clone(&stats),
+        cancel: cancel.clone(),
+        resume: None,
+    }));
+    let mut next = async || {
+        tokio::time::timeout(Duration::from_secs(10), facts_out.recv())
+            .await
+            .expect("a fact in time")
+            .unwrap()
+    };
+    // … when more comes than may be held, …
+    feed.send(Received::Tracks(Arc::clone(&clip.tracks))).unwrap();
+    pictures[..110].iter().for_each(|picture| feed.send(Received::Video(picture.clone())).unwrap());
+    assert!(matches!(next().await, Fact::Started(_)));
+    taken(&stats, 110).await;
+    // … then what was held is stored once the disk is there again, …
+    release.send(()).unwrap();
+    assert!(matches!(next().await, Fact::FirstKeyframeDurable(_)));
+    let Fact::SegmentStored(first) = next().await else { panic!("the segment before the loss is closed") };
+    assert!((50..=60).contains(&first.video_frames), "{first:?}");
+    // … and the loss is told as a gap that ends at the next keyframe.
+    pictures[110..160].iter().for_each(|picture| feed.send(Received::Video(picture.clone())).unwrap());
+    let Fact::FirstKeyframeDurable(resumed) = next().await else { panic!("recording goes on") };
+    let Fact::Gap(gap) = next().await else { panic!("the gap is told") };
+    assert_eq!((gap.start, gap.end, gap.cause), (first.end, resumed.start, Cause::StorageError));
+    assert_eq!(
+        resumed.start,
+        START.plus_millis(125 * 40),
+        "picture 125 is the first keyframe after picture 110"
+    );
+    cancel.cancel();
+    task.await.unwrap();
+    let Fact::SegmentStored(second) = next().await else { panic!("the rest is stored") };
+    assert_eq!(packets(&probe(&folder.path().join(&second.key)), "video").len(), 160 - 125);
+}

@@ -177,3 +177,124 @@ impl Recorder {
         cut
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use bytes::Bytes;
+    use longwatch_events::fact::Codec;
+
+    use super::*;
+    use crate::frame::{Arrival, VideoTrack};
+
+    const START: Timestamp = Timestamp::from_millis(1_795_420_800_000);
+
+    fn tracks(sample_entry: &'static [u8]) -> Arc<Tracks> {
+        Arc::new(Tracks {
+            video: VideoTrack {
+                codec: Codec::H264,
+                timescale: NonZeroU32::new(90_000).unwrap(),
+                sample_entry: Bytes::from_static(sample_entry),
+                width: 640,
+                height: 360,
+            },
+            audio: None,
+        })
+    }
+
+    fn recorder() -> Recorder {
+        let identity = Identity {
+            tenant_id: TenantId::DEFAULT,
+            camera_id: "01989c5e-7c1f-7d6e-8f6b-0d3f4a5b6c7d".parse().unwrap(),
+            epoch: Epoch(7),
+            server_id: "01989c5e-7c1f-7d6e-8f6b-0d3f4a5b6c7e".parse().unwrap(),
+        };
+        Recorder::new(identity, Lengths::default(), tracks(b"one"))
+    }
+
+    /// Picture `n` of a camera with 25 pictures and one keyframe a second.
+    fn picture(n: i64) -> VideoFrame {
+        VideoFrame {
+            data: Bytes::from_static(b"picture"),
+            media_time: n * 3_600,
+            random_access: n % 25 == 0,
+            arrival: Arrival { at: START.plus_millis(n * 40), monotonic_us: n * 40_000 },
+        }
+    }
+
+    fn record(recorder: &mut Recorder, pictures: std::ops::Range<i64>) -> Vec<Piece> {
+        pictures.flat_map(|n| recorder.video(picture(n)).unwrap()).collect()
+    }
+
+    fn ends(pieces: &[Piece]) -> Vec<Timestamp> {
+        let end = |piece: &Piece| match piece {
+            Piece::End { at } => Some(*at),
+            Piece::Begin { .. } | Piece::More { .. } => None,
+        };
+        pieces.iter().filter_map(end).collect()
+    }
+
+    fn begins(pieces: &[Piece]) -> Vec<(Timestamp, bool, &[u8])> {
+        let begin = |piece| match piece {
+            &Piece::Begin { ref name, resumes, ref header, .. } => Some((name.start, resumes, &header[..])),
+            Piece::More { .. } | Piece::End { .. } => None,
+        };
+        pieces.iter().filter_map(begin).collect()
+    }
+
+    #[test]
+    fn new_parameters_begin_a_new_segment_at_the_next_keyframe() {
+        let mut recorder = recorder();
+        let mut pieces = record(&mut recorder, 0..30);
+        recorder.change_tracks(tracks(b"two"));
+        pieces.extend(record(&mut recorder, 30..60));
+        pieces.extend(recorder.interrupt());
+        let begun = begins(&pieces);
+        let [(_, true, first), (second_start, false, second)] = begun[..] else { panic!("{begun:?}") };
+        assert_eq!(second_start, START.plus_millis(50 * 40));
+        assert_eq!(ends(&pieces), [second_start, START.plus_millis(60 * 40)]);
+        let holds = |header: &[u8], entry: &[u8]| header.windows(3).any(|window| window == entry);
+        assert!(holds(first, b"one") && holds(second, b"two") && !holds(second, b"one"));
+    }
+
+    #[test]
+    fn the_same_parameters_again_change_nothing() {
+        let mut recorder = recorder();
+        let mut pieces = record(&mut recorder, 0..30);
+        recorder.change_tracks(tracks(b"one"));
+        pieces.extend(record(&mut recorder, 30..60));
+        assert_eq!(begins(&pieces).len(), 1);
+    }
+
+    #[test]
+    fn a_jump_of_the_cameras_clock_ends_the_session_and_keeps_what_came_before() {
+        let mut recorder = recorder();
+        let mut pieces = record(&mut recorder, 0..40);
+        let jumped = VideoFrame { media_time: 3_600 * 90_000, ..picture(40) };
+        assert_eq!(recorder.video(jumped).unwrap_err().cause, Cause::TimestampJump);
+        pieces.extend(recorder.interrupt());
+        assert_eq!(ends(&pieces), [START.plus_millis(40 * 40)]);
+    }
+
+    #[test]
+    fn after_an_interruption_the_next_keyframe_resumes_at_its_own_time() {
+        let mut recorder = recorder();
+        record(&mut recorder, 0..30);
+        recorder.interrupt();
+        let mut pieces = record(&mut recorder, 40..60);
+        pieces.extend(recorder.interrupt());
+        assert_eq!(
+            begins(&pieces).iter().map(|begun| (begun.0, begun.1)).collect::<Vec<_>>(),
+            [(START.plus_millis(2_000), true)]
+        );
+    }
+
+    #[test]
+    fn nothing_is_recorded_of_a_session_without_a_keyframe() {
+        let mut recorder = recorder();
+        let mut pieces = record(&mut recorder, 1..25);
+        pieces.extend(recorder.interrupt());
+        assert!(pieces.is_empty());
+    }
+}
