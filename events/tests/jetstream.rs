@@ -212,7 +212,7 @@ async fn write_series(
         let number = (writer * EACH + i) as u128;
         let last = written.last().map_or(Position::START, |(position, _)| *position);
         let entry = Entry {
-            expected_last: (writer % 2 == 0).then_some(last),
+            expected_last: writer.is_multiple_of(2).then_some(last),
             ..entry(number, LogStream::Log, &format!("lw.log.provider.server.{writer}"))
         };
         let deadline = Instant::now() + Duration::from_secs(60);
