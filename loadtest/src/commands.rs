@@ -5,3 +5,4 @@ pub mod cameras;
 pub mod demo;
 pub mod drain;
 pub mod frames;
+pub mod record;

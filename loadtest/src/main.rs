@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use longwatch_loadtest::commands::{cameras, demo, drain, frames};
+use longwatch_loadtest::commands::{cameras, demo, drain, frames, record};
 
 #[derive(Parser)]
 #[command(version, about = "Simulated cameras for Longwatch, and the tools that measure with them")]
@@ -18,6 +18,7 @@ enum Command {
     Demo(demo::Args),
     Frames(frames::Args),
     Drain(drain::Args),
+    Record(record::Args),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Frames(args) => frames::run(&args),
         Command::Drain(args) => drain::run(&args),
+        Command::Record(args) => record::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

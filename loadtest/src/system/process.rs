@@ -25,8 +25,36 @@ pub fn is_alive(pid: i32) -> bool {
 /// # Errors
 /// If there is no such process.
 pub fn kill_9(pid: i32) -> anyhow::Result<()> {
+    send(pid, Signal::KILL)
+}
+
+/// Asks it to stop.
+///
+/// # Errors
+/// If there is no such process.
+pub fn terminate(pid: i32) -> anyhow::Result<()> {
+    send(pid, Signal::TERM)
+}
+
+/// Makes it stand still, alive.
+///
+/// # Errors
+/// If there is no such process.
+pub fn pause(pid: i32) -> anyhow::Result<()> {
+    send(pid, Signal::STOP)
+}
+
+/// Lets it go on.
+///
+/// # Errors
+/// If there is no such process.
+pub fn resume(pid: i32) -> anyhow::Result<()> {
+    send(pid, Signal::CONT)
+}
+
+fn send(pid: i32, signal: Signal) -> anyhow::Result<()> {
     let pid = Pid::from_raw(pid).context("not a process id")?;
-    kill_process(pid, Signal::KILL).context("cannot kill the process")
+    kill_process(pid, signal).with_context(|| format!("cannot send {signal:?} to the process"))
 }
 
 /// What it has cost.
