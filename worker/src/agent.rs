@@ -4,20 +4,19 @@
 //! record what the last assignments say; only then speak to anybody. Two things never wait for NATS or control: the
 //! recordings, and the facts about them becoming durable in the outbox.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::{Event, Load, ServerHeartbeat};
-use longwatch_events::fact::Cause;
+use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::id::{BootId, EventId, ServerId, SystemIds};
 use longwatch_events::join::JoinClaim;
 use longwatch_events::position::Position;
 use longwatch_events::time::{Clock, SystemClock};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -76,20 +75,31 @@ struct Found {
     home: Home,
     identity: Identity,
     leftovers: Leftovers,
-    outbox: Outbox,
     store: Store,
     last: Option<DesiredSet>,
 }
 
-/// Takes the archive and everything in it. Blocks.
+/// Takes the archive and what is needed to record. Blocks.
 fn find(config: &Config) -> Result<Found, Error> {
     let home = Home::take(&config.archive)?;
     let identity = Identity::load_or_create(&home)?;
     let leftovers = leftovers::find(&config.archive, &home);
-    let outbox = Outbox::open(home.path("outbox"))?;
     let store = Store::new(home.path("assignments.json"), home.path("unreadable"));
     let last = identity.membership().and_then(|membership| store.load(membership.server_id));
-    Ok(Found { home, identity, leftovers, outbox, store, last })
+    Ok(Found { home, identity, leftovers, store, last })
+}
+
+/// Everything that runs beside the cameras.
+struct Tasks {
+    /// Facts to the disk; ends when nobody can make facts any more.
+    gathering: JoinHandle<()>,
+    /// Facts to the log.
+    sending: JoinHandle<()>,
+    /// Lets `sending` end once nothing waits.
+    drain: CancellationToken,
+    /// What is not missed at the end.
+    helpers: JoinSet<()>,
+    sets: mpsc::Receiver<DesiredSet>,
 }
 
 /// Records until `stop` is cancelled; then closes what is open, reports what can be reported, and returns.
@@ -98,88 +108,92 @@ fn find(config: &Config) -> Result<Found, Error> {
 ///
 /// If it cannot begin at all. Once it has begun, nothing ends it but `stop`.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let boot_id = BootId::generate(&SystemIds);
     // Begins to connect and returns at once: only what is plain wrong is found out here.
     let bus = Bus::connect(&config.nats, config.nats_credentials.as_deref(), &config.name).await?;
     let config = Arc::new(config);
     let finding = Arc::clone(&config);
-    let found = tokio::task::spawn_blocking(move || find(&finding)).await.map_err(|_| Error::Aborted)??;
-    let Found { home, identity, leftovers, outbox, store, last } = found;
-
-    let (facts, facts_out) = mpsc::unbounded_channel();
-    let (standing, standing_out) = watch::channel(Standing::remembered(identity.membership()));
-    let outbox = Arc::new(outbox);
-    let means = Means {
-        archive: Archive::new(config.archive.clone(), PARALLEL_WRITES),
-        facts: facts.clone(),
-        clock: Arc::clone(&clock),
-        settings: Settings {
-            lengths: Lengths { segment_ms: config.segment_ms, ..Lengths::default() },
-            ..Settings::default()
-        },
-        policy: AddressPolicy::new(config.rtsp_allow.clone()),
-    };
-    let Leftovers { facts: left, resume, doubtful } = leftovers;
-    for fact in left {
-        let _ = facts.send(fact); // its receiver is right here
-    }
-    let mut agent = Agent {
-        claim: claim(&config, &identity, boot_id),
-        boot_id,
-        clock: Arc::clone(&clock),
-        recorders: Recorders::new(means, resume),
-        meter: Meter::new(config.archive.clone()),
-        outbox: Arc::clone(&outbox),
-        bus: bus.clone(),
-        standing: standing_out.clone(),
-        identity,
-        applied: Position::START,
-        sequence: 0,
-        interval: Duration::from_millis(membership::DEFAULT_HEARTBEAT_MS.into()),
-    };
-    tracing::info!(name = config.name, %boot_id, identity = ?agent.identity, "worker started");
-    let known =
-        agent.identity.membership().zip(last.as_ref()).map(|(known, last)| (known.server_id, last.revision));
-    if let Some(last) = last {
-        agent.apply(&last);
-    }
-
-    let gatherer = Gatherer { outbox: Arc::clone(&outbox), standing: standing_out.clone(), boot_id, clock };
-    let gathering = tokio::spawn(gatherer.run(facts_out));
-    let drain = CancellationToken::new();
-    let sending = tokio::spawn(reporting::send(Arc::clone(&outbox), bus.clone(), drain.clone()));
-    let (sets, sets_out) = mpsc::channel(4);
-    let mut helpers = JoinSet::new();
-    helpers.spawn(membership::keep(bus.clone(), agent.claim.clone(), config.join_key_file.clone(), standing));
-    helpers.spawn(assignments::follow(bus, store, standing_out, known, sets));
-    let (archive, leaving) = (config.archive.clone(), stop.clone());
-    helpers.spawn_blocking(move || leftovers::report_again(&archive, &doubtful, &facts, &leaving));
-
-    agent.work(sets_out, &mut helpers, &stop).await;
-
+    let found = blocking(move || find(&finding)).await??;
+    let (mut agent, mut tasks) = start(&config, found, bus, &stop).await?;
+    agent.work(&mut tasks, &stop).await;
     tracing::info!("stopping");
-    helpers.abort_all();
-    let clock = Arc::clone(&agent.clock);
-    let breaks = agent.recorders.finish(CAMERAS_LIMIT).await;
-    bounded("facts did not all reach the disk in time", gathering).await;
-    drain.cancel();
-    bounded("facts did not all reach the log in time; the next start sends them", sending).await;
-    if let Some(breaks) = breaks {
-        let note = tokio::task::spawn_blocking(move || leftovers::leave_note(&home, &*clock, &breaks)).await;
-        if let Ok(Err(error)) = note {
-            tracing::error!(%error, "cannot note the clean stop; the next start takes it for a crash");
-        }
-    }
-    tracing::info!(waiting_facts = outbox.waiting_facts(), "stopped");
-    Ok(())
+    agent.finish(tasks).await
 }
 
-async fn bounded(otherwise: &'static str, task: impl Future<Output = Result<(), tokio::task::JoinError>>) {
-    match tokio::time::timeout(FLUSH_LIMIT, task).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "{otherwise}"),
-        Err(_) => tracing::warn!("{otherwise}"),
+/// Starts the cameras that were recorded last, then everything else.
+async fn start(
+    config: &Config,
+    found: Found,
+    bus: Bus,
+    stop: &CancellationToken,
+) -> Result<(Agent, Tasks), Error> {
+    let Found { home, identity, leftovers, store, last } = found;
+    let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
+    tracing::info!(name = config.name, %boot_id, ?identity, "worker started");
+    let (facts, facts_out) = mpsc::unbounded_channel();
+    let Leftovers { facts: left, resume, doubtful } = leftovers;
+    left.into_iter().for_each(|fact| facts.send(fact).expect("invariant: the receiver is right here"));
+    let mut recorders = Recorders::new(means(config, facts.clone(), Arc::clone(&clock)), resume);
+    let known = identity.membership().map(|membership| membership.server_id).zip(last);
+    if let Some((server_id, last)) = &known {
+        tracing::info!(revision = %last.revision, cameras = last.cameras.len(), "recording as last told");
+        recorders.apply(*server_id, &last.cameras, &identity);
+    }
+
+    // Much may wait in it after a long outage; the cameras are running already.
+    let folder = home.path("outbox");
+    let outbox = Arc::new(blocking(move || Outbox::open(folder)).await??);
+    let (standing, standing_out) = watch::channel(Standing::remembered(identity.membership()));
+    let gatherer = Gatherer {
+        outbox: Arc::clone(&outbox),
+        standing: standing_out.clone(),
+        boot_id,
+        clock: Arc::clone(&clock),
+    };
+    let (drain, mut helpers) = (CancellationToken::new(), JoinSet::new());
+    let (sets, sets_out) = mpsc::channel(4);
+    let newest = known.as_ref().map(|(server_id, last)| (*server_id, last.revision));
+    helpers.spawn(membership::keep(
+        bus.clone(),
+        claim(config, &identity, boot_id),
+        config.join_key_file.clone(),
+        standing,
+    ));
+    helpers.spawn(assignments::follow(bus.clone(), store, standing_out.clone(), newest, sets));
+    let (archive, leaving) = (config.archive.clone(), stop.clone());
+    helpers.spawn_blocking(move || leftovers::report_again(&archive, &doubtful, &facts, &leaving));
+    let tasks = Tasks {
+        gathering: tokio::spawn(gatherer.run(facts_out)),
+        sending: tokio::spawn(reporting::send(Arc::clone(&outbox), bus.clone(), drain.clone())),
+        drain,
+        helpers,
+        sets: sets_out,
+    };
+    let interval_ms = known.map_or(membership::DEFAULT_HEARTBEAT_MS, |(_, last)| last.heartbeat_interval_ms);
+    let agent = Agent {
+        home,
+        boot_id,
+        clock,
+        recorders,
+        meter: Meter::new(config.archive.clone()),
+        outbox,
+        bus,
+        standing: standing_out,
+        identity,
+        applied: newest.map_or(Position::START, |(_, revision)| revision),
+        sequence: 0,
+        interval: heartbeat_interval(interval_ms),
+    };
+    Ok((agent, tasks))
+}
+
+fn means(config: &Config, facts: mpsc::UnboundedSender<Fact>, clock: Arc<dyn Clock>) -> Means {
+    let lengths = Lengths { segment_ms: config.segment_ms, ..Lengths::default() };
+    Means {
+        archive: Archive::new(config.archive.clone(), PARALLEL_WRITES),
+        facts,
+        clock,
+        settings: Settings { lengths, ..Settings::default() },
+        policy: AddressPolicy::new(config.rtsp_allow.clone()),
     }
 }
 
@@ -193,9 +207,22 @@ fn claim(config: &Config, identity: &Identity, boot_id: BootId) -> JoinClaim {
     }
 }
 
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Aborted)
+}
+
+async fn bounded(otherwise: &'static str, task: JoinHandle<()>) {
+    match tokio::time::timeout(FLUSH_LIMIT, task).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "{otherwise}"),
+        Err(_) => tracing::warn!("{otherwise}"),
+    }
+}
+
 /// One worker, at work.
 struct Agent {
-    claim: JoinClaim,
+    home: Home,
     boot_id: BootId,
     clock: Arc<dyn Clock>,
     recorders: Recorders,
@@ -214,12 +241,7 @@ struct Agent {
 
 impl Agent {
     /// Does what comes, until `stop` is cancelled.
-    async fn work(
-        &mut self,
-        mut sets: mpsc::Receiver<DesiredSet>,
-        helpers: &mut JoinSet<()>,
-        stop: &CancellationToken,
-    ) {
+    async fn work(&mut self, tasks: &mut Tasks, stop: &CancellationToken) {
         let mut next_heartbeat = Instant::now();
         loop {
             tokio::select! {
@@ -229,15 +251,15 @@ impl Agent {
                     self.take_standing();
                     next_heartbeat = Instant::now();
                 }
-                Some(set) = sets.recv() => self.apply(&set),
+                Some(set) = tasks.sets.recv() => self.apply(&set),
                 () = tokio::time::sleep_until(next_heartbeat) => {
                     self.heartbeat().await;
                     next_heartbeat = next_after(next_heartbeat, self.interval);
                 }
                 () = self.recorders.next_ended(&self.identity) => {}
-                Some(Err(error)) = helpers.join_next() => {
-                    // Recordings go on; a supervisor that reads the log, or the silence towards control, shows it.
-                    tracing::error!(%error, "a part of the worker failed by a bug; restart it when convenient");
+                Some(Err(error)) = tasks.helpers.join_next() => {
+                    // Recordings go on with what they were told last.
+                    tracing::error!(%error, "a part of the worker failed by a bug; it will not come back without a restart");
                 }
             }
         }
@@ -249,7 +271,7 @@ impl Agent {
         match standing {
             Standing::Unknown => {}
             Standing::Known { membership, heartbeat_interval_ms } => {
-                self.beat_every(heartbeat_interval_ms);
+                self.interval = heartbeat_interval(heartbeat_interval_ms);
                 // A small file, and only when something changed.
                 if let Err(error) = self.identity.remember(membership) {
                     tracing::error!(%error, "cannot remember which server this is");
@@ -260,10 +282,6 @@ impl Agent {
                 self.applied = Position::START;
             }
         }
-    }
-
-    fn beat_every(&mut self, interval_ms: u32) {
-        self.interval = Duration::from_millis(interval_ms.clamp(HEARTBEAT_MS.0, HEARTBEAT_MS.1).into());
     }
 
     fn server_id(&self) -> Option<ServerId> {
@@ -278,8 +296,26 @@ impl Agent {
         let Some(server_id) = self.server_id() else { return };
         tracing::info!(revision = %set.revision, cameras = set.cameras.len(), "assignments applied");
         self.recorders.apply(server_id, &set.cameras, &self.identity);
-        self.beat_every(set.heartbeat_interval_ms);
+        self.interval = heartbeat_interval(set.heartbeat_interval_ms);
         self.applied = set.revision;
+    }
+
+    /// Ends everything that runs, each thing only after what feeds it, and notes how it ended.
+    async fn finish(self, tasks: Tasks) -> Result<(), Error> {
+        let Tasks { gathering, sending, drain, mut helpers, .. } = tasks;
+        helpers.abort_all();
+        let breaks = self.recorders.finish(CAMERAS_LIMIT).await;
+        bounded("facts did not all reach the disk in time", gathering).await;
+        drain.cancel();
+        bounded("facts did not all reach the log in time; the next start sends them", sending).await;
+        if let Some(breaks) = breaks {
+            let (home, clock) = (self.home, self.clock);
+            if let Err(error) = blocking(move || leftovers::leave_note(&home, &*clock, &breaks)).await? {
+                tracing::error!(%error, "cannot note the clean stop; the next start takes it for a crash");
+            }
+        }
+        tracing::info!(waiting_facts = self.outbox.waiting_facts(), "stopped");
+        Ok(())
     }
 
     async fn heartbeat(&mut self) {
@@ -319,6 +355,10 @@ impl Agent {
             outbox_facts: self.outbox.waiting_facts() as u64,
         }
     }
+}
+
+fn heartbeat_interval(interval_ms: u32) -> Duration {
+    Duration::from_millis(interval_ms.clamp(HEARTBEAT_MS.0, HEARTBEAT_MS.1).into())
 }
 
 /// When the next heartbeat is due. One that is late, because the process was held up, is not made up for.

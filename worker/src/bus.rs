@@ -32,8 +32,11 @@ use crate::retry::{self, Retry};
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection whose other end vanished is noticed after three of these.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-/// Between two attempts to connect, after the first and at most.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Between two attempts to connect, after the first and at most. Well below the time after which a silent server is
+/// taken for lost: when NATS was away and is back, nobody must come back much later than the others.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// One attempt takes no longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why something did not reach NATS, or did not come back.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +104,7 @@ impl Bus {
             .name(format!("longwatch-worker {name}"))
             .retry_on_initial_connect()
             .max_reconnects(None)
+            .connection_timeout(CONNECT_TIMEOUT)
             .ping_interval(PING_INTERVAL)
             .request_timeout(Some(REQUEST_TIMEOUT))
             .reconnect_delay_callback(|attempt| {

@@ -1,8 +1,9 @@
 //! The recording worker of Longwatch: reads cameras, writes segments, reports facts.
 //!
 //! Pure core: [`rotation`] (where to cut), [`timeline`] (which wall-clock time a frame has), [`fmp4`] (the bytes of a
-//! segment), [`backoff`] (when to try again), [`archive::layout`] (where a segment lies). Thin shell: [`source`]
-//! (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the two).
+//! segment), [`backoff`] and [`retry`] (when to try again), [`archive::layout`] (where a segment lies), [`plan`] (what to
+//! start and stop). Thin shell: [`source`] (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the
+//! two), [`bus`] (NATS), [`outbox`] (facts on their way to the log), [`agent`] (joins everything).
 //!
 //! Invariant: recording never waits for control, the log, or another camera.
 

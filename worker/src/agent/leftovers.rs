@@ -107,12 +107,10 @@ pub(super) fn find(archive: &Path, home: &Home) -> Leftovers {
         None => Some(last_report(&home.path("outbox"))),
     };
     let facts: Vec<_> = report.repaired.iter().map(repaired_fact).collect();
-    tracing::info!(
-        clean = note.is_some(),
-        repaired = facts.len(),
-        problems = report.problems.len(),
-        "took over what the last run left"
-    );
+    if !report.latest.is_empty() || !report.problems.is_empty() {
+        let (repaired, problems) = (facts.len(), report.problems.len());
+        tracing::info!(clean_stop = note.is_some(), repaired, problems, "took over what the last run left");
+    }
     Leftovers {
         doubtful: unreported_since.map_or_else(Vec::new, |since| doubtful(archive, &report, since)),
         resume: resume(note, &report),
@@ -307,12 +305,8 @@ mod tests {
         assert_eq!(in_doubt, std::slice::from_ref(&segment));
         let (facts, mut facts_out) = tokio::sync::mpsc::unbounded_channel();
         report_again(archive.path(), &in_doubt, &facts, &CancellationToken::new());
-        match facts_out.try_recv() {
-            Ok(Fact::SegmentStored(stored)) => {
-                assert_eq!((stored.bytes, stored.sha256), (9, Sha256::of(content)));
-                assert_eq!((stored.key, stored.repaired), (segment.name.key(), false));
-            }
-            other => panic!("{other:?}"),
-        }
+        let Ok(Fact::SegmentStored(stored)) = facts_out.try_recv() else { panic!("nothing was reported") };
+        assert_eq!((stored.bytes, stored.sha256), (9, Sha256::of(content)));
+        assert_eq!((stored.key, stored.repaired), (segment.name.key(), false));
     }
 }

@@ -28,8 +28,8 @@ const MAX_HELD_FACTS: usize = 100_000;
 const DISK_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// Between two attempts to send to a log that does not answer.
 const SEND_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// Between two attempts to send to a log that says no.
-const REFUSED_RETRY: Duration = Duration::from_secs(15);
+/// Between two attempts to send to a log that says no, at first and at most.
+const REFUSED_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// What the gathering task needs.
 pub(super) struct Gatherer {
@@ -190,6 +190,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 /// Sends what is in the outbox, one batch after the other, until `drain` is cancelled and nothing waits.
 pub(super) async fn send(outbox: Arc<Outbox>, bus: Bus, drain: CancellationToken) {
     let mut retry = Retry::new(SEND_RETRY.0, SEND_RETRY.1);
+    let mut refused = Retry::new(REFUSED_RETRY.0, REFUSED_RETRY.1);
     let began = Instant::now();
     loop {
         let Some(batch) = first(&outbox).await else {
@@ -210,12 +211,12 @@ pub(super) async fn send(outbox: Arc<Outbox>, bus: Bus, drain: CancellationToken
                 let outbox = Arc::clone(&outbox);
                 // Only a panic could make this fail, and `done` is called again after the next start.
                 let _ = tokio::task::spawn_blocking(move || outbox.done(sequence)).await;
-                let failures = retry.worked();
+                let failures = retry.worked() + refused.worked();
                 tracing::debug!(sequence, facts, failures, "facts reported");
             }
             Err(error) => {
                 let wait = match &error {
-                    BusError::Refused(_) => REFUSED_RETRY.mul_f64(1.0 + rand::random::<f64>()),
+                    BusError::Refused(_) => refused.failed(rand::random()),
                     BusError::Unavailable(_) | BusError::Address { .. } | BusError::Credentials { .. } => {
                         retry.failed(rand::random())
                     }

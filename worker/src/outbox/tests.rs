@@ -197,9 +197,9 @@ proptest! {
         let epochs: Vec<_> = batches
             .iter()
             .flat_map(|batch| report_in(&batch.encode()).unwrap().1.facts)
-            .map(|fact| match fact {
-                Fact::Interrupted(interrupted) => interrupted.epoch.0,
-                other => panic!("{other:?}"),
+            .map(|fact| {
+                let Fact::Interrupted(interrupted) = fact else { panic!("{fact:?}") };
+                interrupted.epoch.0
             })
             .collect();
         prop_assert_eq!(epochs, (0..facts.len() as u64).collect::<Vec<_>>());
