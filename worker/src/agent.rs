@@ -4,10 +4,13 @@
 //! record what the last assignments say; only then speak to anybody. Two things never wait for NATS or control: the
 //! recordings, and the facts about them becoming durable in the outbox.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::{Event, Load, ServerHeartbeat};
 use longwatch_events::fact::{Cause, Fact};
@@ -27,6 +30,7 @@ use crate::config::Config;
 use crate::identity::{self, Home, Identity};
 use crate::load::Meter;
 use crate::outbox::{self, Outbox};
+use crate::retry::Retry;
 use crate::rotation::Lengths;
 use crate::source::address::AddressPolicy;
 
@@ -50,6 +54,8 @@ const PARALLEL_WRITES: usize = 16;
 const CAMERAS_LIMIT: Duration = STOP_LIMIT.saturating_add(Duration::from_secs(1));
 /// How long the last facts may take to the disk, and then to the log.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+/// Before a part of the worker that failed by a bug begins again, at first and at most.
+const AFTER_BUG: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Bounds of the heartbeat's interval, whatever control says.
 const HEARTBEAT_MS: (u32, u32) = (100, 60_000);
 
@@ -152,18 +158,24 @@ async fn start(
     let (drain, mut helpers) = (CancellationToken::new(), JoinSet::new());
     let (sets, sets_out) = mpsc::channel(4);
     let newest = known.as_ref().map(|(server_id, last)| (*server_id, last.revision));
-    helpers.spawn(membership::keep(
-        bus.clone(),
-        claim(config, &identity, boot_id),
-        config.join_key_file.clone(),
-        standing,
-    ));
-    helpers.spawn(assignments::follow(bus.clone(), store, standing_out.clone(), newest, sets));
+    let (claim, key_file) = (claim(config, &identity, boot_id), config.join_key_file.clone());
+    let (joining, following) = (bus.clone(), (bus.clone(), standing_out.clone()));
+    helpers.spawn(in_spite_of_bugs("joining", move || {
+        membership::keep(joining.clone(), claim.clone(), key_file.clone(), standing.clone())
+    }));
+    helpers.spawn(in_spite_of_bugs("learning what to record", move || {
+        let (bus, standing) = following.clone();
+        assignments::follow(bus, store.clone(), standing, newest, sets.clone())
+    }));
     let (archive, leaving) = (config.archive.clone(), stop.clone());
     helpers.spawn_blocking(move || leftovers::report_again(&archive, &doubtful, &facts, &leaving));
+    let (sending, draining) = ((Arc::clone(&outbox), bus.clone()), drain.clone());
     let tasks = Tasks {
         gathering: tokio::spawn(gatherer.run(facts_out)),
-        sending: tokio::spawn(reporting::send(Arc::clone(&outbox), bus.clone(), drain.clone())),
+        sending: tokio::spawn(in_spite_of_bugs("reporting facts", move || {
+            let (outbox, bus) = sending.clone();
+            reporting::send(outbox, bus, draining.clone())
+        })),
         drain,
         helpers,
         sets: sets_out,
@@ -212,6 +224,17 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Aborted)
 }
 
+/// Runs `work` to its end; begins it again if it panics. Recordings go on meanwhile with what they were told last.
+async fn in_spite_of_bugs<F: Future<Output = ()>>(what: &'static str, mut work: impl FnMut() -> F) {
+    let mut retry = Retry::new(AFTER_BUG.0, AFTER_BUG.1);
+    // What `work` shares with others is behind locks and channels that a panic leaves usable.
+    while AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+        let wait = retry.failed(rand::random());
+        tracing::error!(what, again_in_ms = wait.as_millis(), "a part of the worker failed by a bug");
+        tokio::time::sleep(wait).await;
+    }
+}
+
 async fn bounded(otherwise: &'static str, task: JoinHandle<()>) {
     match tokio::time::timeout(FLUSH_LIMIT, task).await {
         Ok(Ok(())) => {}
@@ -258,8 +281,7 @@ impl Agent {
                 }
                 () = self.recorders.next_ended(&self.identity) => {}
                 Some(Err(error)) = tasks.helpers.join_next() => {
-                    // Recordings go on with what they were told last.
-                    tracing::error!(%error, "a part of the worker failed by a bug; it will not come back without a restart");
+                    tracing::error!(%error, "a part of the worker failed by a bug");
                 }
             }
         }
@@ -364,4 +386,29 @@ fn heartbeat_interval(interval_ms: u32) -> Duration {
 /// When the next heartbeat is due. One that is late, because the process was held up, is not made up for.
 fn next_after(due: Instant, interval: Duration) -> Instant {
     (due + interval).max(Instant::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_panics_begins_again_until_it_ends() {
+        let begun = AtomicU32::new(0);
+        in_spite_of_bugs("a test", || async {
+            assert!(begun.fetch_add(1, Ordering::Relaxed) >= 3, "a bug of this test");
+        })
+        .await;
+        assert_eq!(begun.into_inner(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_heartbeat_is_not_made_up_for() {
+        let (due, interval) = (Instant::now(), Duration::from_secs(1));
+        assert_eq!(next_after(due, interval), due + interval);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(next_after(due, interval), Instant::now());
+        assert_eq!(heartbeat_interval(0), Duration::from_millis(100));
+    }
 }

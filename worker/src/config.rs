@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 /// Records cameras: takes its assignments from NATS, writes segments into a local archive, reports facts.
 ///
-/// Every flag can also be given as a variable LONGWATCH_<FLAG> (lists comma-separated) or in the file that --config
+/// Every flag can also be given as a variable `LONGWATCH_<FLAG>` (lists comma-separated) or in the file that --config
 /// names (same names, with underscores). Flags win over variables, variables over the file.
 #[derive(Debug, Default, Parser)]
 #[command(name = "longwatch-worker", version, hide_possible_values = false)]
