@@ -153,6 +153,58 @@ async fn without_its_streams_the_log_says_it_is_unavailable() {
     assert!(matches!(follow.map(|_| ()), Err(Error::Unavailable(_))));
 }
 
+#[tokio::test]
+async fn a_follower_that_has_seen_nothing_yet_stays_where_it_was_across_a_restart() {
+    // Given: a follower from the end on, with old records that it must not be shown.
+    let mut nats = NatsServer::start().await;
+    let (log, _) = empty_log(&nats).await;
+    for n in 1..=3 {
+        log.append(entry(n, LogStream::Log, subject::PLAN)).await.expect("appended");
+    }
+    let mut follow = log.follow(LogStream::Log, Position(3)).await.expect("a follower");
+
+    // When
+    nats.kill();
+    nats.restart().await;
+    log.append(entry(4, LogStream::Log, subject::PLAN)).await.expect("appended");
+
+    // Then
+    assert_eq!(next(&mut follow).await.position, Position(4));
+}
+
+#[tokio::test]
+async fn a_follower_whose_consumer_is_deleted_goes_on_behind_what_it_saw() {
+    // Given: a follower that saw two of three records.
+    let nats = NatsServer::start().await;
+    let (log, context) = empty_log(&nats).await;
+    for n in 1..=2 {
+        log.append(entry(n, LogStream::Log, subject::PLAN)).await.expect("appended");
+    }
+    let mut follow = log.follow(LogStream::Log, Position::START).await.expect("a follower");
+    assert_eq!(next(&mut follow).await.position, Position(1));
+    assert_eq!(next(&mut follow).await.position, Position(2));
+
+    // When: its consumer is gone although the connection is not, and the log goes on.
+    let stream = context.get_stream("LOG").await.expect("it exists");
+    let consumers: Vec<_> = stream.consumer_names().collect().await;
+    assert_eq!(consumers.len(), 1);
+    for name in consumers {
+        stream.delete_consumer(&name.expect("a name")).await.expect("deleted");
+    }
+    for n in 3..=4 {
+        log.append(entry(n, LogStream::Log, subject::PLAN)).await.expect("appended");
+    }
+
+    // Then
+    assert_eq!(next(&mut follow).await.position, Position(3));
+    assert_eq!(next(&mut follow).await.position, Position(4));
+}
+
+async fn next(follow: &mut Follow) -> Record {
+    let record = timeout(Duration::from_secs(60), follow.next()).await.expect("a record within 60 s");
+    record.expect("following has no end").expect("no error")
+}
+
 /// How many append at once, how much each, and how often the server is killed meanwhile.
 const WRITERS: usize = 8;
 const EACH: usize = 150;
