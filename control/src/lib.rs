@@ -4,6 +4,7 @@
 //! [`planner`], [`join`] and [`api`] are shells around it; [`serve`] puts them together; [`single`] runs the whole
 //! system on one machine.
 
+pub mod api;
 pub mod assignments;
 pub mod config_file;
 pub mod decide;
@@ -14,6 +15,7 @@ pub mod observed;
 pub mod planner;
 pub mod read_model;
 pub mod secrets;
+pub mod serve;
 pub mod service;
 pub mod single;
 #[cfg(test)]

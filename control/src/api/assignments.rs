@@ -1,0 +1,89 @@
+//! `/v1/assignments`: which server records which camera, now.
+
+use axum::Json;
+use axum::extract::State;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::cursor;
+use super::extract::Query;
+use super::problem::{Problem, moment};
+use crate::read_model::AssignmentFilter;
+use crate::read_model::rows::AssignmentView;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(list))
+}
+
+/// A camera's current server.
+#[derive(Serialize, ToSchema)]
+struct CurrentAssignment {
+    /// Owner of the camera.
+    #[schema(value_type = String, format = "uuid")]
+    tenant_id: TenantId,
+    /// The camera.
+    #[schema(value_type = String, format = "uuid")]
+    camera_id: CameraId,
+    /// Its server.
+    #[schema(value_type = String, format = "uuid")]
+    server_id: ServerId,
+    /// The number by which an older assignment is recognised as older.
+    epoch: u64,
+    /// The position of the plan that decided it, in the log.
+    position: u64,
+    /// Since when.
+    #[schema(format = DateTime)]
+    since: String,
+    /// Why this server: `preferred` or `least_loaded`.
+    reason: &'static str,
+}
+
+/// A part of the list of assignments.
+#[derive(Serialize, ToSchema)]
+struct AssignmentList {
+    items: Vec<CurrentAssignment>,
+    /// Where the list goes on; null at its end.
+    next_cursor: Option<String>,
+}
+
+impl From<AssignmentView> for CurrentAssignment {
+    fn from(view: AssignmentView) -> Self {
+        let AssignmentView { tenant_id, camera_id, assignment } = view;
+        Self {
+            tenant_id,
+            camera_id,
+            server_id: assignment.server_id,
+            epoch: assignment.epoch.0,
+            position: assignment.epoch.0,
+            since: moment(assignment.since),
+            reason: assignment.reason.as_str(),
+        }
+    }
+}
+
+/// List current assignments.
+#[utoipa::path(get, path = "/v1/assignments", operation_id = "list_assignments", tag = "assignments",
+    params(
+        ("server_id" = Option<String>, Query, description = "Only this server's.", format = "uuid"),
+        ("camera_id" = Option<String>, Query, description = "Only this camera's.", format = "uuid"),
+        ("limit" = Option<u32>, Query, description = "How many items at most.", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "The next_cursor of the part before."),
+    ),
+    responses((status = 200, description = "A part of the list, by tenant and camera.", body = AssignmentList)))]
+async fn list(State(app): State<App>, mut query: Query) -> Result<Json<AssignmentList>, Problem> {
+    let page = query.page();
+    let filter =
+        AssignmentFilter { server_id: query.parsed("server_id"), camera_id: query.parsed("camera_id") };
+    query.finish()?;
+    let found = app.service.read_model().assignments(filter, page).await?;
+    let next_cursor = found
+        .items
+        .last()
+        .filter(|_| found.more)
+        .map(|view| cursor::encode(&(view.tenant_id, view.camera_id)));
+    Ok(Json(AssignmentList { items: found.items.into_iter().map(Into::into).collect(), next_cursor }))
+}

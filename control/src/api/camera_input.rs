@@ -1,0 +1,259 @@
+//! A camera's settings as they are written, checked whole.
+
+use longwatch_events::assignment::SourceSecret;
+use longwatch_events::id::ServerId;
+use longwatch_events::sealed::Sealed;
+use longwatch_events::settings::{
+    CameraSettings, Labels, Priority, Recording, RecordingMode, Retention, Source, Transport,
+};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::input::{Errors, Object};
+use super::problem::Problem;
+use super::source_url::{self, MAX_URL};
+
+/// How long a user name or password may be, in characters.
+const MAX_CREDENTIAL: usize = 256;
+/// A hundred years.
+const MAX_DAYS: u32 = 36_525;
+/// The largest number every JSON reader takes exactly (RFC 8259, section 6).
+const MAX_BYTES: u64 = (1 << 53) - 1;
+/// 1 Gbit/s.
+const MAX_BITRATE_BPS: u64 = 1_000_000_000;
+
+/// A camera as it is written. Everything but name and source.url has a default.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the body; it is read field by field to report all errors at once")]
+pub(super) struct CameraInput {
+    /// For people; need not be unique.
+    #[schema(min_length = 1, max_length = 200, example = "Gate 3")]
+    name: String,
+    /// Folders come with a later version: only null is taken.
+    folder_id: Option<String>,
+    /// Free-form pairs, at most 32.
+    #[schema(value_type = std::collections::BTreeMap<String, String>, required = false)]
+    labels: Labels,
+    /// Where the video comes from.
+    #[schema(inline)]
+    source: SourceInput,
+    /// Whether and how it is recorded.
+    #[schema(inline, required = false)]
+    recording: RecordingInput,
+    /// How long it is kept.
+    #[schema(inline, required = false)]
+    retention: RetentionInput,
+    /// In which order cameras find a new server when theirs is lost.
+    #[schema(required = false, default = "medium", pattern = "^(high|medium|low|never)$")]
+    failover_priority: String,
+    /// The server that should record it, if that has room.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    preferred_server_id: Option<ServerId>,
+    /// On how many servers at once; this version records one copy.
+    #[schema(required = false, default = 1, minimum = 1, maximum = 1)]
+    copies: u8,
+    /// What it is expected to send, in bits per second; what a server's max_bitrate_bps is counted in.
+    expected_bitrate_bps: Option<u64>,
+}
+
+/// Where the video comes from.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the body")]
+struct SourceInput {
+    /// rtsp://HOST[:PORT]/PATH, without user and password.
+    #[schema(max_length = 2048, example = "rtsp://10.0.0.7:554/stream1")]
+    url: String,
+    /// Written only, never read back.
+    #[schema(write_only, max_length = 256)]
+    username: Option<String>,
+    /// Written only, never read back.
+    #[schema(write_only, max_length = 256)]
+    password: Option<String>,
+    /// Interleaved in the RTSP connection.
+    #[schema(required = false, default = "tcp", pattern = "^tcp$")]
+    transport: String,
+}
+
+/// Whether and how a camera is recorded.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the body")]
+struct RecordingInput {
+    /// Always, or never.
+    #[schema(required = false, default = "continuous", pattern = "^(continuous|off)$")]
+    mode: String,
+}
+
+/// How long video is kept.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the body")]
+struct RetentionInput {
+    /// Older video may go; null: without bound.
+    max_days: Option<u32>,
+    /// Above this the oldest video may go; null: without bound.
+    max_bytes: Option<u64>,
+}
+
+/// What was read: settings without a seal, and what is to be sealed.
+pub(super) struct Draft {
+    /// All but the seal.
+    settings: Unsealed,
+    /// The whole address with its credentials.
+    pub(super) secret: SourceSecret,
+}
+
+struct Unsealed {
+    name: String,
+    labels: Labels,
+    transport: Transport,
+    mode: RecordingMode,
+    retention: Retention,
+    failover_priority: Priority,
+    preferred_server_id: Option<ServerId>,
+    copies: u8,
+    expected_bitrate_bps: Option<u64>,
+}
+
+impl Draft {
+    /// The settings, with the secret sealed.
+    pub(super) fn sealed(self, secret: Sealed) -> CameraSettings {
+        let Unsealed { name, labels, transport, mode, retention, .. } = self.settings;
+        CameraSettings {
+            name,
+            labels,
+            source: Source { url: source_url::redact(&self.secret.url), secret, transport },
+            recording: Recording { mode },
+            retention,
+            failover_priority: self.settings.failover_priority,
+            preferred_server_id: self.settings.preferred_server_id,
+            copies: self.settings.copies,
+            expected_bitrate_bps: self.settings.expected_bitrate_bps,
+        }
+    }
+}
+
+/// The source a change is based on: how its address is shown, and what it is.
+pub(super) struct Known<'a> {
+    /// As it is shown.
+    pub(super) url: &'a str,
+    /// As it is.
+    pub(super) secret: &'a SourceSecret,
+}
+
+/// Reads a camera's settings. An address that is the one shown of `known` stands for the whole one.
+///
+/// # Errors
+/// 422 with everything that is wrong.
+pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Problem> {
+    let mut errors = Errors::default();
+    let mut object = Object::root(body, &mut errors);
+    let name = object.name(&mut errors);
+    object.only_null("folder_id", "folders come with a later version; leave it out or null", &mut errors);
+    let labels = object.labels(&mut errors);
+    let source = read_source(&mut object, known, &mut errors);
+
+    let mut recording = object.object("recording", &mut errors);
+    let modes = [("continuous", RecordingMode::Continuous), ("off", RecordingMode::Off)];
+    let mode = recording.word("mode", &modes, &mut errors).unwrap_or_default();
+    recording.finish(&mut errors);
+
+    let mut kept = object.object("retention", &mut errors);
+    let retention = Retention {
+        max_days: kept.small_number("max_days", 1..=MAX_DAYS, &mut errors),
+        max_bytes: kept.number("max_bytes", 1..=MAX_BYTES, &mut errors),
+    };
+    kept.finish(&mut errors);
+
+    let priorities = [
+        ("high", Priority::High),
+        ("medium", Priority::Medium),
+        ("low", Priority::Low),
+        ("never", Priority::Never),
+    ];
+    let failover_priority = object.word("failover_priority", &priorities, &mut errors).unwrap_or_default();
+    let preferred_server_id = object.id("preferred_server_id", &mut errors);
+    read_copies(&mut object, &mut errors);
+    let expected_bitrate_bps = object.number("expected_bitrate_bps", 1..=MAX_BITRATE_BPS, &mut errors);
+    object.finish(&mut errors);
+
+    let draft = name.zip(source).map(|(name, (secret, transport))| Draft {
+        settings: Unsealed {
+            name,
+            labels,
+            transport,
+            mode,
+            retention,
+            failover_priority,
+            preferred_server_id,
+            copies: 1,
+            expected_bitrate_bps,
+        },
+        secret,
+    });
+    errors.or(draft)
+}
+
+fn read_copies(object: &mut Object<'_>, errors: &mut Errors) {
+    if object.number("copies", 1..=u64::from(u8::MAX), errors).is_some_and(|copies| copies != 1) {
+        let detail = "this version records one copy of a camera: expected 1";
+        errors.add(&object.at("copies"), "unsupported", detail);
+    }
+}
+
+fn read_source(
+    object: &mut Object<'_>,
+    known: Option<&Known<'_>>,
+    errors: &mut Errors,
+) -> Option<(SourceSecret, Transport)> {
+    let mut source = object.required_object("source", errors);
+    let url = source.required_text("url", 1..=MAX_URL, errors).map(str::to_owned);
+    let url = url.and_then(|url| whole_url(url, &source.at("url"), known, errors));
+    let mut credential = |name| source.text(name, 0..=MAX_CREDENTIAL, errors).filter(|text| !text.is_empty());
+    let username = credential("username").map(str::to_owned);
+    let password = credential("password").map(str::to_owned);
+    if password.is_some() && username.is_none() {
+        errors.add(&source.at("username"), "required", "a password needs a user name beside it");
+    }
+    let transport = source.word("transport", &[("tcp", Transport::Tcp)], errors).unwrap_or_default();
+    source.finish(errors);
+    url.map(|url| (SourceSecret { url, username, password }, transport))
+}
+
+fn whole_url(url: String, pointer: &str, known: Option<&Known<'_>>, errors: &mut Errors) -> Option<String> {
+    if let Some(known) = known.filter(|known| known.url == url) {
+        return Some(known.secret.url.clone());
+    }
+    if source_url::is_redacted(&url) {
+        let detail =
+            "*** stands for a secret that is not shown; give the whole address, or leave url as it is read";
+        errors.add(pointer, "redacted_url", detail);
+        return None;
+    }
+    match source_url::check(&url) {
+        Ok(()) => Some(url),
+        Err((code, detail)) => {
+            errors.add(pointer, code, detail);
+            None
+        }
+    }
+}
+
+/// The settings as [`read`] takes them, credentials included: what a merge patch is applied to. Never leaves this
+/// process.
+pub(super) fn write(settings: &CameraSettings, secret: &SourceSecret) -> Value {
+    json!({
+        "name": settings.name,
+        "labels": settings.labels,
+        "source": {
+            "url": settings.source.url,
+            "username": secret.username,
+            "password": secret.password,
+            "transport": settings.source.transport,
+        },
+        "recording": settings.recording,
+        "retention": settings.retention,
+        "failover_priority": settings.failover_priority,
+        "preferred_server_id": settings.preferred_server_id,
+        "copies": settings.copies,
+        "expected_bitrate_bps": settings.expected_bitrate_bps,
+    })
+}

@@ -1,0 +1,195 @@
+//! A camera as it is read: settings without secrets, where it is recorded, and whether it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::settings::CameraSettings;
+use longwatch_events::state::Placement;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::App;
+use super::change::etag;
+use super::problem::moment;
+use crate::read_model::rows::{CameraState, CameraView, Condition};
+
+/// A camera.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Camera {
+    /// Its id.
+    #[schema(value_type = String, format = "uuid")]
+    id: CameraId,
+    /// Its owner.
+    #[schema(value_type = String, format = "uuid")]
+    tenant_id: TenantId,
+    /// For people.
+    name: String,
+    /// Folders come with a later version: null.
+    folder_id: Option<String>,
+    /// For people and placement.
+    labels: BTreeMap<String, String>,
+    /// Where the video comes from.
+    source: Source,
+    /// Whether and how it is recorded.
+    recording: Recording,
+    /// How long it is kept.
+    retention: Retention,
+    /// In which order cameras find a new server when theirs is lost.
+    #[schema(value_type = String, pattern = "^(high|medium|low|never)$")]
+    failover_priority: longwatch_events::settings::Priority,
+    /// The server that should record it, if that has room.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    preferred_server_id: Option<ServerId>,
+    /// On how many servers at once.
+    copies: u8,
+    /// What it is expected to send, in bits per second.
+    expected_bitrate_bps: Option<u64>,
+    /// `recording`, `connecting`, `offline`, `unplaced` or `disabled`.
+    #[schema(pattern = "^(recording|connecting|offline|unplaced|disabled)$")]
+    state: &'static str,
+    /// Why, if it is offline or unplaced, for a program: `unauthorized`, `server_silent`, `no_capacity`, …
+    state_reason: Option<String>,
+    /// The same for a person.
+    state_detail: Option<String>,
+    /// Who records it; null: nobody.
+    assignment: Option<Assignment>,
+    /// When it was added.
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// Its version, for `If-Match`. State and assignment are not part of it.
+    etag: String,
+}
+
+/// Where the video comes from, without secrets.
+#[derive(Serialize, ToSchema)]
+struct Source {
+    /// The address; values that look like secrets are replaced by `***`.
+    url: String,
+    /// Whether a user name or password is stored; null: what is stored cannot be opened.
+    has_credentials: Option<bool>,
+    /// How media travels.
+    #[schema(value_type = String, pattern = "^tcp$")]
+    transport: longwatch_events::settings::Transport,
+}
+
+/// Whether and how a camera is recorded.
+#[derive(Serialize, ToSchema)]
+struct Recording {
+    /// Always, or never.
+    #[schema(value_type = String, pattern = "^(continuous|off)$")]
+    mode: longwatch_events::settings::RecordingMode,
+}
+
+/// How long video is kept.
+#[derive(Serialize, ToSchema)]
+struct Retention {
+    /// Older video may go; null: without bound.
+    max_days: Option<u32>,
+    /// Above this the oldest video may go; null: without bound.
+    max_bytes: Option<u64>,
+}
+
+/// A camera's server.
+#[derive(Serialize, ToSchema)]
+struct Assignment {
+    /// Who.
+    #[schema(value_type = String, format = "uuid")]
+    server_id: ServerId,
+    /// The position of the plan that decided it.
+    epoch: u64,
+    /// Since when.
+    #[schema(format = DateTime)]
+    since: String,
+    /// Why this server: `preferred` or `least_loaded`.
+    reason: &'static str,
+}
+
+/// Shows a camera, given the servers that are silent.
+pub(super) fn show(app: &App, view: CameraView, silent: &BTreeSet<ServerId>) -> Camera {
+    let state = view.state(silent);
+    let (state_reason, state_detail) = explain(app, &view, state).unzip();
+    let assignment = match view.placement {
+        Placement::Assigned(assignment) => Some(Assignment {
+            server_id: assignment.server_id,
+            epoch: assignment.epoch.0,
+            since: moment(assignment.since),
+            reason: assignment.reason.as_str(),
+        }),
+        Placement::Unplanned | Placement::Unplaced { .. } => None,
+    };
+    let row = view.row;
+    let source = source(app, row.tenant_id, &row.settings);
+    let settings = row.settings;
+    Camera {
+        id: row.camera_id,
+        tenant_id: row.tenant_id,
+        name: settings.name,
+        folder_id: None,
+        labels: settings.labels,
+        source,
+        recording: Recording { mode: settings.recording.mode },
+        retention: Retention {
+            max_days: settings.retention.max_days,
+            max_bytes: settings.retention.max_bytes,
+        },
+        failover_priority: settings.failover_priority,
+        preferred_server_id: settings.preferred_server_id,
+        copies: settings.copies,
+        expected_bitrate_bps: settings.expected_bitrate_bps,
+        state: state.as_str(),
+        state_reason,
+        state_detail,
+        assignment,
+        created_at: moment(row.created_at),
+        etag: etag(row.version),
+    }
+}
+
+fn source(app: &App, tenant_id: TenantId, settings: &CameraSettings) -> Source {
+    let has_credentials = match app.service.open_source(tenant_id, &settings.source.secret) {
+        Ok(secret) => Some(secret.username.is_some() || secret.password.is_some()),
+        Err(error) => {
+            tracing::warn!(%tenant_id, %error, "a camera's source cannot be opened");
+            None
+        }
+    };
+    Source { url: settings.source.url.clone(), has_credentials, transport: settings.source.transport }
+}
+
+/// Why a camera is not recorded, for a program and for a person.
+fn explain(app: &App, view: &CameraView, state: CameraState) -> Option<(String, String)> {
+    match state {
+        CameraState::Recording | CameraState::Connecting | CameraState::Disabled => None,
+        CameraState::Unplaced => Some(unplaced(&view.placement)),
+        CameraState::Offline => {
+            if let Some(Condition::Offline { cause, detail }) = view.status.as_ref().map(|s| &s.condition) {
+                return Some((cause.as_str().to_owned(), detail.clone()));
+            }
+            let Placement::Assigned(assignment) = view.placement else { return None };
+            let server_id = assignment.server_id;
+            let since = app.service.observed().silent_since(server_id).map(moment);
+            let since = since.map_or_else(String::new, |at| format!(" since {at}"));
+            let detail =
+                format!("server {server_id} has not been heard of{since}; it may still be recording");
+            Some(("server_silent".to_owned(), detail))
+        }
+    }
+}
+
+fn unplaced(placement: &Placement) -> (String, String) {
+    use longwatch_events::reason::UnplacedReason;
+
+    let Placement::Unplaced { reason, .. } = placement else {
+        return ("waiting_for_plan".to_owned(), "no plan has looked at the camera yet".to_owned());
+    };
+    let detail = match reason {
+        UnplacedReason::NoServer => "there is no server that could record it; start a worker, or adopt one",
+        UnplacedReason::NoCapacity => {
+            "every server holds as many cameras as it may; add a server or raise max_cameras"
+        }
+        UnplacedReason::NoBitrate => "no server has that much of its max_bitrate_bps left",
+        // It was switched on, and the plan that places it is yet to be made.
+        UnplacedReason::Disabled => return unplaced(&Placement::Unplanned),
+    };
+    (reason.as_str().to_owned(), detail.to_owned())
+}

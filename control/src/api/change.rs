@@ -1,0 +1,200 @@
+//! Changes: on which version they are based, how they are carried out, and how a repeated request is recognised.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, header};
+use longwatch_events::id::EventId;
+use longwatch_events::position::Position;
+use sha2::{Digest as _, Sha256};
+use uuid::{Builder, Uuid, Variant, Version};
+
+use super::App;
+use super::auth::Actor;
+use super::problem::{FieldError, Problem};
+use crate::decide::command::Command;
+use crate::service::CommandError;
+
+/// How often a change without `If-Match` is based anew on what others made of the thing meanwhile.
+const TRIES: usize = 5;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// `If-Match` (RFC 9110, section 13.1.1): the versions a change may be based on; `None`: any.
+///
+/// An entity tag is the quoted position of the thing's last own event. What is derived (a camera's state) changes
+/// without it.
+#[derive(Debug, Clone)]
+pub(super) struct IfMatch(Option<Vec<String>>);
+
+impl FromRequestParts<App> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let mut tags = Vec::new();
+        let mut values = parts.headers.get_all(header::IF_MATCH).iter().peekable();
+        if values.peek().is_none() {
+            return Ok(Self(None));
+        }
+        for value in values {
+            let text = value.to_str().map_err(|_| malformed_if_match())?;
+            if text.trim() == "*" {
+                return Ok(Self(None));
+            }
+            for tag in text.split(',') {
+                tags.push(read_tag(tag.trim()).ok_or_else(malformed_if_match)?);
+            }
+        }
+        Ok(Self(Some(tags)))
+    }
+}
+
+fn malformed_if_match() -> Problem {
+    let detail = "expected the ETag of a read, unchanged, such as \"17\", or *";
+    Problem::parameters(vec![FieldError::parameter("If-Match", "malformed_etag", detail)])
+}
+
+/// The tag without its quotes. A weak one keeps its mark, and so never matches (strong comparison).
+fn read_tag(tag: &str) -> Option<String> {
+    let (mark, quoted) = tag.strip_prefix("W/").map_or(("", tag), |quoted| ("W/", quoted));
+    let inner = quoted.strip_prefix('"')?.strip_suffix('"')?;
+    (!inner.contains('"')).then(|| format!("{mark}{inner}"))
+}
+
+impl IfMatch {
+    /// Whether a change may be based on `version`.
+    pub(super) fn check(&self, version: Position) -> Result<(), Problem> {
+        match &self.0 {
+            Some(tags) if !tags.contains(&version.to_string()) => Err(Problem::stale(format!(
+                "its ETag is \"{version}\" now; read it again and base the change on that"
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// The entity tag of a version.
+pub(super) fn etag(version: Position) -> String {
+    format!("\"{version}\"")
+}
+
+/// The headers of an answer that shows a version.
+pub(super) fn versioned(version: Position) -> [(HeaderName, HeaderValue); 1] {
+    let tag = HeaderValue::from_str(&etag(version)).expect("invariant: a quoted number is a header value");
+    [(header::ETAG, tag)]
+}
+
+/// The headers of an answer that shows something new.
+pub(super) fn created(version: Position, location: &str) -> [(HeaderName, HeaderValue); 2] {
+    let [tag] = versioned(version);
+    let location = HeaderValue::from_str(location).expect("invariant: a path of ids is a header value");
+    [tag, (header::LOCATION, location)]
+}
+
+/// Carries out the command that `plan` makes of what there is now. If somebody else was faster it is planned anew;
+/// `plan` then sees the new version, and its `If-Match` fails there.
+///
+/// # Errors
+/// What `plan` or the command is refused with; 409 if others are faster all the time.
+pub(super) async fn carry_out(
+    app: &App,
+    actor: Actor,
+    mut plan: impl FnMut(EventId) -> Result<Command, Problem>,
+) -> Result<Position, Problem> {
+    for attempt in 1..=TRIES {
+        let event_id = EventId::generate(app.service.ids());
+        match app.service.execute(actor.0, event_id, plan(event_id)?).await {
+            Ok(position) => return Ok(position),
+            Err(CommandError::Conflict) => {
+                tracing::info!(attempt, "somebody else changed it first; the change is planned anew");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(CommandError::Conflict.into())
+}
+
+/// `Idempotency-Key`: a request to create something that is sent again with the same key creates it once, for ever:
+/// the ids of thing and event follow from the key and the path.
+#[derive(Debug, Clone)]
+pub(super) struct Idempotency {
+    seed: Option<Sha256>,
+}
+
+/// The ids of something to be created.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewIds {
+    /// Of the thing.
+    pub(super) thing: Uuid,
+    /// Of the event.
+    pub(super) event: EventId,
+    /// Whether it may have been created before, by the same request.
+    pub(super) may_exist: bool,
+}
+
+impl FromRequestParts<App> for Idempotency {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get(IDEMPOTENCY_KEY) else { return Ok(Self { seed: None }) };
+        match value.to_str().map(str::trim) {
+            Ok(key) if (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) => {
+                let mut seed = Sha256::new();
+                for part in ["longwatch/idempotency/v1", parts.uri.path(), key] {
+                    seed.update((part.len() as u64).to_be_bytes());
+                    seed.update(part.as_bytes());
+                }
+                Ok(Self { seed: Some(seed) })
+            }
+            Ok(_) | Err(_) => {
+                let detail = format!("expected 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters");
+                let error = FieldError::parameter("Idempotency-Key", "malformed_key", detail);
+                Err(Problem::parameters(vec![error]))
+            }
+        }
+    }
+}
+
+impl Idempotency {
+    /// The ids of what this request creates.
+    pub(super) fn new_ids(&self, app: &App) -> NewIds {
+        let ids = app.service.ids();
+        match &self.seed {
+            None => NewIds { thing: ids.next(), event: EventId::generate(ids), may_exist: false },
+            Some(seed) => NewIds {
+                thing: derived(seed, b"thing"),
+                event: EventId::from_uuid(derived(seed, b"event")),
+                may_exist: true,
+            },
+        }
+    }
+}
+
+/// A UUID of version 8 (RFC 9562, section 5.8).
+fn derived(seed: &Sha256, what: &[u8]) -> Uuid {
+    let hash = seed.clone().chain_update(what).finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    Builder::from_bytes(bytes).with_variant(Variant::RFC4122).with_version(Version::Custom).into_uuid()
+}
+
+/// Creates something, or finds that this request has created it before.
+///
+/// # Errors
+/// What the command is refused with.
+pub(super) async fn create(
+    app: &App,
+    actor: Actor,
+    ids: NewIds,
+    exists: impl Fn() -> bool,
+    plan: impl FnOnce() -> Result<Command, Problem>,
+) -> Result<(), Problem> {
+    if ids.may_exist && exists() {
+        return Ok(());
+    }
+    match app.service.execute(actor.0, ids.event, plan()?).await {
+        Ok(_) => Ok(()),
+        Err(CommandError::Refused(_) | CommandError::Conflict) if ids.may_exist && exists() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

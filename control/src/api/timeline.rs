@@ -1,0 +1,190 @@
+//! `…/cameras/{camera}/timeline`: what there is of a camera's video, what is missing, and why.
+
+use axum::Json;
+use axum::extract::State;
+use longwatch_events::id::ServerId;
+use longwatch_events::position::Epoch;
+use longwatch_events::state::Placement;
+use longwatch_events::time::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::cameras::find;
+use super::extract::{CameraPath, Query};
+use super::problem::{Problem, moment};
+use crate::read_model::Range;
+use crate::read_model::rows::SegmentRow;
+use crate::read_model::timeline::{Gap, Inputs, Open, Timeline, draw_up};
+
+/// The longest range that is answered at once.
+const MAX_RANGE_DAYS: i64 = 31;
+/// The range that is answered unless asked otherwise: the last day.
+const DEFAULT_RANGE_MS: i64 = DAY_MS;
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(read))
+}
+
+/// What there is of a camera's video between `from` and `to`, what is missing, and why. Every moment from `from` (or the
+/// camera's creation) to `to` (or `as_of`) is covered by video or lies in exactly one gap.
+#[derive(Serialize, ToSchema)]
+struct CameraTimeline {
+    /// The beginning of the range.
+    #[schema(format = DateTime)]
+    from: String,
+    /// Its end.
+    #[schema(format = DateTime)]
+    to: String,
+    /// Up to when the log has told anything: nothing is claimed of later moments.
+    #[schema(format = DateTime)]
+    as_of: String,
+    /// Segments that overlap the range, whole, by start.
+    segments: Vec<TimelineSegment>,
+    /// What is missing, in order.
+    gaps: Vec<TimelineGap>,
+    /// Where more than one segment holds video.
+    overlaps: Vec<TimelineRange>,
+    /// Video that is durable and whose segment is still open; null: the camera is not being recorded right now.
+    recording: Option<OpenRecording>,
+}
+
+/// A segment.
+#[derive(Serialize, ToSchema)]
+struct TimelineSegment {
+    /// Its first frame.
+    #[schema(format = DateTime)]
+    start: String,
+    /// Where its last frame ends.
+    #[schema(format = DateTime)]
+    end: String,
+    /// Who has it.
+    #[schema(value_type = String, format = "uuid")]
+    server_id: ServerId,
+    /// Under which assignment it was recorded.
+    epoch: u64,
+    /// Size.
+    bytes: u64,
+}
+
+/// Missing video.
+#[derive(Serialize, ToSchema)]
+struct TimelineGap {
+    /// Where video ends.
+    #[schema(format = DateTime)]
+    start: String,
+    /// Where it begins again.
+    #[schema(format = DateTime)]
+    end: String,
+    /// Why: a cause a worker reported, or `unplaced`, `disabled`, `connecting`, `server_silent`, `unknown`.
+    cause: &'static str,
+}
+
+/// A stretch of time.
+#[derive(Serialize, ToSchema)]
+struct TimelineRange {
+    /// Its beginning.
+    #[schema(format = DateTime)]
+    start: String,
+    /// Its end.
+    #[schema(format = DateTime)]
+    end: String,
+}
+
+/// Video whose segment is still open.
+#[derive(Serialize, ToSchema)]
+struct OpenRecording {
+    /// Where the last segment ended, or the first keyframe.
+    #[schema(format = DateTime)]
+    since: String,
+    /// Who records it.
+    #[schema(value_type = String, format = "uuid")]
+    server_id: ServerId,
+    /// Under which assignment.
+    epoch: u64,
+}
+
+impl From<&SegmentRow> for TimelineSegment {
+    fn from(row: &SegmentRow) -> Self {
+        Self {
+            start: moment(row.start),
+            end: moment(row.end),
+            server_id: row.server_id,
+            epoch: row.epoch.0,
+            bytes: row.bytes,
+        }
+    }
+}
+
+impl From<&Gap> for TimelineGap {
+    fn from(gap: &Gap) -> Self {
+        Self { start: moment(gap.start), end: moment(gap.end), cause: gap.cause.as_str() }
+    }
+}
+
+impl From<Open> for OpenRecording {
+    fn from(open: Open) -> Self {
+        Self { since: moment(open.since), server_id: open.server_id, epoch: open.epoch.0 }
+    }
+}
+
+fn show(range: Range, as_of: Timestamp, timeline: &Timeline) -> CameraTimeline {
+    let overlap = |range: &Range| TimelineRange { start: moment(range.from), end: moment(range.to) };
+    CameraTimeline {
+        from: moment(range.from),
+        to: moment(range.to),
+        as_of: moment(as_of),
+        segments: timeline.segments.iter().map(Into::into).collect(),
+        gaps: timeline.gaps.iter().map(Into::into).collect(),
+        overlaps: timeline.overlaps.iter().map(overlap).collect(),
+        recording: timeline.recording.map(Into::into),
+    }
+}
+
+/// The range that is asked for; the last day up to `now` unless said otherwise.
+fn range(query: &mut Query, now: Timestamp) -> Range {
+    let (from, to) = (query.parsed::<Timestamp>("from"), query.parsed::<Timestamp>("to"));
+    let to = to.unwrap_or_else(|| from.map_or(now, |from| now.max(from)));
+    let from = from.unwrap_or_else(|| to.plus_millis(-DEFAULT_RANGE_MS));
+    if from > to {
+        query.wrong("to", "out_of_range", format!("the range ends at {to}, before it begins at {from}"));
+    } else if to.millis_since(from) > MAX_RANGE_DAYS * DAY_MS {
+        let detail = format!("a range has at most {MAX_RANGE_DAYS} days; ask for it in parts");
+        query.wrong("from", "out_of_range", detail);
+    }
+    Range { from, to }
+}
+
+/// Read a camera's timeline.
+#[utoipa::path(get, path = "/v1/tenants/{tenant}/cameras/{camera}/timeline", operation_id = "read_timeline",
+    tag = "cameras",
+    params(
+        ("tenant" = String, Path, description = "The tenant's id, or `default`."),
+        ("camera" = String, Path, description = "The camera's id.", format = "uuid"),
+        ("from" = Option<String>, Query, description = "RFC 3339; default: a day before `to`.", format = DateTime),
+        ("to" = Option<String>, Query, description = "RFC 3339; default: now. At most 31 days after `from`.",
+            format = DateTime),
+    ),
+    responses((status = 200, description = "The timeline.", body = CameraTimeline)))]
+async fn read(
+    State(app): State<App>,
+    CameraPath(tenant, camera): CameraPath,
+    mut query: Query,
+) -> Result<Json<CameraTimeline>, Problem> {
+    let range = range(&mut query, app.service.clock().now());
+    query.finish()?;
+    let view = find(&app, tenant, camera).await?;
+    let rows = app.service.read_model().timeline(tenant, camera, range).await?;
+    let (epoch, silent_since) = match view.placement {
+        Placement::Assigned(a) => (Some(a.epoch), app.service.observed().silent_since(a.server_id)),
+        Placement::Unplanned | Placement::Unplaced { .. } => (None::<Epoch>, None),
+    };
+    // Of moments the log has not come to, nothing is known: neither that there is video nor that there is none.
+    let now = app.service.log_now();
+    let created_at = view.row.created_at;
+    let timeline = draw_up(&Inputs { range, now, created_at, epoch, silent_since, rows: &rows });
+    Ok(Json(show(range, now, &timeline)))
+}
