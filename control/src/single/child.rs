@@ -121,8 +121,6 @@ fn spawn(spec: &Spec) -> io::Result<Child> {
         .arg("--")
         .arg(&spec.program)
         .args(&spec.args)
-        // A child has its settings on its command line; the file that configures Single is not its own.
-        .env_remove("LONGWATCH_CONFIG")
         .stdin(Stdio::null())
         // Its own group: Ctrl-C reaches the supervisor alone, which then stops the children in order.
         .process_group(0)

@@ -80,7 +80,7 @@ impl Prepared {
 
     /// nats-server's command line.
     pub fn args(&self) -> Vec<std::ffi::OsString> {
-        vec!["--config".into(), self.config.clone().into()]
+        vec!["-c".into(), self.config.clone().into()]
     }
 }
 
