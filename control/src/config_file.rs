@@ -97,7 +97,8 @@ pub fn expand(
 }
 
 fn named(args: &[OsString]) -> Option<PathBuf> {
-    let mut args = args.iter();
+    // What stands behind `--` belongs to another program.
+    let mut args = args.iter().take_while(|arg| *arg != "--");
     while let Some(arg) = args.next() {
         if arg == "--config" {
             return args.next().map(PathBuf::from);
@@ -182,6 +183,13 @@ mod tests {
             expanded(toml, "x serve", |name| name == "X_LISTEN").unwrap(),
             ["x", "serve", "--key-file=f"]
         );
+    }
+
+    #[test]
+    fn another_programs_config_is_not_ours() {
+        let args: Vec<OsString> =
+            "x child -- nats-server --config n.conf".split(' ').map(OsString::from).collect();
+        assert_eq!(expand(&command(), args.clone(), |_| false).unwrap(), args);
     }
 
     #[test]

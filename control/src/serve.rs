@@ -127,7 +127,10 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()>
     match tokio::time::timeout(STOP_DEADLINE, web).await {
         Ok(served) => served.context("the API panicked")?.context("the API failed"),
         Err(_) => {
-            tracing::warn!(deadline_s = STOP_DEADLINE.as_secs(), "requests were still under way and are cut off");
+            tracing::warn!(
+                deadline_s = STOP_DEADLINE.as_secs(),
+                "requests were still under way and are cut off"
+            );
             Ok(())
         }
     }
@@ -142,9 +145,9 @@ fn load_key(path: &std::path::Path, prefix: &str, what: &str) -> anyhow::Result<
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}; is another program using it? choose another address"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; is another program using it? choose another address")
+    })
 }
 
 async fn ensure_streams(log: &JetStreamLog, settings: jetstream::Settings) {

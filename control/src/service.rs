@@ -183,6 +183,8 @@ impl Service {
             self.halted().map(|why| format!("the fold has halted: {why}")).into_iter().collect();
         if !progress.caught_up {
             problems.push("the log is still being replayed".to_owned());
+        } else if self.state().tenant(TenantId::DEFAULT).is_none() {
+            problems.push("the default tenant is still being created".to_owned());
         }
         Health { ready: problems.is_empty(), problems, progress }
     }

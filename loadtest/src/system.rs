@@ -86,6 +86,9 @@ impl Single {
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("cannot share the log file")?)
             .stderr(output);
+        if let Some(nats_server) = installed_nats_server() {
+            command.arg("--nats-server").arg(nats_server);
+        }
         if let Some(milliseconds) = options.segment_ms {
             command.args(["--segment-ms", &milliseconds.to_string()]);
         }
@@ -206,6 +209,15 @@ impl Drop for Single {
             let _reaped = self.child.wait();
         }
     }
+}
+
+/// The nats-server that `make tools` installed, if this program stands in a checkout and nothing else was asked for.
+fn installed_nats_server() -> Option<PathBuf> {
+    if std::env::var_os("LONGWATCH_NATS_SERVER").is_some() {
+        return None;
+    }
+    let this = std::env::current_exe().ok()?;
+    this.ancestors().map(|folder| folder.join(".tools/bin/nats-server")).find(|path| path.is_file())
 }
 
 /// The address, with a free port in place of port 0.
