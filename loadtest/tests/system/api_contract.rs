@@ -67,7 +67,7 @@ async fn bad_input_is_answered_with_what_and_where() {
         assert_problem(&answer, StatusCode::NOT_FOUND, "not_found");
     }
     let answer = api.send(Method::GET, "/v1/nothing", &[], None).await.unwrap();
-    assert_problem(&answer, StatusCode::NOT_FOUND, "not_found");
+    assert_problem(&answer, StatusCode::NOT_FOUND, "no_such_path");
     let answer = api.send(Method::PUT, CAMERAS, &[], None).await.unwrap();
     assert_problem(&answer, StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
 
@@ -91,7 +91,7 @@ async fn a_stale_change_is_refused_and_changes_nothing() {
     let changed = given.api.send(Method::PATCH, &path, &[JSON, condition], rename("second")).await.unwrap();
     assert_eq!(changed.status, StatusCode::OK, "{:#}", changed.body);
     let stale = given.api.send(Method::PATCH, &path, &[JSON, condition], rename("third")).await.unwrap();
-    assert_problem(&stale, StatusCode::PRECONDITION_FAILED, "precondition_failed");
+    assert_problem(&stale, StatusCode::PRECONDITION_FAILED, "stale_etag");
     assert_eq!(given.camera(&id).await.unwrap()["name"], "second");
     let unconditional = given.api.send(Method::PATCH, &path, &[JSON], rename("fourth")).await.unwrap();
     assert_eq!(unconditional.status, StatusCode::OK);

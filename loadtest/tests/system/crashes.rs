@@ -73,17 +73,26 @@ async fn killing_the_worker_costs_a_second_and_the_timeline_says_so() {
     sleep(Duration::from_millis(2_500)).await;
     kill(&given, "worker").await;
     given.until_recording(&id).await;
-    let before = given.timeline(&id).await["segments"].as_array().map_or(0, Vec::len);
-    let timeline = until_segments(&given, &id, before + 1).await;
-
-    let gaps: Vec<_> = timeline["gaps"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|gap| gap["cause"] == "worker_restarted")
-        .collect();
-    assert_eq!(gaps.len(), 1, "{timeline:#}");
-    let gap_ms = millis(&gaps[0]["end"]) - millis(&gaps[0]["start"]);
+    let (timeline, gap) = until("a segment follows the gap", Duration::from_secs(60), async || {
+        let timeline = given.timeline(&id).await;
+        let told = timeline["gaps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|gap| gap["cause"] == "worker_restarted")
+            .cloned();
+        let segments = timeline["segments"].as_array().unwrap();
+        match told {
+            Some(gap) if segments.iter().any(|segment| segment["start"] == gap["end"]) => Ok((timeline, gap)),
+            Some(_) | None => Err(timeline),
+        }
+    })
+    .await;
+    let first = millis(&timeline["segments"][0]["start"]);
+    let since: Vec<_> =
+        timeline["gaps"].as_array().unwrap().iter().filter(|gap| millis(&gap["end"]) > first).collect();
+    assert_eq!(since, [&gap], "one crash, one gap");
+    let gap_ms = millis(&gap["end"]) - millis(&gap["start"]);
     assert!((1..10_000).contains(&gap_ms), "a gap of {gap_ms} ms");
 
     // What the files hold agrees with what the timeline says: frames are missing in one place, and about as many as

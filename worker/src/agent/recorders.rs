@@ -10,6 +10,7 @@ use std::time::Duration;
 use longwatch_events::assignment::AssignedCamera;
 use longwatch_events::fact::{Cause, Fact, Interrupted};
 use longwatch_events::id::ServerId;
+use longwatch_events::position::Epoch;
 use longwatch_events::sealed::Base64Bytes;
 use longwatch_events::time::Clock;
 use tokio::sync::mpsc::UnboundedSender;
@@ -79,6 +80,7 @@ enum State {
 
 struct Running {
     task: Id,
+    epoch: Epoch,
     stats: Arc<Stats>,
     cancel: CancellationToken,
     /// Why it was cancelled.
@@ -161,6 +163,9 @@ impl Recorders {
             }
             Some(Camera { state: State::Sealed, .. }) | None => {
                 let resume = self.resume.remove(&key);
+                if let Some(open) = resume {
+                    self.broke_off(key, order.version.epoch, open, "the worker was started again");
+                }
                 self.spawn(
                     key,
                     order,
@@ -222,7 +227,7 @@ impl Recorders {
                 };
                 let task = self.tasks.spawn(run_after(delay, task)).id();
                 self.camera_of.insert(task, key);
-                State::Running(Running { task, stats, cancel, ending: None })
+                State::Running(Running { task, epoch: order.version.epoch, stats, cancel, ending: None })
             }
             Err(error) => {
                 tracing::error!(camera_id = %key.camera_id, %error, "camera cannot be recorded");
@@ -236,10 +241,40 @@ impl Recorders {
     fn interrupted(&self, key: Key, order: &Order, cause: Cause, detail: String) {
         let Key { tenant_id, camera_id } = key;
         let (epoch, at) = (order.version.epoch, self.means.clock.now());
-        let fact = Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail });
-        if self.means.facts.send(fact).is_err() {
+        self.report(Interrupted { tenant_id, camera_id, epoch, at, cause, detail });
+    }
+
+    /// Says at once that a recording broke off; its gap is told when it ends, which may be much later or elsewhere.
+    fn broke_off(&self, key: Key, epoch: Epoch, open: Break, why: &str) {
+        let Key { tenant_id, camera_id } = key;
+        let (at, cause, detail) = (open.end, open.cause, why.to_owned());
+        self.report(Interrupted { tenant_id, camera_id, epoch, at, cause, detail });
+    }
+
+    fn report(&self, interrupted: Interrupted) {
+        let camera_id = interrupted.camera_id;
+        if self.means.facts.send(Fact::Interrupted(interrupted)).is_err() {
             tracing::error!(%camera_id, "fact lost: nobody takes facts any more");
         }
+    }
+
+    /// The break that a task left which ended because it was told to, with the reason it was told to. Reported, unless
+    /// the task had reported a break of its own.
+    fn left_open(&self, key: Key, running: &Running, stopped: Stopped) -> Option<Break> {
+        let open = stopped.open_break?;
+        // The task only knows that it was told to stop; why is known here.
+        if open.cause != Cause::WorkerStopped {
+            return Some(open);
+        }
+        let cause = running.ending.unwrap_or(Cause::WorkerStopped);
+        let open = Break { cause, ..open };
+        let why = if running.ending.is_some() {
+            "not recorded here any more as it was"
+        } else {
+            "the worker stops"
+        };
+        self.broke_off(key, running.epoch, open, why);
+        Some(open)
     }
 
     /// Waits for the next task to end, and takes note of it; never returns while there is none.
@@ -262,18 +297,14 @@ impl Recorders {
         };
         debug_assert_eq!(running.task, id, "a camera has one task at a time");
         self.received_before += running.stats.bytes();
+        let ended = ended.map(|stopped| self.left_open(key, &running, stopped));
         let Some(order) = order else { return };
-        match (ended, running.ending) {
-            (Ok(stopped), ending) => {
-                let resume = stopped.open_break.map(|open| Break {
-                    // The task only knows that it was told to stop; why is known here.
-                    cause: ending.filter(|_| open.cause == Cause::WorkerStopped).unwrap_or(open.cause),
-                    ..open
-                });
+        match ended {
+            Ok(resume) => {
                 bugs.worked();
                 self.spawn(key, order, bugs, Duration::ZERO, resume, identity);
             }
-            (Err(error), _) => {
+            Err(error) => {
                 let delay = bugs.failed(rand::random());
                 let camera_id = key.camera_id;
                 tracing::error!(%camera_id, %error, again_in_ms = delay.as_millis(), "recording failed by a bug");
@@ -338,9 +369,13 @@ impl Recorders {
         let all = async {
             while let Some(ended) = self.tasks.join_next_with_id().await {
                 let Ok((id, stopped)) = ended else { continue };
-                let key = self.camera_of.get(&id).filter(|key| self.cameras[*key].order.is_some());
-                if let (Some(key), Some(left)) = (key, stopped.open_break) {
-                    open.insert(*key, left);
+                let Some(key) = self.camera_of.get(&id).copied() else { continue };
+                let Some(Camera { order, state: State::Running(running), .. }) = self.cameras.get(&key)
+                else {
+                    continue;
+                };
+                if let (Some(left), Some(_)) = (self.left_open(key, running, stopped), order) {
+                    open.insert(key, left);
                 }
             }
         };
