@@ -1,17 +1,18 @@
 //! A camera as it is read: settings without secrets, where it is recorded, and whether it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::settings::CameraSettings;
 use longwatch_events::state::Placement;
+use longwatch_events::time::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
 use super::change::etag;
 use super::problem::moment;
-use crate::read_model::rows::{CameraState, CameraView, Condition};
+use crate::read_model::rows::{CameraState, CameraView, Condition, Observations};
 
 /// A camera.
 #[derive(Serialize, ToSchema)]
@@ -104,9 +105,9 @@ struct Assignment {
     reason: &'static str,
 }
 
-/// Shows a camera, given the servers that are silent.
-pub(super) fn show(app: &App, view: CameraView, silent: &BTreeSet<ServerId>) -> Camera {
-    let state = view.state(silent);
+/// Shows a camera, given what is observed of servers.
+pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> Camera {
+    let state = view.state(observations);
     let (state_reason, state_detail) = explain(app, &view, state).unzip();
     let assignment = match view.placement {
         Placement::Assigned(assignment) => Some(Assignment {
@@ -158,22 +159,26 @@ fn source(app: &App, tenant_id: TenantId, settings: &CameraSettings) -> Source {
 
 /// Why a camera is not recorded, for a program and for a person.
 fn explain(app: &App, view: &CameraView, state: CameraState) -> Option<(String, String)> {
-    match state {
-        CameraState::Recording | CameraState::Connecting | CameraState::Disabled => None,
-        CameraState::Unplaced => Some(unplaced(&view.placement)),
-        CameraState::Offline => {
-            if let Some(Condition::Offline { cause, detail }) = view.status.as_ref().map(|s| &s.condition) {
-                return Some((cause.as_str().to_owned(), detail.clone()));
+    match (state, &view.placement) {
+        (CameraState::Recording | CameraState::Connecting | CameraState::Disabled, _) => None,
+        (CameraState::Unplaced, placement) => Some(unplaced(placement)),
+        (CameraState::Offline, Placement::Assigned(assignment)) => {
+            // What a server said before it fell silent may have changed since.
+            if let Some(since) = app.service.observed().silent_since(assignment.server_id) {
+                return Some(silent(assignment.server_id, since));
             }
-            let Placement::Assigned(assignment) = view.placement else { return None };
-            let server_id = assignment.server_id;
-            let since = app.service.observed().silent_since(server_id).map(moment);
-            let since = since.map_or_else(String::new, |at| format!(" since {at}"));
-            let detail =
-                format!("server {server_id} has not been heard of{since}; it may still be recording");
-            Some(("server_silent".to_owned(), detail))
+            let status = view.status.as_ref()?;
+            let Condition::Offline { cause, detail } = &status.condition else { return None };
+            Some((cause.as_str().to_owned(), detail.clone()))
         }
+        (CameraState::Offline, Placement::Unplanned | Placement::Unplaced { .. }) => None,
     }
+}
+
+fn silent(server_id: ServerId, since: Timestamp) -> (String, String) {
+    let since = moment(since);
+    let detail = format!("server {server_id} has not been heard of since {since}; it may still be recording");
+    ("server_silent".to_owned(), detail)
 }
 
 fn unplaced(placement: &Placement) -> (String, String) {

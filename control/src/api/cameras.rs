@@ -93,12 +93,12 @@ async fn list(
     }
     query.finish()?;
     tenant_exists(&app, tenant)?;
-    let silent = app.silent();
-    let filter = CameraFilter { state, server_id, text, silent: silent.clone() };
+    let observations = app.observations();
+    let filter = CameraFilter { state, server_id, text, observations: observations.clone() };
     let found = app.service.read_model().cameras(tenant, filter, page).await?;
     let next_cursor =
         found.items.last().filter(|_| found.more).map(|view| cursor::encode(&view.row.camera_id));
-    let items = found.items.into_iter().map(|view| camera_view::show(&app, view, &silent)).collect();
+    let items = found.items.into_iter().map(|view| camera_view::show(&app, view, &observations)).collect();
     Ok(Json(CameraList { items, next_cursor }))
 }
 
@@ -127,7 +127,7 @@ async fn create(
     .await?;
     let view = find(&app, tenant_id, camera_id).await?;
     let headers = created(view.row.version, &format!("/v1/tenants/{tenant_id}/cameras/{camera_id}"));
-    let camera = camera_view::show(&app, view, &app.silent());
+    let camera = camera_view::show(&app, view, &app.observations());
     Ok((StatusCode::CREATED, headers, Json(camera)).into_response())
 }
 
@@ -142,7 +142,7 @@ async fn create(
 async fn read(State(app): State<App>, CameraPath(tenant, camera): CameraPath) -> Result<Response, Problem> {
     let view = find(&app, tenant, camera).await?;
     let version = view.row.version;
-    Ok((versioned(version), Json(camera_view::show(&app, view, &app.silent()))).into_response())
+    Ok((versioned(version), Json(camera_view::show(&app, view, &app.observations()))).into_response())
 }
 
 /// Change a camera. A source whose `url` is left as it was read keeps what is not shown of it.

@@ -27,17 +27,15 @@ mod tenants;
 mod tests;
 mod timeline;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
-use longwatch_events::id::ServerId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -45,14 +43,15 @@ use tower_http::compression::CompressionLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::keys::Key;
+use crate::read_model::rows::Observations;
 use crate::service::Service;
 use problem::Problem;
 
 pub use openapi::{openapi, openapi_json};
 pub use operations::operations;
 
-/// How long answering a request may take, in seconds.
-const TIMEOUT_S: u64 = 30;
+/// How long answering a request may take.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// How often the metrics' histograms are tidied up.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -64,11 +63,9 @@ struct App {
 }
 
 impl App {
-    /// Servers that have not been heard of within the lease.
-    fn silent(&self) -> BTreeSet<ServerId> {
-        let servers: Vec<_> = self.service.state().servers().map(|(id, _)| id).collect();
-        let observed = self.service.observed();
-        servers.into_iter().filter(|id| observed.silent_since(*id).is_some()).collect()
+    /// What is observed of servers.
+    fn observations(&self) -> Observations {
+        operations::observations(&self.service)
     }
 }
 
@@ -122,14 +119,14 @@ pub fn router(service: Arc<Service>, key: Key) -> Router {
         .merge(v1)
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method);
-    layered(router, &app).with_state(app)
+    layered(router, &app, TIME_LIMIT).with_state(app)
 }
 
 /// Outermost last. What is inside `observe` answers problems; `observe` completes them.
-fn layered(router: Router<App>, app: &App) -> Router<App> {
+fn layered(router: Router<App>, app: &App, time_limit: Duration) -> Router<App> {
     router
         .layer(from_fn_with_state(app.clone(), auth::authorize))
-        .layer(from_fn(observe::time_limit))
+        .layer(from_fn_with_state(time_limit, observe::time_limit))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(app.clone(), observe::observe))
         .layer(CompressionLayer::new())

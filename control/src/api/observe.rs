@@ -10,8 +10,8 @@ use longwatch_events::id::IdSource;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::App;
 use super::problem::Problem;
-use super::{App, TIMEOUT_S};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A longer one is somebody's mistake, and would stand in every log line.
@@ -81,10 +81,10 @@ fn method_word(method: &Method) -> &'static str {
 }
 
 /// Answers 408 if a request takes too long.
-pub(super) async fn time_limit(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(Duration::from_secs(TIMEOUT_S), next.run(request)).await {
+pub(super) async fn time_limit(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Problem::timeout(TIMEOUT_S).into_response(),
+        Err(_) => Problem::timeout(limit).into_response(),
     }
 }
 

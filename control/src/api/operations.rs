@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::problem::Problem;
 use super::servers::state_word;
-use crate::read_model::rows::CameraState;
+use crate::read_model::rows::{CameraState, Observation, Observations};
 use crate::service::Service;
 
 /// How long a scrape waits for the log to say where it ends.
@@ -95,8 +95,8 @@ async fn measure(service: &Service) {
         gauge!("longwatch_fold_lag_records", "stream" => stream.name()).set(lag);
     }
     gauge!("longwatch_fold_halted").set(if service.halted().is_some() { 1.0 } else { 0.0 });
-    let silent = measure_servers(service);
-    match service.read_model().counts(silent).await {
+    measure_servers(service);
+    match service.read_model().counts(observations(service)).await {
         Ok(counts) => {
             for (state, count) in CameraState::ALL.iter().zip(counts.cameras) {
                 gauge!("longwatch_cameras", "state" => state.as_str()).set(as_f64(count));
@@ -108,16 +108,12 @@ async fn measure(service: &Service) {
     }
 }
 
-fn measure_servers(service: &Service) -> std::collections::BTreeSet<longwatch_events::id::ServerId> {
+fn measure_servers(service: &Service) {
     let observed = service.observed();
     let mut by_state = BTreeMap::from([("undefined", 0_u64), ("online", 0), ("suspect", 0)]);
-    let mut silent = std::collections::BTreeSet::new();
     let mut oldest_s = 0.0_f64;
     for (id, server) in service.state().servers() {
         let is_silent = observed.silent_since(id).is_some();
-        if is_silent {
-            silent.insert(id);
-        }
         let (state, _) = state_word(server.adopted, server.public_key.is_some(), is_silent);
         *by_state.entry(state).or_default() += 1;
         if let Some(seen) = observed.seen(id) {
@@ -129,7 +125,17 @@ fn measure_servers(service: &Service) -> std::collections::BTreeSet<longwatch_ev
         gauge!("longwatch_servers", "state" => state).set(as_f64(count));
     }
     gauge!("longwatch_oldest_heartbeat_age_seconds").set(oldest_s);
-    silent
+}
+
+/// What is observed of every server that State knows.
+pub(super) fn observations(service: &Service) -> Observations {
+    let observed = service.observed();
+    let servers: Vec<_> = service.state().servers().map(|(id, _)| id).collect();
+    let observation = |id| Observation {
+        silent: observed.silent_since(id).is_some(),
+        boot_id: observed.seen(id).map(|seen| seen.boot_id),
+    };
+    servers.into_iter().map(|id| (id, observation(id))).collect()
 }
 
 /// A gauge is a float: exact up to 2^53, which no count here comes near.

@@ -3,6 +3,8 @@
 //! A problem says what was wrong, where, and what would be right. Causes inside the system are logged under the
 //! `trace_id` and never shown.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longwatch_events::time::Timestamp;
@@ -143,7 +145,8 @@ impl Problem {
     }
 
     /// 408: answering took too long.
-    pub(super) fn timeout(seconds: u64) -> Self {
+    pub(super) fn timeout(limit: Duration) -> Self {
+        let seconds = limit.as_secs_f64();
         let detail = format!(
             "no answer within {seconds} s; a change may or may not have been made: read before trying again"
         );

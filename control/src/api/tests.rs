@@ -4,6 +4,7 @@
 mod bad_input;
 mod description;
 mod happy_path;
+mod when_it_fails;
 
 use std::sync::Arc;
 
@@ -77,6 +78,20 @@ fn errors(problem: &Value) -> Vec<(&str, &str)> {
     found
 }
 
+async fn send(router: &Router, request: Request<Body>) -> Answer {
+    let response = router.clone().oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = to_bytes(body, usize::MAX).await.unwrap();
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    Answer { status: parts.status, headers: parts.headers, text }
+}
+
+/// A request with the key and without a body.
+fn keyed(method: &str, path: &str) -> Request<Body> {
+    let key = format!("Bearer {KEY}");
+    Request::builder().method(method).uri(path).header("authorization", key).body(Body::empty()).unwrap()
+}
+
 impl Api {
     async fn start() -> Self {
         let control = TestControl::start().await;
@@ -87,11 +102,7 @@ impl Api {
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = to_bytes(body, usize::MAX).await.unwrap();
-        let text = String::from_utf8(bytes.to_vec()).unwrap();
-        Answer { status: parts.status, headers: parts.headers, text }
+        send(&self.router, request).await
     }
 
     /// A request with the key and these headers.

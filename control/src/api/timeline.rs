@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use longwatch_events::id::ServerId;
-use longwatch_events::position::Epoch;
 use longwatch_events::state::Placement;
 use longwatch_events::time::Timestamp;
 use serde::Serialize;
@@ -178,13 +177,22 @@ async fn read(
     query.finish()?;
     let view = find(&app, tenant, camera).await?;
     let rows = app.service.read_model().timeline(tenant, camera, range).await?;
-    let (epoch, silent_since) = match view.placement {
-        Placement::Assigned(a) => (Some(a.epoch), app.service.observed().silent_since(a.server_id)),
-        Placement::Unplanned | Placement::Unplaced { .. } => (None::<Epoch>, None),
+    let observed = app.service.observed();
+    let assignment = match view.placement {
+        Placement::Assigned(assignment) => Some(assignment),
+        Placement::Unplanned | Placement::Unplaced { .. } => None,
     };
     // Of moments the log has not come to, nothing is known: neither that there is video nor that there is none.
     let now = app.service.log_now();
     let created_at = view.row.created_at;
-    let timeline = draw_up(&Inputs { range, now, created_at, epoch, silent_since, rows: &rows });
+    let timeline = draw_up(&Inputs {
+        range,
+        now,
+        created_at,
+        epoch: assignment.map(|a| a.epoch),
+        silent_since: assignment.and_then(|a| observed.silent_since(a.server_id)),
+        boot_id: assignment.and_then(|a| observed.seen(a.server_id)).map(|seen| seen.boot_id),
+        rows: &rows,
+    });
     Ok(Json(show(range, now, &timeline)))
 }

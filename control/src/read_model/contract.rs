@@ -2,8 +2,6 @@
 
 mod recorder;
 
-use std::collections::BTreeSet;
-
 use longwatch_events::event::{
     CameraAdded, CameraDeleted, Decision, Event, PlanEntry, PlanMade, RecordingReported, ServerAdded,
     ServerDetached, ServerJoined, TenantCreated,
@@ -26,7 +24,7 @@ use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 
 use super::projection;
-use super::rows::{CameraState, Change, Condition, SegmentRow};
+use super::rows::{CameraState, Change, Condition, Observation, Observations, SegmentRow};
 use super::sqlite::SqliteReadModel;
 use super::{Applied, AssignmentFilter, CameraFilter, Page, Range, ReadModel};
 
@@ -40,6 +38,9 @@ struct World<'m> {
     recordings: u64,
     seconds: i64,
 }
+
+/// The run of every worker.
+const BOOT: BootId = BootId::from_uuid(uuid::Uuid::nil());
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_millis(second * 1_000)
@@ -88,8 +89,7 @@ impl<'m> World<'m> {
     /// Appends to RECORDINGS and folds.
     async fn reported(&mut self, server_id: ServerId, facts: Vec<Fact>) {
         self.recordings += 1;
-        let boot_id = BootId::from_uuid(uuid::Uuid::nil());
-        let report = RecordingReported { server_id, boot_id, facts };
+        let report = RecordingReported { server_id, boot_id: BOOT, facts };
         let changes = projection::of_recording(Position(self.recordings), &report);
         self.model.apply(LogStream::Recordings, Position(self.recordings), changes).await.unwrap();
     }
@@ -303,7 +303,7 @@ async fn a_fact_that_contradicts_itself_is_set_aside(model: &dyn ReadModel) {
     let mut world = World::new(model);
     let (tenant, camera, server, epoch) = everything(&mut world).await;
     world.reported(server, vec![stored(tenant, camera, epoch, 300, 200)]).await;
-    assert_eq!(model.counts(BTreeSet::new()).await.unwrap().rejected_facts, 1);
+    assert_eq!(model.counts(Observations::new()).await.unwrap().rejected_facts, 1);
     assert_eq!(model.position(LogStream::Recordings).await.unwrap(), Position(2));
 }
 
@@ -351,39 +351,50 @@ async fn tenants_are_apart(model: &dyn ReadModel) {
 async fn filters_and_counts_agree_with_the_state_of_each_camera(model: &dyn ReadModel) {
     let mut world = World::new(model);
     let (tenant, ..) = everything(&mut world).await;
-    let silent_server = world.server("silent").await;
-    let awake = world.server("awake").await;
+    let [awake, silent, restarted] =
+        [world.server("awake").await, world.server("silent").await, world.server("restarted").await];
     let mut off = camera_settings("off");
     off.recording.mode = RecordingMode::Off;
     world.camera(tenant, off).await;
     world.camera(tenant, camera_settings("new")).await;
-    for (name, server, facts) in
-        [("waits", awake, 0), ("fails", awake, 1), ("plays", awake, 2), ("lost", silent_server, 3)]
-    {
+    type Said = fn(TenantId, CameraId, Epoch) -> Option<Fact>;
+    let cameras: [(&str, ServerId, Said, CameraState); 6] = [
+        ("waits", awake, |_, _, _| None, CameraState::Connecting),
+        ("starts", awake, |t, c, e| Some(started(t, c, e, 30)), CameraState::Connecting),
+        ("runs", awake, |t, c, e| Some(keyframe(t, c, e, 30)), CameraState::Recording),
+        ("fails", awake, |t, c, e| Some(interrupted(t, c, e, 30, Cause::Refused)), CameraState::Offline),
+        ("lost", silent, |t, c, e| Some(keyframe(t, c, e, 30)), CameraState::Offline),
+        ("again", restarted, |t, c, e| Some(keyframe(t, c, e, 30)), CameraState::Connecting),
+    ];
+    let of_this_run = Observation { silent: false, boot_id: Some(BOOT) };
+    let observations = Observations::from([
+        (awake, of_this_run),
+        (silent, Observation { silent: true, ..of_this_run }),
+        (restarted, Observation { boot_id: Some(BootId::from_uuid(world.ids.next())), ..of_this_run }),
+    ]);
+    for (name, server, said, expected) in cameras {
         let camera = world.camera(tenant, camera_settings(name)).await;
         let epoch = world.assign(tenant, camera, server).await;
-        let facts = match facts {
-            0 => vec![],
-            1 => vec![interrupted(tenant, camera, epoch, 30, Cause::Unauthorized)],
-            2 => vec![started(tenant, camera, epoch, 30)],
-            _ => vec![keyframe(tenant, camera, epoch, 30)],
-        };
-        world.reported(server, facts).await;
+        world.reported(server, said(tenant, camera, epoch).into_iter().collect()).await;
+        let view = model.camera(tenant, camera).await.unwrap().unwrap();
+        assert_eq!(view.state(&observations), expected, "{name}");
     }
-    let silent = BTreeSet::from([silent_server]);
+
     let everyone = model.cameras(tenant, CameraFilter::default(), all()).await.unwrap().items;
-    let counts = model.counts(silent.clone()).await.unwrap();
+    let counts = model.counts(observations.clone()).await.unwrap();
     for (state, count) in CameraState::ALL.into_iter().zip(counts.cameras) {
-        let filter = CameraFilter { state: Some(state), silent: silent.clone(), ..CameraFilter::default() };
+        let observations = observations.clone();
+        let expected: Vec<_> =
+            everyone.iter().filter(|view| view.state(&observations) == state).cloned().collect();
+        let filter = CameraFilter { state: Some(state), observations, ..CameraFilter::default() };
         let found = model.cameras(tenant, filter, all()).await.unwrap().items;
-        let expected: Vec<_> = everyone.iter().filter(|view| view.state(&silent) == state).cloned().collect();
         assert!(!expected.is_empty(), "the test has a camera in state {state:?}");
         assert_eq!(found, expected, "{state:?}");
         assert_eq!(count, expected.len() as u64, "{state:?}");
     }
     let on_server = CameraFilter { server_id: Some(awake), ..CameraFilter::default() };
-    assert_eq!(model.cameras(tenant, on_server, all()).await.unwrap().items.len(), 3);
-    assert_eq!(model.server(awake).await.unwrap().unwrap().cameras, 3);
+    assert_eq!(model.cameras(tenant, on_server, all()).await.unwrap().items.len(), 4);
+    assert_eq!(model.server(awake).await.unwrap().unwrap().cameras, 4);
 }
 
 async fn a_name_is_found_in_any_case_and_a_percent_sign_is_a_percent_sign(model: &dyn ReadModel) {
@@ -409,7 +420,7 @@ async fn detaching_a_server_unplans_its_cameras(model: &dyn ReadModel) {
     assert_eq!(model.server(server).await.unwrap(), None);
     let view = model.camera(tenant, camera).await.unwrap().unwrap();
     assert_eq!(view.placement, world.state.camera(tenant, camera).unwrap().placement);
-    assert_eq!(view.state(&BTreeSet::new()), CameraState::Unplaced);
+    assert_eq!(view.state(&Observations::new()), CameraState::Unplaced);
     assert!(model.assignments(AssignmentFilter::default(), all()).await.unwrap().items.is_empty());
 }
 

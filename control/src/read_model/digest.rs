@@ -40,7 +40,7 @@ pub const TABLES: [Table; 10] = [
     },
     Table {
         name: "recording_status",
-        columns: "tenant_id, camera_id, epoch, server_id, state, since_us, cause, detail, recording_since_us, \
+        columns: "tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, cause, detail, recording_since_us, \
                   recording_until_us",
         key: "tenant_id, camera_id, epoch",
     },
@@ -57,7 +57,7 @@ pub const TABLES: [Table; 10] = [
     },
     Table {
         name: "interruptions",
-        columns: "tenant_id, camera_id, at_us, epoch, cause",
+        columns: "tenant_id, camera_id, at_us, epoch, cause, position, fact",
         key: "tenant_id, camera_id, at_us, epoch, cause",
     },
     Table { name: "rejected_facts", columns: "position, fact, why", key: "position, fact" },

@@ -15,7 +15,6 @@ pub mod rows;
 pub mod sqlite;
 pub mod timeline;
 
-use std::collections::BTreeSet;
 use std::error::Error as StdError;
 
 use futures::future::BoxFuture;
@@ -25,7 +24,10 @@ use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 
-use rows::{AssignmentView, CameraState, CameraView, Change, Counts, ServerView, TenantRow, TimelineRows};
+use rows::{
+    AssignmentView, CameraState, CameraView, Change, Counts, Observations, ServerView, TenantRow,
+    TimelineRows,
+};
 
 /// Why the read model could not answer or be written.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +89,8 @@ pub struct CameraFilter {
     pub server_id: Option<ServerId>,
     /// Whose name holds this text, in whatever case.
     pub text: Option<String>,
-    /// Servers that have not been heard of within the lease: what `state` depends on besides the rows.
-    pub silent: BTreeSet<ServerId>,
+    /// What `state` depends on besides the rows.
+    pub observations: Observations,
 }
 
 /// Which assignments.
@@ -170,7 +172,7 @@ pub trait ReadModel: Send + Sync {
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows>;
 
     /// How much there is of everything.
-    fn counts(&self, silent: BTreeSet<ServerId>) -> Answer<'_, Counts>;
+    fn counts(&self, observations: Observations) -> Answer<'_, Counts>;
 
     /// A hash over all rows of all tables ([`digest`]): two read models folded from the same log up to the same
     /// positions have the same. Reads everything.

@@ -91,22 +91,27 @@ fn plan(state: &State, position: Position, at: Timestamp, plan: &PlanMade) -> Ve
 /// What the facts at `position` of `RECORDINGS` do to the rows.
 pub fn of_recording(position: Position, report: &RecordingReported) -> Vec<Change> {
     let changes = (0..).zip(&report.facts).map(|(index, fact)| {
-        of_fact(report.server_id, fact).unwrap_or_else(|why| Change::RejectFact {
-            position,
-            fact: index,
-            why,
-        })
+        let place = (position, index);
+        of_fact(report, place, fact).unwrap_or_else(|why| Change::RejectFact { position, fact: index, why })
     });
     changes.collect()
 }
 
-fn of_fact(server_id: ServerId, fact: &Fact) -> Result<Change, String> {
-    let key =
-        |epoch| StatusKey { tenant_id: fact.tenant_id(), camera_id: fact.camera_id(), epoch, server_id };
+fn of_fact(report: &RecordingReported, place: (Position, u32), fact: &Fact) -> Result<Change, String> {
+    let RecordingReported { server_id, boot_id, .. } = *report;
+    let (tenant_id, camera_id) = (fact.tenant_id(), fact.camera_id());
+    let key = |epoch| StatusKey { tenant_id, camera_id, epoch, server_id, boot_id };
     match fact {
         Fact::Started(f) => Ok(Change::Started(key(f.epoch), f.at)),
         Fact::FirstKeyframeDurable(f) => Ok(Change::Recording(key(f.epoch), f.start)),
-        Fact::Interrupted(f) => Ok(Change::Interrupted(key(f.epoch), f.at, f.cause, f.detail.clone())),
+        Fact::Interrupted(f) => Ok(Change::Interrupted {
+            key: key(f.epoch),
+            at: f.at,
+            cause: f.cause,
+            detail: f.detail.clone(),
+            position: place.0,
+            fact: place.1,
+        }),
         Fact::SegmentStored(f) => {
             ordered("segment", f.camera_id, f.start, f.end)?;
             Ok(Change::PutSegment(SegmentRow {

@@ -1,10 +1,10 @@
 //! The rows of the read model, and what can be done to them. Plain values; no SQL and no driver.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use longwatch_events::fact::{Cause, Codec};
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{BootId, CameraId, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::UnplacedReason;
 use longwatch_events::settings::{CameraSettings, RecordingMode, ServerSettings};
@@ -63,6 +63,8 @@ pub struct StatusRow {
     pub epoch: Epoch,
     /// Who said so.
     pub server_id: ServerId,
+    /// In which run of its worker.
+    pub boot_id: BootId,
     /// What is the case.
     pub condition: Condition,
     /// Since when, by the server's clock.
@@ -211,7 +213,20 @@ pub enum Change {
     /// A camera is being recorded from this keyframe on.
     Recording(StatusKey, Timestamp),
     /// A camera is not being recorded from this moment on.
-    Interrupted(StatusKey, Timestamp, Cause, String),
+    Interrupted {
+        /// Whose recording.
+        key: StatusKey,
+        /// When.
+        at: Timestamp,
+        /// Why.
+        cause: Cause,
+        /// For a person.
+        detail: String,
+        /// Position of its batch.
+        position: Position,
+        /// Which of the batch, from 0.
+        fact: u32,
+    },
     /// Inserts or replaces.
     PutSegment(SegmentRow),
     /// Inserts or replaces.
@@ -238,6 +253,8 @@ pub struct StatusKey {
     pub epoch: Epoch,
     /// Who says so.
     pub server_id: ServerId,
+    /// In which run of its worker.
+    pub boot_id: BootId,
 }
 
 /// A camera as it is read: settings, placement, and what was heard of it under its current epoch.
@@ -292,21 +309,47 @@ impl CameraState {
     }
 }
 
+/// What is observed of a server, which rows cannot know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Observation {
+    /// It has not been heard of within the lease.
+    pub silent: bool,
+    /// The run of its worker that was heard of last.
+    pub boot_id: Option<BootId>,
+}
+
+/// What is observed of servers.
+pub type Observations = BTreeMap<ServerId, Observation>;
+
+impl StatusRow {
+    /// Whether it was said by a run of the worker that is over: then it records no longer, whatever it said.
+    pub fn is_of_former_run(&self, now: Option<BootId>) -> bool {
+        now.is_some_and(|now| now != self.boot_id)
+    }
+}
+
 impl CameraView {
-    /// The camera's state, given the servers that have not been heard of within the lease. Every implementation of
-    /// [`super::ReadModel`] filters and counts by the same rule; the contract tests compare them.
-    pub fn state(&self, silent: &BTreeSet<ServerId>) -> CameraState {
+    /// The camera's state, given what is observed of servers. Every implementation of [`super::ReadModel`] filters and
+    /// counts by the same rule; the contract tests compare them.
+    pub fn state(&self, observations: &Observations) -> CameraState {
         if self.row.settings.recording.mode == RecordingMode::Off {
             return CameraState::Disabled;
         }
-        match &self.placement {
-            Placement::Unplanned | Placement::Unplaced { .. } => CameraState::Unplaced,
-            Placement::Assigned(assignment) if silent.contains(&assignment.server_id) => CameraState::Offline,
-            Placement::Assigned(_) => match self.status.as_ref().map(|status| &status.condition) {
-                None | Some(Condition::Connecting) => CameraState::Connecting,
-                Some(Condition::Recording) => CameraState::Recording,
-                Some(Condition::Offline { .. }) => CameraState::Offline,
-            },
+        let Placement::Assigned(assignment) = &self.placement else {
+            return CameraState::Unplaced;
+        };
+        let server = observations.get(&assignment.server_id).copied().unwrap_or_default();
+        if server.silent {
+            return CameraState::Offline;
+        }
+        let Some(status) = &self.status else {
+            return CameraState::Connecting;
+        };
+        match &status.condition {
+            Condition::Recording if status.is_of_former_run(server.boot_id) => CameraState::Connecting,
+            Condition::Connecting => CameraState::Connecting,
+            Condition::Recording => CameraState::Recording,
+            Condition::Offline { .. } => CameraState::Offline,
         }
     }
 }

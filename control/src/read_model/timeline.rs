@@ -5,12 +5,12 @@
 //!
 //! Where a gap's cause comes from, in this order: a gap fact of the worker that resumed; otherwise the last thing that
 //! happened since the video ended (the recording broke off, the camera was placed, unplaced, switched off, its server
-//! fell silent); otherwise `unknown`.
+//! fell silent); for a gap that reaches up to now, what the camera's state says; otherwise `unknown`.
 
 use std::fmt;
 
 use longwatch_events::fact::Cause;
-use longwatch_events::id::ServerId;
+use longwatch_events::id::{BootId, ServerId};
 use longwatch_events::position::Epoch;
 use longwatch_events::reason::UnplacedReason;
 use longwatch_events::time::Timestamp;
@@ -38,6 +38,8 @@ pub struct Inputs<'a> {
     pub epoch: Option<Epoch>,
     /// If its server has not been heard of within the lease: when it was heard of last.
     pub silent_since: Option<Timestamp>,
+    /// The run of its server's worker that was heard of last: what a former run was recording, nobody records now.
+    pub boot_id: Option<BootId>,
     /// What the read model knows.
     pub rows: &'a TimelineRows,
 }
@@ -134,7 +136,10 @@ pub fn draw_up(inputs: &Inputs<'_>) -> Timeline {
     let covered = union(&spans);
     let turns = turns(inputs);
     let gaps = holes(&covered, scheduled, inputs.created_at)
-        .flat_map(|hole| explain(hole, &inputs.rows.gaps, &turns))
+        .flat_map(|hole| {
+            let now = if hole.to == inputs.now { current_cause(inputs) } else { GapCause::Unknown };
+            explain(hole, &inputs.rows.gaps, &turns, now)
+        })
         .filter_map(|gap| clip(gap, scheduled))
         .collect();
     Timeline { overlaps: overlaps(&segments, inputs.range), segments, gaps, recording }
@@ -152,7 +157,9 @@ fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
     for status in &inputs.rows.statuses {
         let Some(open) = status.open else { continue };
         let from = (status.epoch, status.server_id);
-        let is_live = inputs.epoch == Some(status.epoch) && status.condition == Condition::Recording;
+        let is_live = inputs.epoch == Some(status.epoch)
+            && status.condition == Condition::Recording
+            && !status.is_of_former_run(inputs.boot_id);
         let end = match open.until {
             Some(until) => until,
             None if is_live => inputs.silent_since.map_or(inputs.now, |silent| silent.min(inputs.now)),
@@ -235,8 +242,22 @@ fn turns(inputs: &Inputs<'_>) -> Vec<Turn> {
     turns
 }
 
-/// Cuts a hole into gaps of one cause each. They partition it.
-fn explain(hole: Range, facts: &[GapRow], turns: &[Turn]) -> Vec<Gap> {
+/// Why the camera is not being recorded now, as far as its state tells.
+fn current_cause(inputs: &Inputs<'_>) -> GapCause {
+    let Some(epoch) = inputs.epoch else { return GapCause::Known(Cause::Unplaced) };
+    if inputs.silent_since.is_some() {
+        return GapCause::Known(Cause::ServerSilent);
+    }
+    let status = inputs.rows.statuses.iter().find(|status| status.epoch == epoch);
+    match status.map(|status| (&status.condition, status.is_of_former_run(inputs.boot_id))) {
+        Some((Condition::Recording, true)) => GapCause::Known(Cause::WorkerRestarted),
+        Some((Condition::Offline { cause, .. }, _)) => GapCause::Known(*cause),
+        Some((Condition::Connecting | Condition::Recording, _)) | None => GapCause::Connecting,
+    }
+}
+
+/// Cuts a hole into gaps of one cause each. They partition it. What nothing explains has the cause `otherwise`.
+fn explain(hole: Range, facts: &[GapRow], turns: &[Turn], otherwise: GapCause) -> Vec<Gap> {
     let mut cuts: Vec<_> = facts.iter().flat_map(|gap| [gap.start, gap.end]).collect();
     cuts.extend(turns.iter().map(|turn| turn.at));
     cuts.retain(|cut| hole.from < *cut && *cut < hole.to);
@@ -247,7 +268,11 @@ fn explain(hole: Range, facts: &[GapRow], turns: &[Turn]) -> Vec<Gap> {
         let (start, end) = (edge[0], edge[1]);
         Gap { start, end, cause: cause_of(Range { from: start, to: end }, hole.from, facts, turns) }
     });
-    merge(adopt_slivers(pieces.collect()))
+    let mut pieces = adopt_slivers(pieces.collect());
+    for piece in pieces.iter_mut().filter(|piece| piece.cause == GapCause::Unknown) {
+        piece.cause = otherwise;
+    }
+    merge(pieces)
 }
 
 fn cause_of(piece: Range, hole_start: Timestamp, facts: &[GapRow], turns: &[Turn]) -> GapCause {

@@ -75,6 +75,8 @@ CREATE TABLE recording_status (
     camera_id          BLOB NOT NULL CHECK (length(camera_id) = 16),
     epoch              INTEGER NOT NULL,
     server_id          BLOB NOT NULL CHECK (length(server_id) = 16),
+    -- The run of the worker that said so: what one run was at, ends with it.
+    boot_id            BLOB NOT NULL CHECK (length(boot_id) = 16),
     state              TEXT NOT NULL CHECK (state IN ('connecting', 'recording', 'offline')),
     since_us           INTEGER NOT NULL,
     cause              TEXT,
@@ -128,6 +130,10 @@ CREATE TABLE interruptions (
     at_us     INTEGER NOT NULL,
     epoch     INTEGER NOT NULL,
     cause     TEXT NOT NULL,
+    -- Where it was reported first: a camera that fails for several causes, one after the other, names the end of its
+    -- video each time.
+    position  INTEGER NOT NULL,
+    fact      INTEGER NOT NULL,
     PRIMARY KEY (tenant_id, camera_id, at_us, epoch, cause)
 ) STRICT, WITHOUT ROWID;
 

@@ -1,6 +1,5 @@
 //! A read model that holds no rows: it takes changes down, to be applied elsewhere in another order.
 
-use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use futures::FutureExt as _;
@@ -10,7 +9,9 @@ use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 
-use super::super::rows::{AssignmentView, CameraView, Change, Counts, ServerView, TenantRow, TimelineRows};
+use super::super::rows::{
+    AssignmentView, CameraView, Change, Counts, Observations, ServerView, TenantRow, TimelineRows,
+};
 use super::super::{Answer, Applied, AssignmentFilter, CameraFilter, Error, Items, Page, Range, ReadModel};
 
 /// Takes changes down instead of applying them.
@@ -76,7 +77,7 @@ impl ReadModel for Recorder {
         nothing()
     }
 
-    fn counts(&self, _: BTreeSet<ServerId>) -> Answer<'_, Counts> {
+    fn counts(&self, _: Observations) -> Answer<'_, Counts> {
         nothing()
     }
 

@@ -1,7 +1,7 @@
 //! Values of the program ↔ values of SQLite.
 
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{BootId, CameraId, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::state::{Assignment, Placement};
 use longwatch_events::time::Timestamp;
@@ -164,6 +164,7 @@ impl<'r> Reader<'r> {
         Ok(StatusRow {
             epoch: Epoch(self.unsigned("epoch")?),
             server_id: ServerId::from_uuid(self.uuid(server_column)?),
+            boot_id: BootId::from_uuid(self.uuid("boot_id")?),
             condition,
             since: self.time("since_us")?,
             open,

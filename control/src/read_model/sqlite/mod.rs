@@ -7,7 +7,6 @@ mod convert;
 mod read;
 mod write;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +21,9 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
-use super::rows::{AssignmentView, CameraView, Change, Counts, ServerView, TenantRow, TimelineRows};
+use super::rows::{
+    AssignmentView, CameraView, Change, Counts, Observations, ServerView, TenantRow, TimelineRows,
+};
 use super::{Answer, Applied, AssignmentFilter, CameraFilter, Error, Items, Page, Range, ReadModel};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../schemas/migrations/sqlite");
@@ -163,8 +164,8 @@ impl ReadModel for SqliteReadModel {
         self.reading(move |db| read::timeline(db, tenant, camera, range).boxed()).boxed()
     }
 
-    fn counts(&self, silent: BTreeSet<ServerId>) -> Answer<'_, Counts> {
-        self.reading(move |db| read::counts(db, silent).boxed()).boxed()
+    fn counts(&self, observations: Observations) -> Answer<'_, Counts> {
+        self.reading(move |db| read::counts(db, observations).boxed()).boxed()
     }
 
     fn content_hash(&self) -> Answer<'_, Sha256> {

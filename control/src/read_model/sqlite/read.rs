@@ -1,20 +1,19 @@
 //! Queries. Each runs inside a transaction the caller has begun.
 
-use std::collections::BTreeSet;
-
 use futures::TryStreamExt as _;
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
+use serde_json::{Value, json};
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
 use sqlx::{
     AssertSqlSafe, Column as _, QueryBuilder, Row as _, TypeInfo as _, ValueRef as _, query, query_scalar,
 };
 
-use super::super::digest::{Hasher, TABLES, Table, Value};
+use super::super::digest::{self, Hasher, TABLES, Table};
 use super::super::rows::{
-    AssignmentView, CameraState, CameraView, Counts, ServerView, TenantRow, TimelineRows,
+    AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows,
 };
 use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range};
 use super::convert::Reader;
@@ -90,26 +89,44 @@ pub(super) async fn servers(
     Ok(items(read("servers", &rows, Reader::server)?, page.limit))
 }
 
-const CAMERAS: &str = "\
-    SELECT c.*, r.server_id AS status_server_id, r.state, r.since_us, r.cause, r.detail, r.recording_since_us, \
-      r.recording_until_us \
-    FROM cameras c LEFT JOIN recording_status r \
-      ON r.tenant_id = c.tenant_id AND r.camera_id = c.camera_id AND r.epoch = c.epoch";
+/// What is observed of servers comes as one JSON text (the first parameter), so that the number of servers is not the
+/// number of parameters.
+const OBSERVED: &str = "\
+    WITH observed (server_id, silent, boot_id) AS MATERIALIZED ( \
+      SELECT unhex(value ->> 'server'), value ->> 'silent', unhex(value ->> 'boot') FROM json_each(";
 
 /// The rule of [`CameraView::state`] in SQL.
-fn push_state(sql: &mut QueryBuilder<Sqlite>, silent: &BTreeSet<ServerId>) {
-    sql.push(
-        " CASE WHEN c.wants_recording = 0 THEN 'disabled' WHEN c.placement <> 'assigned' THEN 'unplaced'",
-    );
-    if !silent.is_empty() {
-        sql.push(" WHEN c.server_id IN (");
-        let mut servers = sql.separated(", ");
-        for server in silent {
-            servers.push_bind(bytes(server.as_uuid()));
-        }
-        sql.push(") THEN 'offline'");
-    }
-    sql.push(" ELSE coalesce(r.state, 'connecting') END");
+const CAMERA_STATE: &str = "\
+    CASE WHEN c.wants_recording = 0 THEN 'disabled' \
+      WHEN c.placement <> 'assigned' THEN 'unplaced' \
+      WHEN o.silent = 1 THEN 'offline' \
+      WHEN r.state = 'recording' AND o.boot_id <> r.boot_id THEN 'connecting' \
+      ELSE coalesce(r.state, 'connecting') END";
+
+const CAMERA_COLUMNS: &str = "c.*, r.server_id AS status_server_id, r.boot_id, r.state, r.since_us, r.cause, \
+    r.detail, r.recording_since_us, r.recording_until_us";
+
+const CAMERAS_OBSERVED: &str = " FROM cameras c \
+    LEFT JOIN recording_status r \
+      ON r.tenant_id = c.tenant_id AND r.camera_id = c.camera_id AND r.epoch = c.epoch \
+    LEFT JOIN observed o ON o.server_id = c.server_id";
+
+/// A query over cameras that begins with these columns.
+fn select_cameras(columns: &str, observations: &Observations) -> QueryBuilder<Sqlite> {
+    let observed: Vec<_> = observations
+        .iter()
+        .map(|(server, observation)| {
+            json!({
+                "server": server.as_uuid().simple().to_string(),
+                "silent": i32::from(observation.silent),
+                "boot": observation.boot_id.map(|boot| boot.as_uuid().simple().to_string()),
+            })
+        })
+        .collect();
+    let mut sql = QueryBuilder::new(OBSERVED);
+    sql.push_bind(Value::Array(observed).to_string());
+    sql.push(")) SELECT ").push(columns).push(CAMERAS_OBSERVED);
+    sql
 }
 
 pub(super) async fn camera(
@@ -117,7 +134,7 @@ pub(super) async fn camera(
     tenant: TenantId,
     camera: CameraId,
 ) -> Result<Option<CameraView>, Error> {
-    let mut sql = QueryBuilder::<Sqlite>::new(CAMERAS);
+    let mut sql = select_cameras(CAMERA_COLUMNS, &Observations::new());
     sql.push(" WHERE c.tenant_id = ").push_bind(bytes(tenant.as_uuid()));
     sql.push(" AND c.camera_id = ").push_bind(bytes(camera.as_uuid()));
     let row = sql.build().fetch_optional(db).await?;
@@ -130,7 +147,7 @@ pub(super) async fn cameras(
     filter: CameraFilter,
     page: Page<CameraId>,
 ) -> Result<Items<CameraView>, Error> {
-    let mut sql = QueryBuilder::<Sqlite>::new(CAMERAS);
+    let mut sql = select_cameras(CAMERA_COLUMNS, &filter.observations);
     sql.push(" WHERE c.tenant_id = ").push_bind(bytes(tenant.as_uuid()));
     if let Some(after) = page.after {
         sql.push(" AND c.camera_id > ").push_bind(bytes(after.as_uuid()));
@@ -142,9 +159,7 @@ pub(super) async fn cameras(
         sql.push(" AND instr(c.name_folded, ").push_bind(text.to_lowercase()).push(") > 0");
     }
     if let Some(state) = filter.state {
-        sql.push(" AND");
-        push_state(&mut sql, &filter.silent);
-        sql.push(" = ").push_bind(state.as_str());
+        sql.push(" AND ").push(CAMERA_STATE).push(" = ").push_bind(state.as_str());
     }
     sql.push(" ORDER BY c.camera_id LIMIT ").push_bind(i64::from(page.limit) + 1);
     let rows = sql.build().fetch_all(db).await?;
@@ -196,7 +211,7 @@ pub(super) async fn timeline(
     const GAPS: &str = "SELECT * FROM gaps WHERE tenant_id = ?1 AND camera_id = ?2 \
         AND end_us > ?3 AND start_us < ?4 ORDER BY start_us, epoch";
     const INTERRUPTIONS: &str = "SELECT * FROM interruptions WHERE tenant_id = ?1 AND camera_id = ?2 \
-        AND at_us >= ?3 AND at_us < ?4 ORDER BY at_us, epoch, cause";
+        AND at_us >= ?3 AND at_us < ?4 ORDER BY at_us, position, fact";
     const PLACEMENTS: &str =
         "SELECT * FROM placements WHERE tenant_id = ?1 AND camera_id = ?2 AND at_us < ?3 ORDER BY position";
     const STATUSES: &str =
@@ -238,14 +253,11 @@ impl Rows<'_> {
     }
 }
 
-pub(super) async fn counts(db: &mut SqliteConnection, silent: BTreeSet<ServerId>) -> Result<Counts, Error> {
+pub(super) async fn counts(db: &mut SqliteConnection, observations: Observations) -> Result<Counts, Error> {
     let mut counts = Counts::default();
-    let mut sql = QueryBuilder::<Sqlite>::new("SELECT");
-    push_state(&mut sql, &silent);
-    sql.push(
-        " AS camera_state, count(*) AS number FROM cameras c LEFT JOIN recording_status r \
-          ON r.tenant_id = c.tenant_id AND r.camera_id = c.camera_id AND r.epoch = c.epoch GROUP BY 1",
-    );
+    let columns = format!("{CAMERA_STATE} AS camera_state, count(*) AS number");
+    let mut sql = select_cameras(&columns, &observations);
+    sql.push(" GROUP BY 1");
     for row in sql.build().fetch_all(&mut *db).await? {
         let word: &str = row.try_get("camera_state")?;
         let number = Reader::new("cameras", &row).unsigned("number")?;
@@ -284,13 +296,13 @@ fn hash_row(hasher: &mut Hasher, table: &Table, row: &SqliteRow) -> Result<(), E
         let index = column.ordinal();
         let raw = row.try_get_raw(index)?;
         if raw.is_null() {
-            hasher.value(Value::Null);
+            hasher.value(digest::Value::Null);
             continue;
         }
         match raw.type_info().name() {
-            "INTEGER" => hasher.value(Value::Integer(row.try_get_unchecked(index)?)),
-            "TEXT" => hasher.value(Value::Text(row.try_get_unchecked(index)?)),
-            "BLOB" => hasher.value(Value::Bytes(row.try_get_unchecked(index)?)),
+            "INTEGER" => hasher.value(digest::Value::Integer(row.try_get_unchecked(index)?)),
+            "TEXT" => hasher.value(digest::Value::Text(row.try_get_unchecked(index)?)),
+            "BLOB" => hasher.value(digest::Value::Bytes(row.try_get_unchecked(index)?)),
             other => {
                 let why = format!("a value of type {other} in column {}", column.name());
                 return Err(Error::Corrupt { table: table.name, why });

@@ -28,6 +28,7 @@ fn of_status<'q>(sql: impl SqlSafeStr, key: StatusKey, at: Timestamp) -> Stateme
     of_camera(sql, key.tenant_id, key.camera_id)
         .bind(integer(key.epoch.0))
         .bind(bytes(key.server_id.as_uuid()))
+        .bind(bytes(key.boot_id.as_uuid()))
         .bind(at.as_micros())
 }
 
@@ -65,12 +66,14 @@ pub(super) async fn change(db: &mut SqliteConnection, change: Change) -> Result<
         }
         Change::Started(key, at) => run(db, of_status(STARTED, key, at)).await,
         Change::Recording(key, start) => run(db, of_status(RECORDING, key, start)).await,
-        Change::Interrupted(key, at, cause, detail) => {
+        Change::Interrupted { key, at, cause, detail, position, fact } => {
             run(db, of_status(INTERRUPTED, key, at).bind(cause.as_str()).bind(detail)).await?;
             let statement = of_camera(REMEMBER_INTERRUPTION, key.tenant_id, key.camera_id)
                 .bind(integer(key.epoch.0))
                 .bind(at.as_micros())
-                .bind(cause.as_str());
+                .bind(cause.as_str())
+                .bind(integer(position.0))
+                .bind(i64::from(fact));
             run(db, statement).await
         }
         Change::PutSegment(row) => run(db, put_segment(&row)).await,
@@ -84,35 +87,36 @@ pub(super) async fn change(db: &mut SqliteConnection, change: Change) -> Result<
 
 /// If the last word was that it is being recorded, how far it came is not known: a segment will tell.
 const STARTED: &str = "\
-    INSERT INTO recording_status (tenant_id, camera_id, epoch, server_id, state, since_us) \
-    VALUES (?1, ?2, ?3, ?4, 'connecting', ?5) \
+    INSERT INTO recording_status (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us) \
+    VALUES (?1, ?2, ?3, ?4, ?5, 'connecting', ?6) \
     ON CONFLICT (tenant_id, camera_id, epoch) DO UPDATE SET \
-      server_id = excluded.server_id, state = excluded.state, since_us = excluded.since_us, \
+      server_id = excluded.server_id, boot_id = excluded.boot_id, state = excluded.state, since_us = excluded.since_us, \
       cause = NULL, detail = NULL, \
       recording_since_us = CASE WHEN recording_until_us IS NULL THEN NULL ELSE recording_since_us END";
 
 const RECORDING: &str = "\
     INSERT INTO recording_status \
-      (tenant_id, camera_id, epoch, server_id, state, since_us, recording_since_us) \
-    VALUES (?1, ?2, ?3, ?4, 'recording', ?5, ?5) \
+      (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, recording_since_us) \
+    VALUES (?1, ?2, ?3, ?4, ?5, 'recording', ?6, ?6) \
     ON CONFLICT (tenant_id, camera_id, epoch) DO UPDATE SET \
-      server_id = excluded.server_id, state = excluded.state, since_us = excluded.since_us, \
+      server_id = excluded.server_id, boot_id = excluded.boot_id, state = excluded.state, since_us = excluded.since_us, \
       cause = NULL, detail = NULL, \
       recording_since_us = excluded.recording_since_us, recording_until_us = NULL";
 
 /// What had been recorded until then is durable up to then, whenever its segment is reported.
 const INTERRUPTED: &str = "\
     INSERT INTO recording_status \
-      (tenant_id, camera_id, epoch, server_id, state, since_us, cause, detail) \
-    VALUES (?1, ?2, ?3, ?4, 'offline', ?5, ?6, ?7) \
+      (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, cause, detail) \
+    VALUES (?1, ?2, ?3, ?4, ?5, 'offline', ?6, ?7, ?8) \
     ON CONFLICT (tenant_id, camera_id, epoch) DO UPDATE SET \
-      server_id = excluded.server_id, since_us = excluded.since_us, cause = excluded.cause, \
+      server_id = excluded.server_id, boot_id = excluded.boot_id, since_us = excluded.since_us, cause = excluded.cause, \
       detail = excluded.detail, state = excluded.state, \
       recording_until_us = CASE WHEN recording_status.state = 'recording' \
         THEN max(recording_since_us, excluded.since_us) ELSE recording_until_us END";
 
 const REMEMBER_INTERRUPTION: &str = "\
-    INSERT INTO interruptions (tenant_id, camera_id, epoch, at_us, cause) VALUES (?1, ?2, ?3, ?4, ?5) \
+    INSERT INTO interruptions (tenant_id, camera_id, epoch, at_us, cause, position, fact) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
     ON CONFLICT DO NOTHING";
 
 fn put_tenant<'q>(row: &TenantRow) -> Statement<'q> {

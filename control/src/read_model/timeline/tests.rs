@@ -16,6 +16,10 @@ fn server() -> ServerId {
     ServerId::generate(&CountingIds::default())
 }
 
+fn boot(number: u128) -> BootId {
+    BootId::from_uuid(uuid::Uuid::from_u128(number))
+}
+
 fn segment(start: Timestamp, end: Timestamp, epoch: u64) -> SegmentRow {
     SegmentRow {
         tenant_id: TenantId::DEFAULT,
@@ -36,7 +40,14 @@ fn segment(start: Timestamp, end: Timestamp, epoch: u64) -> SegmentRow {
 
 fn status(epoch: u64, condition: Condition, since: i64, open: Option<(i64, Option<i64>)>) -> StatusRow {
     let open = open.map(|(since, until)| OpenVideo { since: at(since), until: until.map(at) });
-    StatusRow { epoch: Epoch(epoch), server_id: server(), condition, since: at(since), open }
+    StatusRow {
+        epoch: Epoch(epoch),
+        server_id: server(),
+        boot_id: boot(1),
+        condition,
+        since: at(since),
+        open,
+    }
 }
 
 fn offline(cause: Cause) -> Condition {
@@ -50,6 +61,7 @@ fn draw(rows: &TimelineRows, from: i64, to: i64, now: i64) -> Timeline {
         created_at: at(0),
         epoch: Some(Epoch(1)),
         silent_since: None,
+        boot_id: None,
         rows,
     })
 }
@@ -87,6 +99,7 @@ fn a_silent_server_covers_up_to_its_last_heartbeat() {
         created_at: at(0),
         epoch: Some(Epoch(1)),
         silent_since: Some(at(80)),
+        boot_id: None,
         rows: &rows,
     });
     assert_eq!(gaps(&timeline), [(80, 100, "server_silent")]);
@@ -138,6 +151,39 @@ fn durable_video_counts_before_its_segment_is_reported() {
         ..TimelineRows::default()
     };
     assert_eq!(gaps(&draw(&rows, 0, 500, 100)), [(85, 100, "stalled")]);
+}
+
+#[test]
+fn what_a_former_run_of_the_worker_was_recording_is_not_being_recorded() {
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1)],
+        statuses: vec![status(1, Condition::Recording, 0, Some((0, None)))],
+        ..TimelineRows::default()
+    };
+    let inputs = Inputs {
+        range: Range { from: at(0), to: at(500) },
+        now: at(100),
+        created_at: at(0),
+        epoch: Some(Epoch(1)),
+        silent_since: None,
+        boot_id: Some(boot(2)),
+        rows: &rows,
+    };
+    let timeline = draw_up(&inputs);
+    assert_eq!(gaps(&timeline), [(60, 100, "worker_restarted")]);
+    assert_eq!(timeline.recording, None);
+    assert_eq!(gaps(&draw_up(&Inputs { boot_id: Some(boot(1)), ..inputs })), []);
+}
+
+#[test]
+fn of_several_causes_at_the_end_of_the_video_the_last_one_holds() {
+    let interruption = |cause| InterruptionRow { epoch: Epoch(1), at: at(60), cause };
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1)],
+        interruptions: vec![interruption(Cause::Stalled), interruption(Cause::Refused)],
+        ..TimelineRows::default()
+    };
+    assert_eq!(gaps(&draw(&rows, 0, 500, 100)), [(60, 100, "refused")]);
 }
 
 #[test]
@@ -227,6 +273,7 @@ proptest! {
             created_at: at(created),
             epoch: Some(Epoch(1)),
             silent_since: silent.map(at),
+            boot_id: None,
             rows: &rows,
         };
         let timeline = draw_up(&inputs);
