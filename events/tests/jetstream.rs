@@ -162,6 +162,8 @@ async fn a_follower_that_has_seen_nothing_yet_stays_where_it_was_across_a_restar
         log.append(entry(n, LogStream::Log, subject::PLAN)).await.expect("appended");
     }
     let mut follow = log.follow(LogStream::Log, Position(3)).await.expect("a follower");
+    // It waits all the time, as in control.
+    let waiting = tokio::spawn(async move { next(&mut follow).await });
 
     // When
     nats.kill();
@@ -169,7 +171,7 @@ async fn a_follower_that_has_seen_nothing_yet_stays_where_it_was_across_a_restar
     log.append(entry(4, LogStream::Log, subject::PLAN)).await.expect("appended");
 
     // Then
-    assert_eq!(next(&mut follow).await.position, Position(4));
+    assert_eq!(waiting.await.expect("it went on").position, Position(4));
 }
 
 #[tokio::test]
