@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use longwatch_events::subject::LogStream;
-use metrics::gauge;
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 
@@ -41,9 +41,41 @@ fn recorder() -> Result<&'static PrometheusHandle, &'static BuildError> {
     static RECORDER: OnceLock<Result<PrometheusHandle, BuildError>> = OnceLock::new();
     let recorder = RECORDER.get_or_init(|| {
         let durations = Matcher::Suffix("duration_seconds".to_owned());
-        PrometheusBuilder::new().set_buckets_for_metric(durations, &DURATION_BUCKETS_S)?.install_recorder()
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(durations, &DURATION_BUCKETS_S)?
+            .install_recorder()?;
+        describe();
+        Ok(recorder)
     });
     recorder.as_ref()
+}
+
+/// Tells who scrapes what the numbers mean.
+fn describe() {
+    describe_counter!("longwatch_http_requests_total", "Requests answered, by method, route and status.");
+    describe_histogram!("longwatch_http_request_duration_seconds", "How long answering took.");
+    describe_counter!(
+        "longwatch_segments_stored_total",
+        "Segments this process has folded, replays included."
+    );
+    describe_counter!("longwatch_segments_stored_bytes_total", "Their size.");
+    describe_gauge!("longwatch_fold_position", "Up to where a log stream has been folded.");
+    describe_gauge!(
+        "longwatch_fold_lag_records",
+        "Records not folded yet; NaN while the log does not answer."
+    );
+    describe_gauge!("longwatch_fold_halted", "1: the fold has halted and nothing is decided any more.");
+    describe_gauge!("longwatch_cameras", "Cameras, by state.");
+    describe_gauge!("longwatch_servers", "Servers, by state.");
+    describe_gauge!("longwatch_tenants", "Tenants.");
+    describe_gauge!(
+        "longwatch_rejected_facts",
+        "Facts of workers that contradict themselves and do not count."
+    );
+    describe_gauge!(
+        "longwatch_oldest_heartbeat_age_seconds",
+        "Age of the oldest last heartbeat, by the log's clock."
+    );
 }
 
 /// Folds what was recorded into the histograms, which otherwise grow until the next scrape.
