@@ -3,7 +3,7 @@
 //! Not here: decisions (they are [`crate::decide`]'s) and SQL ([`crate::read_model`]'s). A request is read whole and
 //! checked whole; a change is answered when it stands in the log and has been folded.
 //!
-//! Invariant: without a valid key nothing is answered but what [`auth`] lists as public, which holds no data.
+//! Invariant: without a valid key nothing is answered but what `auth` lists as public, which holds no data.
 
 mod assignments;
 mod auth;
