@@ -22,7 +22,8 @@ pub struct InvalidTimestamp {
     pub text: String,
 }
 
-/// The last moment this system can write down: 9999-12-31T23:59:59.999999Z.
+/// The last moment that can be written down: 9999-12-30T21:59:59.999999Z, the last one that has a date in every
+/// time zone.
 const LATEST_US: i64 = 253_402_207_199_999_999;
 /// The first: year 0.
 const EARLIEST_US: i64 = -62_167_219_200_000_000;
