@@ -93,10 +93,9 @@ mod tests {
         let mut records = control.log.follow(LogStream::Assignments, after).await.unwrap();
         let record = timeout(Duration::from_secs(10), records.next()).await.unwrap().unwrap().unwrap();
         assert!(!record.payload.windows(15).any(|bytes| bytes == b"canary-password"));
-        match Envelope::decode(&record.payload).unwrap().event {
-            Event::AssignmentsPublished(set) => (record.position, set.server_id, set.cameras.len()),
-            other => panic!("{other:?} stands in ASSIGNMENTS"),
-        }
+        let event = Envelope::decode(&record.payload).unwrap().event;
+        let Event::AssignmentsPublished(set) = event else { panic!("{event:?} stands in ASSIGNMENTS") };
+        (record.position, set.server_id, set.cameras.len())
     }
 
     #[tokio::test]

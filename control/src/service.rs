@@ -31,7 +31,7 @@ const FOLD_DEADLINE: Duration = Duration::from_secs(5);
 pub enum CommandError {
     /// It may not be.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(Refusal),
     /// What it was based on has changed. Nothing was written; read again.
     #[error("the thing was changed by somebody else meanwhile")]
     Conflict,
@@ -41,6 +41,13 @@ pub enum CommandError {
     /// The fold has halted: nothing is decided until an operator looks at the log.
     #[error("the fold has halted: {0}")]
     Halted(String),
+}
+
+impl From<Refusal> for CommandError {
+    fn from(refusal: Refusal) -> Self {
+        // Whether State or the log noticed it first is all the same to whoever asked.
+        if matches!(refusal, Refusal::Changed { .. }) { Self::Conflict } else { Self::Refused(refusal) }
+    }
 }
 
 /// How far the folds have come.
@@ -201,10 +208,7 @@ impl Service {
         command: Command,
     ) -> Result<Position, CommandError> {
         self.caught_up().await?;
-        let decided = decide(&self.state(), command).map_err(|refusal| match refusal {
-            Refusal::Changed { .. } => CommandError::Conflict,
-            other => CommandError::Refused(other),
-        })?;
+        let decided = decide(&self.state(), command)?;
         match self.append(actor, event_id, decided.event, Some(decided.expected_last)).await {
             Ok(position) => self.folded(position).await.map(|()| position),
             Err(log::Error::Conflict { .. }) => {

@@ -1,6 +1,8 @@
 //! Placement against an independent oracle: given any history of servers, cameras and plans, a plan keeps every
 //! capacity, moves nothing that may stay, leaves nobody unplaced while there is room, and is followed by an empty one.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 
 use longwatch_control::decide::placement::{RULES, plan};

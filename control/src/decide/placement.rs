@@ -178,11 +178,8 @@ fn bitrate(camera: &Camera) -> u64 {
     camera.settings.expected_bitrate_bps.unwrap_or(0)
 }
 
-const fn millionths(part: u64, whole: u64) -> u64 {
-    if whole == 0 {
-        return u64::MAX;
-    }
+fn millionths(part: u64, whole: u64) -> u64 {
     // 128 bits: a bitrate of 18 Tbit/s times a million does not fit in 64.
-    let share = part as u128 * 1_000_000 / whole as u128;
-    if share > u64::MAX as u128 { u64::MAX } else { share as u64 }
+    let share = (u128::from(part) * 1_000_000).checked_div(u128::from(whole)).unwrap_or(u128::MAX);
+    u64::try_from(share).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use longwatch_loadtest::system::api::Api;
+use longwatch_loadtest::system::process;
 use longwatch_loadtest::system::{Options, Single, program};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -63,6 +64,15 @@ impl Given {
         let mut single = Single::start(&options(folder.path(), segment_ms)).unwrap();
         let api = single.ready().await.unwrap();
         Self { single, api, cameras, folder }
+    }
+
+    /// Stops everything as a user would, which closes the open segments; the files stay.
+    pub(crate) async fn stop(&self) {
+        process::terminate(self.single.pid()).unwrap();
+        until("everything has stopped", Duration::from_secs(30), async || {
+            if process::is_alive(self.single.pid()) { Err(Value::from("still running")) } else { Ok(()) }
+        })
+        .await;
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -62,16 +62,11 @@ async fn three_minutes_of_every_kind_of_camera_miss_no_frame() {
         assert!(added.elapsed() < Duration::from_secs(5), "{path} took {:?}", added.elapsed());
     }
     sleep(RECORDED.saturating_sub(started.elapsed())).await;
-    // A clean stop closes the open segments.
-    let files: Vec<_> = {
-        let Given { .. } = &given;
-        let archive = given.single.archive();
-        let timelines = timelines(&given, &ids).await;
-        for (id, timeline) in ids.iter().zip(&timelines) {
-            assert_timeline_is_whole(id, timeline);
-        }
-        stop(given, &archive, &ids).await
-    };
+    for id in &ids {
+        assert_timeline_is_whole(id, &given.timeline(id).await);
+    }
+    given.stop().await;
+    let files = ids.iter().map(|id| given.files(id));
     for ((path, codec, width, audio), files) in kinds.into_iter().zip(files) {
         assert!(files.len() >= 12, "{path}: {files:?}");
         let frames = assert_no_frame_lost(&files);
@@ -80,14 +75,6 @@ async fn three_minutes_of_every_kind_of_camera_miss_no_frame() {
             assert_plays(file, codec, width, audio);
         }
     }
-}
-
-async fn timelines(given: &Given, ids: &[String]) -> Vec<Value> {
-    let mut timelines = Vec::new();
-    for id in ids {
-        timelines.push(given.timeline(id).await);
-    }
-    timelines
 }
 
 /// No gap since recording began, and each segment begins where the one before it ended.
@@ -102,18 +89,6 @@ fn assert_timeline_is_whole(id: &str, timeline: &Value) {
         timeline["gaps"].as_array().unwrap().iter().filter(|gap| millis(&gap["end"]) > first).collect();
     assert!(late.is_empty(), "{id}: gaps since recording began: {late:?}");
     assert!(timeline["recording"].is_object(), "{id}: the live end is missing: {timeline:#}");
-}
-
-async fn stop(given: Given, archive: &Path, ids: &[String]) -> Vec<Vec<PathBuf>> {
-    let Given { single, .. } = &given;
-    assert_eq!(single.archive(), archive);
-    longwatch_loadtest::system::process::terminate(single.pid()).unwrap();
-    crate::given::until("everything has stopped", Duration::from_secs(30), async || {
-        let alive = longwatch_loadtest::system::process::is_alive(single.pid());
-        if alive { Err(Value::from("still running")) } else { Ok(()) }
-    })
-    .await;
-    ids.iter().map(|id| given.files(id)).collect()
 }
 
 fn assert_plays(file: &Path, codec: &str, width: u64, audio: bool) {

@@ -385,8 +385,9 @@ impl Reporter {
         self.stats.set_state(CameraState::Failing(cause));
         tracing::info!(%camera_id, %cause, detail, retry_in_ms = retry_in.as_millis(), "camera interrupted");
         if self.interrupted != Some(cause) {
+            // The first cause explains what is missing from the last frame on; a later one only from now on.
+            let at = stored_until.filter(|_| self.interrupted.is_none()).unwrap_or_else(|| self.clock.now());
             self.interrupted = Some(cause);
-            let at = stored_until.unwrap_or_else(|| self.clock.now());
             self.report(Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail }));
         }
     }
