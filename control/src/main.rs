@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program speaks to whoever called it")]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,5 +1,7 @@
 //! `longwatch-loadtest`: simulated cameras, and the tools that measure with them. `--help` says the rest.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program speaks to whoever called it")]
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};

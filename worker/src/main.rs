@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 told to stop, 1 failed, 2 wrong usage.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program speaks to whoever called it")]
+
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;

@@ -53,7 +53,6 @@ async fn three_minutes_of_every_kind_of_camera_miss_no_frame() {
         ("/small/1", "h264", 320, false),
         ("/bframes/1", "h264", 320, false),
     ];
-    let started = Instant::now();
     let mut ids = Vec::new();
     for (path, ..) in kinds {
         let added = Instant::now();
@@ -61,7 +60,7 @@ async fn three_minutes_of_every_kind_of_camera_miss_no_frame() {
         // Well above what it takes, well below what the README promises.
         assert!(added.elapsed() < Duration::from_secs(5), "{path} took {:?}", added.elapsed());
     }
-    sleep(RECORDED.saturating_sub(started.elapsed())).await;
+    sleep(RECORDED).await;
     for id in &ids {
         assert_timeline_is_whole(id, &given.timeline(id).await);
     }
@@ -70,7 +69,7 @@ async fn three_minutes_of_every_kind_of_camera_miss_no_frame() {
     for ((path, codec, width, audio), files) in kinds.into_iter().zip(files) {
         assert!(files.len() >= 12, "{path}: {files:?}");
         let frames = assert_no_frame_lost(&files);
-        assert!(frames >= 175 * 25, "{path}: {frames} frames");
+        assert!(frames >= RECORDED.as_secs() * 25, "{path}: {frames} frames");
         for file in &files {
             assert_plays(file, codec, width, audio);
         }

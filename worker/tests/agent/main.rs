@@ -1,6 +1,6 @@
 //! The worker as a process, against a real nats-server; the test plays control's part.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod camera;
 mod system;
