@@ -9,5 +9,5 @@ export LONGWATCH_NATS_SERVER
 section "build"
 cargo build --workspace --bins --tests
 section "test"
-cargo test --workspace
+cargo test --workspace --no-fail-fast
 section "done: all tests passed"
