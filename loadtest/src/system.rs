@@ -3,12 +3,16 @@
 //! The demo, the benchmarks and the integration tests stand on this. It knows nothing of Longwatch's inside.
 
 pub mod api;
+pub mod archive;
+pub mod cameras;
+pub mod cluster;
+pub mod history;
+pub mod part;
 pub mod process;
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -16,6 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep, timeout};
 
 use api::Api;
+use part::{last_lines, output, tied};
 
 /// How long a start may take, builds not included.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -69,21 +74,12 @@ impl Single {
         std::fs::create_dir_all(data)
             .with_context(|| format!("cannot make the folder {}", data.display()))?;
         let address = free_address(options.listen)?;
-        let log = data.join("longwatch.log");
-        let output = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = Command::new(&control);
-        // The trampoline ties the child's life to ours, even if we are killed.
+        let output = output(&data.join("longwatch.log"))?;
+        let mut command = tied(&control)?;
         command
-            .args(["child", "--parent", &std::process::id().to_string(), "--"])
-            .arg(&control)
             .args(["single", "--rtsp-allow", "127.0.0.0/8", "--listen", &address.to_string()])
             .arg("--data")
             .arg(data)
-            .stdin(Stdio::null())
             .stdout(output.try_clone().context("cannot share the log file")?)
             .stderr(output);
         if let Some(nats_server) = installed_nats_server() {
@@ -92,8 +88,6 @@ impl Single {
         if let Some(milliseconds) = options.segment_ms {
             command.args(["--segment-ms", &milliseconds.to_string()]);
         }
-        // Its own process group: Ctrl-C reaches us only, and we stop it in order.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.spawn().context("cannot start longwatch-control single")?;
         Ok(Self { child, data: data.clone(), address })
     }
@@ -162,10 +156,7 @@ impl Single {
 
     /// The last lines of its output.
     pub fn last_lines(&self) -> String {
-        let text = std::fs::read(self.log()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(25)..].join("\n")
+        last_lines(&self.log())
     }
 
     /// Asks it to stop, and waits.

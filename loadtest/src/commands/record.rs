@@ -2,21 +2,18 @@
 //! same run, the same cameras are only read, which is the floor nothing can go below.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use futures::StreamExt as _;
-use futures::stream;
 use tokio::time::{Instant, sleep};
 
 use crate::frames;
-use crate::system::api::Api;
+use crate::system::archive::files;
+use crate::system::cameras::{Cameras, Recorded, record_all};
 use crate::system::process::{Usage, usage};
 use crate::system::{Options, Single, program};
 
-/// Cameras that are added at once.
-const ADD_AT_ONCE: usize = 16;
 /// How long all cameras may take to be recorded.
 const RECORDING_WITHIN: Duration = Duration::from_secs(60);
 /// The parts of a Single, as their process-id files are called.
@@ -63,9 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// What one number of cameras cost.
 struct Measured {
     cameras: u32,
-    /// From the first request that added a camera to the first camera, and to all, being recorded.
-    first_recording: Duration,
-    all_recording: Duration,
+    recorded: Recorded,
     time: Duration,
     /// Bytes the archive grew by meanwhile.
     stored_bytes: u64,
@@ -80,46 +75,13 @@ struct Measured {
     worst_camera: u64,
 }
 
-/// Simulated cameras as a child process.
-struct Cameras {
-    child: Child,
-    base: String,
-}
-
-impl Cameras {
-    fn start(count: u32) -> anyhow::Result<Self> {
-        let mut child = Command::new(program("longwatch-loadtest")?)
-            .args(["cameras", "--listen", "127.0.0.1:0", "--count", &count.to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start the simulated cameras")?;
-        let mut line = String::new();
-        let out = child.stdout.take().context("the cameras have no output")?;
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
-        let (_, url) = line.split_once("rtsp://").with_context(|| format!("the cameras said {line:?}"))?;
-        let address = url.split('/').next().unwrap_or_default();
-        Ok(Self { child, base: format!("rtsp://{address}/cam") })
-    }
-
-    fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap_or(i32::MAX)
-    }
-}
-
-impl Drop for Cameras {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
 async fn measure(count: u32, time: Duration, folder: &Path) -> anyhow::Result<Measured> {
     let cameras = Cameras::start(count)?;
     let floor_cpu_s_per_gb = floor(&cameras, count).await?;
     let listen = "127.0.0.1:0".parse().context("the API's address")?;
     let mut single = Single::start(&Options { data: folder.to_owned(), listen, segment_ms: None })?;
     let api = single.ready().await?;
-    let (first_recording, all_recording) = add(&api, &cameras, count).await?;
+    let recorded = record_all(&api, &cameras, count, RECORDING_WITHIN).await?;
 
     let pids = pids(&single, &cameras)?;
     let (before, stored_before, started) = (usages(&pids)?, size(&single.archive()), Instant::now());
@@ -136,8 +98,7 @@ async fn measure(count: u32, time: Duration, folder: &Path) -> anyhow::Result<Me
     single.stop().await?;
     let mut measured = Measured {
         cameras: count,
-        first_recording,
-        all_recording,
+        recorded,
         time: elapsed,
         stored_bytes: stored_after.saturating_sub(stored_before),
         processes,
@@ -154,7 +115,7 @@ async fn measure(count: u32, time: Duration, folder: &Path) -> anyhow::Result<Me
 /// What reading alone costs, in a process of its own.
 async fn floor(cameras: &Cameras, count: u32) -> anyhow::Result<f64> {
     let mut child = Command::new(program("longwatch-loadtest")?)
-        .args(["drain", "--url-base", &cameras.base, "--count", &count.to_string(), "--seconds", "20"])
+        .args(["drain", "--url-base", &cameras.url("/cam"), "--count", &count.to_string(), "--seconds", "20"])
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start the reader")?;
@@ -172,44 +133,6 @@ async fn floor(cameras: &Cameras, count: u32) -> anyhow::Result<f64> {
     Ok(per_gb(cpu_ms, bytes))
 }
 
-/// Adds the cameras; how long it took until the first, and until all, were being recorded.
-async fn add(api: &Api, cameras: &Cameras, count: u32) -> anyhow::Result<(Duration, Duration)> {
-    let started = Instant::now();
-    let adding = async {
-        let mut added = stream::iter(1..=count)
-            .map(|number| {
-                let url = format!("{}/{number}", cameras.base);
-                async move { api.add_camera(&format!("Camera {number}"), &url).await }
-            })
-            .buffer_unordered(ADD_AT_ONCE);
-        while let Some(camera) = added.next().await {
-            camera?;
-        }
-        anyhow::Ok(())
-    };
-    let watching = async {
-        let mut first = None;
-        loop {
-            let recording = api.recording().await?;
-            if recording > 0 {
-                first.get_or_insert_with(|| started.elapsed());
-            }
-            if recording >= count as usize {
-                let all = started.elapsed();
-                return anyhow::Ok((first.unwrap_or(all), all));
-            }
-            ensure!(
-                started.elapsed() < RECORDING_WITHIN,
-                "only {recording} of {count} cameras are being recorded after {} s",
-                RECORDING_WITHIN.as_secs()
-            );
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let ((), times) = tokio::try_join!(adding, watching)?;
-    Ok(times)
-}
-
 fn pids(single: &Single, cameras: &Cameras) -> anyhow::Result<Vec<(&'static str, i32)>> {
     let parts = PARTS.into_iter().map(|part| {
         let pid = single.pid_of(part).with_context(|| format!("{part} does not run"))?;
@@ -224,17 +147,6 @@ fn usages(pids: &[(&'static str, i32)]) -> anyhow::Result<Vec<Usage>> {
 
 fn per_gb(cpu_ms: u64, bytes: f64) -> f64 {
     cpu_ms as f64 / 1e3 / (bytes / 1e9).max(f64::MIN_POSITIVE)
-}
-
-/// Every file below `folder`.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
 }
 
 fn size(folder: &Path) -> u64 {
@@ -262,8 +174,8 @@ fn print(measured: &Measured) {
     println!(
         "\n{} cameras: first recorded {:.1} s after it was added, all after {:.1} s; {gigabytes:.2} GB in {:.0} s",
         measured.cameras,
-        measured.first_recording.as_secs_f64(),
-        measured.all_recording.as_secs_f64(),
+        measured.recorded.first.as_secs_f64(),
+        measured.recorded.all.as_secs_f64(),
         measured.time.as_secs_f64(),
     );
     println!("  process       CPU % of a core   CPU-s per GB   memory MiB (PSS)");

@@ -1,52 +1,18 @@
 //! What a test starts from, and how it waits.
 
 use std::future::Future;
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use longwatch_loadtest::system::api::Api;
-use longwatch_loadtest::system::process;
-use longwatch_loadtest::system::{Options, Single, program};
+use longwatch_loadtest::system::cameras::Cameras;
+use longwatch_loadtest::system::{Options, Single, archive, process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 /// Between looks at something that is awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// Simulated cameras as a child process; killed with this value.
-pub(crate) struct Cameras {
-    child: Child,
-    address: String,
-}
-
-impl Cameras {
-    pub(crate) fn start(count: u32) -> Self {
-        let mut child = Command::new(program("longwatch-loadtest").unwrap())
-            .args(["cameras", "--listen", "127.0.0.1:0", "--count", &count.to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let (_, rest) = line.split_once("rtsp://").unwrap_or_else(|| panic!("the cameras say {line:?}"));
-        let address = rest.split('/').next().unwrap().to_owned();
-        Self { child, address }
-    }
-
-    pub(crate) fn url(&self, path: &str) -> String {
-        format!("rtsp://{}{path}", self.address)
-    }
-}
-
-impl Drop for Cameras {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
 
 /// A running Single, its API, and cameras to record.
 pub(crate) struct Given {
@@ -60,7 +26,7 @@ impl Given {
     /// A Single with segments of `segment_ms`, and a simulator with `count` cameras per family.
     pub(crate) async fn start(segment_ms: u64, count: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let cameras = Cameras::start(count);
+        let cameras = Cameras::start(count).unwrap();
         let mut single = Single::start(&options(folder.path(), segment_ms)).unwrap();
         let api = single.ready().await.unwrap();
         Self { single, api, cameras, folder }
@@ -106,11 +72,9 @@ impl Given {
 
     /// The segments of a camera on disk, in order of time.
     pub(crate) fn files(&self, id: &str) -> Vec<PathBuf> {
-        let mut files = Vec::new();
-        collect(&self.single.archive(), &mut files);
+        let mut files = archive::files(&self.single.archive());
         files.retain(|file| file.components().any(|part| part.as_os_str() == id));
         files.retain(|file| file.extension().is_some_and(|extension| extension == "mp4"));
-        files.sort();
         files
     }
 }
@@ -118,15 +82,6 @@ impl Given {
 pub(crate) fn options(data: &Path, segment_ms: u64) -> Options {
     let listen = "127.0.0.1:0".parse().unwrap();
     Options { data: data.to_owned(), listen, segment_ms: Some(segment_ms) }
-}
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => collect(&entry.path(), files),
-            _ => files.push(entry.path()),
-        }
-    }
 }
 
 /// Looks until `look` gives `Ok`, and gives that; panics with the last `Err` after `within`.
