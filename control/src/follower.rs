@@ -87,7 +87,6 @@ fn fold_log_batch(
         match step {
             Ok((record, envelope, outcome)) => {
                 log_outcome(record.position, &envelope, outcome);
-                service.observed().tick(record.stored_at);
                 if record.position > written {
                     changes.extend(projection::of_log(
                         &state,
@@ -135,7 +134,6 @@ pub async fn follow_recordings(service: &Service) {
                 Ok((record, of_record))
             }) {
                 Ok((record, of_record)) => {
-                    service.observed().tick(record.stored_at);
                     changes.extend(of_record);
                     up_to = Some(record.position);
                 }
@@ -188,9 +186,17 @@ pub async fn follow_heartbeats(service: &Service) {
     let from = Position(end.0.saturating_sub(HEARTBEATS_AT_START));
     let mut records =
         with_retries("follow HEARTBEATS", || service.log().follow(LogStream::Heartbeats, from)).await;
+    if from >= end {
+        service.observed().go_live();
+    }
     while let Some(record) = records.next().await {
         match record {
-            Ok(record) => observe(service, &record),
+            Ok(record) => {
+                observe(service, &record);
+                if record.position >= end {
+                    service.observed().go_live();
+                }
+            }
             Err(error) => tracing::warn!(%error, "heartbeats cannot be followed"),
         }
     }
@@ -203,7 +209,7 @@ fn observe(service: &Service, record: &Record) {
         Ok(Envelope { event: Event::ServerHeartbeat(heartbeat), .. })
             if record.subject == longwatch_events::subject::heartbeat(heartbeat.server_id) =>
         {
-            service.observed().heartbeat(&heartbeat, record.stored_at);
+            service.observed().heartbeat(&heartbeat, record.position, record.stored_at);
         }
         Ok(Envelope { event: Event::ControlTicked(_), .. }) => service.observed().tick(record.stored_at),
         Ok(_) => {

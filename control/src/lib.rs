@@ -1,7 +1,7 @@
 //! The control plane of Longwatch: folds the log, decides, answers the API.
 //!
 //! Arrows point one way: [`decide`] is pure and knows only State; [`service`] is what all shells share; [`follower`],
-//! [`planner`], [`join`] and [`api`] are shells around it; [`serve`] puts them together; [`single`] runs the whole
+//! [`planner`], [`watch`], [`join`] and [`api`] are shells around it; [`serve`] puts them together; [`single`] runs the whole
 //! system on one machine.
 
 pub mod api;
@@ -20,3 +20,4 @@ pub mod service;
 pub mod single;
 #[cfg(test)]
 mod testing;
+pub mod watch;

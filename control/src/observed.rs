@@ -1,20 +1,25 @@
 //! What is observed of servers, from their heartbeats: kept in memory, rebuilt from the log's last seconds after a
 //! restart, never part of State.
 //!
-//! Invariant: the only clock is the log's. A server is silent when the newest sign of life of *anyone* (control's
-//! own tick included) is later than its own by more than the lease; a stopped log silences nobody.
+//! Invariant: the only clock is that of `HEARTBEATS`, read in its order. A server is silent when the newest sign of
+//! life of *anyone* (control's own tick included) is later than its own by more than the lease. A stopped log silences
+//! nobody: after a pause of the log itself everyone is given a whole lease to be heard again.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use longwatch_events::event::{Load, ServerHeartbeat};
 use longwatch_events::id::{BootId, ServerId};
+use longwatch_events::position::Position;
 use longwatch_events::time::Timestamp;
 
 /// How often a server gives a sign of life.
 pub const HEARTBEAT_INTERVAL_MS: u32 = 1_000;
 /// How long a server may be silent.
-pub const LEASE_MS: i64 = 3_000;
+pub const LEASE_MS: u32 = 3_000;
+/// When nobody at all was heard for so long, the log itself stood still. Longer than control's tick and its jitter,
+/// shorter than the lease.
+const PAUSE_MS: i64 = 2_500;
 
 /// The last that was heard of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +30,19 @@ pub struct Seen {
     pub sequence: u64,
     /// How busy it was.
     pub load: Load,
+    /// Where it stands in `HEARTBEATS`.
+    pub position: Position,
     /// When the log stored it.
     pub at: Timestamp,
+}
+
+/// Silence of a server for longer than the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// Where its last sign of life stands; `None`: none was heard since this process listens.
+    pub last_heartbeat: Option<Position>,
+    /// When that was stored, or when this process began to listen.
+    pub since: Timestamp,
 }
 
 /// All servers' last signs of life.
@@ -39,6 +55,10 @@ struct Inner {
     /// The first and the newest time the log told, whoever caused it.
     first: Option<Timestamp>,
     now: Timestamp,
+    /// When the log went on after its last pause: nobody is silent before a lease has passed since.
+    went_on: Timestamp,
+    /// Whether everything that stood in the log when this process began to listen has been heard.
+    is_live: bool,
 }
 
 impl Observed {
@@ -50,11 +70,24 @@ impl Observed {
     pub fn tick(&self, at: Timestamp) {
         let mut inner = self.inner();
         inner.first.get_or_insert(at);
+        if at.millis_since(inner.now) > PAUSE_MS {
+            inner.went_on = at;
+        }
         inner.now = inner.now.max(at);
     }
 
+    /// What stood in the log when this process began to listen has been heard; from now on silence counts.
+    pub fn go_live(&self) {
+        self.inner().is_live = true;
+    }
+
+    /// Whether silence counts yet.
+    pub fn is_live(&self) -> bool {
+        self.inner().is_live
+    }
+
     /// A heartbeat, stored at `at`. Duplicates and late ones change nothing but the clock.
-    pub fn heartbeat(&self, heartbeat: &ServerHeartbeat, at: Timestamp) {
+    pub fn heartbeat(&self, heartbeat: &ServerHeartbeat, position: Position, at: Timestamp) {
         self.tick(at);
         let mut inner = self.inner();
         let known = inner.seen.get(&heartbeat.server_id);
@@ -62,8 +95,8 @@ impl Observed {
             at < seen.at || (seen.boot_id == heartbeat.boot_id && heartbeat.sequence <= seen.sequence)
         });
         if !is_late {
-            let seen =
-                Seen { boot_id: heartbeat.boot_id, sequence: heartbeat.sequence, load: heartbeat.load, at };
+            let ServerHeartbeat { boot_id, sequence, load, .. } = *heartbeat;
+            let seen = Seen { boot_id, sequence, load, position, at };
             inner.seen.insert(heartbeat.server_id, seen);
         }
     }
@@ -81,9 +114,16 @@ impl Observed {
     /// Since when `server_id` is silent, if it is. A server that was never heard of is given a lease from the moment
     /// this process began to listen.
     pub fn silent_since(&self, server_id: ServerId) -> Option<Timestamp> {
+        self.silence(server_id).map(|silence| silence.since)
+    }
+
+    /// The silence of `server_id`, if it is silent.
+    pub fn silence(&self, server_id: ServerId) -> Option<Silence> {
         let inner = self.inner();
-        let last = inner.seen.get(&server_id).map_or(inner.first, |seen| Some(seen.at))?;
-        (inner.now.millis_since(last) > LEASE_MS).then_some(last)
+        let seen = inner.seen.get(&server_id);
+        let since = seen.map_or(inner.first, |seen| Some(seen.at))?;
+        let is_silent = inner.now.millis_since(since.max(inner.went_on)) > i64::from(LEASE_MS);
+        is_silent.then_some(Silence { last_heartbeat: seen.map(|seen| seen.position), since })
     }
 }
 
@@ -103,13 +143,15 @@ mod tests {
         let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
         let observed = Observed::default();
         assert_eq!(observed.silent_since(server), None, "nothing was heard of anyone");
-        observed.heartbeat(&beat(server, boot, 1), Timestamp::from_millis(1_000));
+        observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(1_000));
         assert_eq!(observed.silent_since(server), None);
-        observed.tick(Timestamp::from_millis(4_000));
-        assert_eq!(observed.silent_since(server), None);
+        for at in [2_000, 3_000, 4_000] {
+            observed.tick(Timestamp::from_millis(at));
+            assert_eq!(observed.silent_since(server), None);
+        }
         observed.tick(Timestamp::from_millis(4_001));
         assert_eq!(observed.silent_since(server), Some(Timestamp::from_millis(1_000)));
-        observed.heartbeat(&beat(server, boot, 2), Timestamp::from_millis(4_500));
+        observed.heartbeat(&beat(server, boot, 2), Position(1), Timestamp::from_millis(4_500));
         assert_eq!(observed.silent_since(server), None);
     }
 
@@ -118,10 +160,29 @@ mod tests {
         let ids = CountingIds::default();
         let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
         let observed = Observed::default();
-        observed.heartbeat(&beat(server, boot, 5), Timestamp::from_millis(1_000));
-        observed.heartbeat(&beat(server, boot, 5), Timestamp::from_millis(9_000));
-        observed.heartbeat(&beat(server, boot, 4), Timestamp::from_millis(9_000));
+        observed.heartbeat(&beat(server, boot, 5), Position(1), Timestamp::from_millis(1_000));
+        for at in [3_000, 5_000] {
+            observed.heartbeat(&beat(server, boot, 5), Position(1), Timestamp::from_millis(at));
+            observed.heartbeat(&beat(server, boot, 4), Position(1), Timestamp::from_millis(at));
+        }
         assert_eq!(observed.seen(server).map(|seen| seen.at), Some(Timestamp::from_millis(1_000)));
         assert!(observed.silent_since(server).is_some());
+    }
+
+    #[test]
+    fn a_pause_of_the_log_silences_nobody() {
+        let ids = CountingIds::default();
+        let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
+        let observed = Observed::default();
+        observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(1_000));
+        // An hour later the log goes on, and control's tick is the first to get through.
+        let hour = 3_600_000;
+        for at in [hour, hour + 1_000, hour + 2_000, hour + 3_000] {
+            observed.tick(Timestamp::from_millis(at));
+            assert_eq!(observed.silent_since(server), None, "after {at} ms");
+        }
+        observed.tick(Timestamp::from_millis(hour + 3_001));
+        let silence = Silence { last_heartbeat: Some(Position(1)), since: Timestamp::from_millis(1_000) };
+        assert_eq!(observed.silence(server), Some(silence), "it had a lease to come back and did not");
     }
 }

@@ -23,7 +23,7 @@ use crate::observed::HEARTBEAT_INTERVAL_MS;
 use crate::read_model::sqlite::SqliteReadModel;
 use crate::secrets::Secrets;
 use crate::service::{CommandError, Parts, Service};
-use crate::{api, follower, planner};
+use crate::{api, follower, planner, watch};
 
 /// How long requests that are under way may take once the process is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -107,6 +107,7 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()>
                 follower::follow_heartbeats(&service),
                 tick(&service),
                 planner::run(&service),
+                watch::run(&service),
                 join::run(&service, &client, &join_key, args.adopt),
                 ensure_default_tenant(&service),
             );

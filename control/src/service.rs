@@ -330,6 +330,8 @@ const fn tenant_of(event: &Event) -> Option<TenantId> {
         | Event::ServerJoined(_)
         | Event::ServerAdopted(_)
         | Event::ServerChanged(_)
+        | Event::ServerLost(_)
+        | Event::ServerReturned(_)
         | Event::ServerDetached(_)
         | Event::PlanMade(_)
         | Event::ServerHeartbeat(_)

@@ -145,6 +145,8 @@ impl fmt::Display for Subject<'_> {
             Event::ServerJoined(e) => write!(f, "server/{}", e.server_id),
             Event::ServerAdopted(e) => write!(f, "server/{}", e.server_id),
             Event::ServerChanged(e) => write!(f, "server/{}", e.server_id),
+            Event::ServerLost(e) => write!(f, "server/{}", e.server_id),
+            Event::ServerReturned(e) => write!(f, "server/{}", e.server_id),
             Event::ServerDetached(e) => write!(f, "server/{}", e.server_id),
             Event::CameraAdded(e) => write!(f, "camera/{}", e.camera_id),
             Event::CameraChanged(e) => write!(f, "camera/{}", e.camera_id),

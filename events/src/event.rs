@@ -9,6 +9,7 @@ use crate::position::Position;
 use crate::reason::{AssignReason, UnplacedReason};
 use crate::sealed::{PublicKey, WrappedKey};
 use crate::settings::{CameraSettings, Capacity, Labels, ServerSettings};
+use crate::time::Timestamp;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub enum Event {
     ServerAdopted(ServerAdopted),
     /// A server's settings are these now.
     ServerChanged(ServerChanged),
+    /// A server has been silent for longer than its lease: its cameras may be recorded by others.
+    ServerLost(ServerLost),
+    /// A lost server gives signs of life again.
+    ServerReturned(ServerReturned),
     /// A server belongs to this system no longer.
     ServerDetached(ServerDetached),
     /// A camera exists.
@@ -112,6 +117,30 @@ pub struct ServerChanged {
     pub server_id: ServerId,
     /// All its settings, as they are now.
     pub settings: ServerSettings,
+}
+
+/// See [`Event::ServerLost`]. What it was judged by stands in `HEARTBEATS`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerLost {
+    /// Which.
+    pub server_id: ServerId,
+    /// Position in `HEARTBEATS` of the last sign of life; `None`: none was ever heard.
+    pub last_heartbeat: Option<Position>,
+    /// When the log stored that, or when it began to wait for a first one.
+    pub heard_at: Timestamp,
+    /// The log's clock at the judgement: later than `heard_at` by more than the lease.
+    pub judged_at: Timestamp,
+    /// The lease, in milliseconds.
+    pub lease_ms: u32,
+}
+
+/// See [`Event::ServerReturned`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerReturned {
+    /// Which.
+    pub server_id: ServerId,
+    /// Position in `HEARTBEATS` of the sign of life that showed it.
+    pub heartbeat: Position,
 }
 
 /// See [`Event::ServerDetached`].

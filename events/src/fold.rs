@@ -7,11 +7,14 @@
 
 use crate::event::{
     CameraAdded, CameraChanged, CameraDeleted, Decision, Event, PlanMade, ServerAdded, ServerAdopted,
-    ServerChanged, ServerDetached, ServerJoined, TenantChanged, TenantCreated, TenantDeleted,
+    ServerChanged, ServerDetached, ServerJoined, ServerLost, ServerReturned, TenantChanged, TenantCreated,
+    TenantDeleted,
 };
+use crate::id::ServerId;
 use crate::position::{Epoch, Position};
+use crate::reason::{AssignReason, UnplacedReason};
 use crate::settings::ServerSettings;
-use crate::state::{Assignment, Camera, Placement, Server, State, Tenant};
+use crate::state::{Assignment, Camera, Lost, Placement, Server, State, Tenant};
 use crate::time::Timestamp;
 
 /// What an event did.
@@ -77,6 +80,8 @@ fn apply_next(state: &mut State, position: Position, at: Timestamp, event: &Even
         Event::ServerJoined(e) => server_joined(state, position, at, e),
         Event::ServerAdopted(e) => server_adopted(state, position, e),
         Event::ServerChanged(e) => server_changed(state, position, e),
+        Event::ServerLost(e) => Ok(server_lost(state, position, e)),
+        Event::ServerReturned(e) => Ok(server_returned(state, position, e)),
         Event::ServerDetached(e) => server_detached(state, e),
         Event::CameraAdded(e) => camera_added(state, position, at, e),
         Event::CameraChanged(e) => camera_changed(state, position, e),
@@ -132,6 +137,7 @@ fn server_added(state: &mut State, position: Position, at: Timestamp, e: &Server
         settings: e.settings.clone(),
         public_key: None,
         adopted: true,
+        lost: None,
         created_at: at,
         version: position,
     };
@@ -165,6 +171,7 @@ fn server_joined(state: &mut State, position: Position, at: Timestamp, e: &Serve
                 settings,
                 public_key: Some(e.public_key),
                 adopted: false,
+                lost: None,
                 created_at: at,
                 version: position,
             };
@@ -192,6 +199,20 @@ fn server_changed(state: &mut State, position: Position, e: &ServerChanged) -> F
     Ok(Outcome::Applied)
 }
 
+fn server_lost(state: &mut State, position: Position, e: &ServerLost) -> Outcome {
+    let Some(server) = state.servers.get_mut(&e.server_id) else { return Outcome::Stale(1) };
+    server.lost = Some(Lost { heard_at: e.heard_at, last_heartbeat: e.last_heartbeat });
+    server.version = position;
+    Outcome::Applied
+}
+
+fn server_returned(state: &mut State, position: Position, e: &ServerReturned) -> Outcome {
+    let Some(server) = state.servers.get_mut(&e.server_id) else { return Outcome::Stale(1) };
+    server.lost = None;
+    server.version = position;
+    Outcome::Applied
+}
+
 fn server_detached(state: &mut State, e: &ServerDetached) -> Folded {
     let server =
         state.servers.remove(&e.server_id).ok_or_else(|| format!("server {} does not exist", e.server_id))?;
@@ -200,6 +221,7 @@ fn server_detached(state: &mut State, e: &ServerDetached) -> Folded {
         if camera.assignment().is_some_and(|a| a.server_id == e.server_id) {
             camera.placement = Placement::Unplanned;
         }
+        camera.home = camera.home.filter(|home| *home != e.server_id);
     }
     Ok(Outcome::Applied)
 }
@@ -216,6 +238,7 @@ fn camera_added(state: &mut State, position: Position, at: Timestamp, e: &Camera
     let camera = Camera {
         settings: e.settings.clone(),
         placement: Placement::Unplanned,
+        home: None,
         created_at: at,
         version: position,
     };
@@ -256,10 +279,35 @@ fn plan_made(state: &mut State, position: Position, at: Timestamp, e: &PlanMade)
             }
             Decision::Unplace { reason } => Placement::Unplaced { reason, since: at },
         };
-        match state.cameras.get_mut(&entry.tenant_id).and_then(|cameras| cameras.get_mut(&entry.camera_id)) {
-            Some(camera) => camera.placement = placement,
+        let camera =
+            state.cameras.get_mut(&entry.tenant_id).and_then(|cameras| cameras.get_mut(&entry.camera_id));
+        match camera {
+            Some(camera) => {
+                camera.home = home(camera, &entry.decision);
+                camera.placement = placement;
+            }
             None => stale += 1,
         }
     }
     if stale == 0 { Outcome::Applied } else { Outcome::Stale(stale) }
+}
+
+/// Where a camera belongs after `decision`: a camera that is taken from its server remembers it.
+fn home(camera: &Camera, decision: &Decision) -> Option<ServerId> {
+    let taken_from = || camera.home.or(camera.assignment().map(|assignment| assignment.server_id));
+    match decision {
+        Decision::Assign { reason: AssignReason::Failover, .. } => taken_from(),
+        Decision::Assign {
+            reason: AssignReason::Preferred | AssignReason::LeastLoaded | AssignReason::Home,
+            ..
+        }
+        | Decision::Unplace { reason: UnplacedReason::Disabled } => None,
+        Decision::Unplace {
+            reason:
+                UnplacedReason::NoServer
+                | UnplacedReason::NoCapacity
+                | UnplacedReason::NoBitrate
+                | UnplacedReason::NoTakeover,
+        } => taken_from(),
+    }
 }

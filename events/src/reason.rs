@@ -11,18 +11,24 @@ pub enum AssignReason {
     Preferred,
     /// It had the least relative load of the servers with room.
     LeastLoaded,
+    /// The camera's server is lost; this one takes over, having room and the least relative load.
+    Failover,
+    /// No other server had taken the camera over, and its own is back.
+    Home,
 }
 
 /// Why no server has a camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnplacedReason {
-    /// There is no adopted server.
+    /// There is no adopted server, or all are lost.
     NoServer,
     /// Every server holds as many cameras as its capacity allows.
     NoCapacity,
     /// No server has that much of its bitrate left.
     NoBitrate,
+    /// Its server is lost, and every other one with room takes over no (more) cameras of others.
+    NoTakeover,
     /// It is not to be recorded.
     Disabled,
 }
@@ -33,6 +39,8 @@ impl AssignReason {
         match self {
             Self::Preferred => "preferred",
             Self::LeastLoaded => "least_loaded",
+            Self::Failover => "failover",
+            Self::Home => "home",
         }
     }
 }
@@ -44,6 +52,7 @@ impl UnplacedReason {
             Self::NoServer => "no_server",
             Self::NoCapacity => "no_capacity",
             Self::NoBitrate => "no_bitrate",
+            Self::NoTakeover => "no_takeover",
             Self::Disabled => "disabled",
         }
     }

@@ -51,10 +51,21 @@ pub struct Server {
     pub public_key: Option<PublicKey>,
     /// Whether it belongs to the system.
     pub adopted: bool,
+    /// Set while it is lost.
+    pub lost: Option<Lost>,
     /// When it was first seen or announced, by the log's clock.
     pub created_at: Timestamp,
     /// Position of its last event.
     pub version: Position,
+}
+
+/// A server's silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    /// When it was heard of last, by the log's clock.
+    pub heard_at: Timestamp,
+    /// The last heartbeat that counts as from before; `None`: there was none.
+    pub last_heartbeat: Option<Position>,
 }
 
 /// A camera.
@@ -64,6 +75,8 @@ pub struct Camera {
     pub settings: CameraSettings,
     /// Who records it.
     pub placement: Placement,
+    /// The lost server it was taken from: while it is set, only servers that take over others' cameras may have it.
+    pub home: Option<ServerId>,
     /// When it was added, by the log's clock.
     pub created_at: Timestamp,
     /// Position of its last own event (plans do not count).
@@ -100,9 +113,14 @@ pub struct Assignment {
 }
 
 impl Server {
-    /// Whether it may be given cameras: it is ours and its worker has shown a key to seal addresses to.
-    pub const fn is_assignable(&self) -> bool {
+    /// Whether it is ours and its worker has shown a key to seal addresses to: it may hold cameras.
+    pub const fn is_ours(&self) -> bool {
         self.adopted && self.public_key.is_some()
+    }
+
+    /// Whether it may be given cameras: it is ours and not lost.
+    pub const fn is_assignable(&self) -> bool {
+        self.is_ours() && self.lost.is_none()
     }
 }
 

@@ -109,6 +109,8 @@ pub fn of(event: &Event) -> (LogStream, String) {
         Event::ServerJoined(e) => (LogStream::Log, server(e.server_id)),
         Event::ServerAdopted(e) => (LogStream::Log, server(e.server_id)),
         Event::ServerChanged(e) => (LogStream::Log, server(e.server_id)),
+        Event::ServerLost(e) => (LogStream::Log, server(e.server_id)),
+        Event::ServerReturned(e) => (LogStream::Log, server(e.server_id)),
         Event::ServerDetached(e) => (LogStream::Log, server(e.server_id)),
         Event::CameraAdded(e) => (LogStream::Log, camera(e.tenant_id, e.camera_id)),
         Event::CameraChanged(e) => (LogStream::Log, camera(e.tenant_id, e.camera_id)),

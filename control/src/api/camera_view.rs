@@ -188,11 +188,16 @@ fn unplaced(placement: &Placement) -> (String, String) {
         return ("waiting_for_plan".to_owned(), "no plan has looked at the camera yet".to_owned());
     };
     let detail = match reason {
-        UnplacedReason::NoServer => "there is no server that could record it; start a worker, or adopt one",
+        UnplacedReason::NoServer => {
+            "there is no server that could record it: none is adopted, or all are lost; start a worker"
+        }
         UnplacedReason::NoCapacity => {
             "every server holds as many cameras as it may; add a server or raise max_cameras"
         }
         UnplacedReason::NoBitrate => "no server has that much of its max_bitrate_bps left",
+        UnplacedReason::NoTakeover => {
+            "its server is lost, and those with room take over no (more) cameras; raise takeover_limit, or enable failover"
+        }
         // It was switched on, and the plan that places it is yet to be made.
         UnplacedReason::Disabled => return unplaced(&Placement::Unplanned),
     };

@@ -142,9 +142,11 @@ struct ServerList {
 pub(super) const fn state_word(
     adopted: bool,
     has_worker: bool,
+    is_lost: bool,
     is_silent: bool,
 ) -> (&'static str, Option<&'static str>) {
     match (adopted, has_worker, is_silent) {
+        _ if adopted && is_lost => ("lost", Some("silent")),
         (false, ..) => ("undefined", None),
         (true, false, _) => ("suspect", Some("never_seen")),
         (true, true, true) => ("suspect", Some("silent")),
@@ -157,7 +159,7 @@ fn show(app: &App, view: ServerView) -> Server {
     let observed = app.service.observed();
     let seen = observed.seen(row.server_id);
     let is_silent = observed.silent_since(row.server_id).is_some();
-    let (state, state_reason) = state_word(row.adopted, row.has_worker, is_silent);
+    let (state, state_reason) = state_word(row.adopted, row.has_worker, row.lost_since.is_some(), is_silent);
     let ServerRow { server_id, settings, created_at, version, .. } = row;
     Server {
         id: server_id,

@@ -1,4 +1,5 @@
 //! Decisions: State and a wish in, events out. Pure: no clock, no network, no randomness, no order that is not in State.
 
 pub mod command;
+pub mod liveness;
 pub mod placement;

@@ -2,11 +2,14 @@
 //!
 //! Goals, in order of importance:
 //! 1. never exceed a capacity (cameras, declared bitrate);
-//! 2. a camera goes to its preferred server if that has room;
-//! 3. cameras are placed by failover priority, then by tenant and id;
-//! 4. move nothing that may stay: a camera leaves its server only if that is no longer assignable, or if the camera
-//!    wants no recording any more;
-//! 5. spread by relative load; ties end on the server id.
+//! 2. take over the cameras of a lost server, but those with priority `never`: they wait for it;
+//! 3. a camera goes to its preferred server if that has room; one that was taken from a lost server goes home if that
+//!    is back and nobody had room for it meanwhile;
+//! 4. a server takes cameras of others only while failover is enabled on it and it holds fewer than its takeover limit;
+//! 5. cameras are placed by failover priority, then by tenant and id;
+//! 6. move nothing that may stay: a camera leaves its server only if that is lost or gone, or if the camera wants no
+//!    recording any more;
+//! 7. spread by relative load; ties end on the server id.
 //!
 //! Postconditions (checked by property tests against an independent oracle): no server exceeds a capacity because of
 //! a plan; a plan folded into State makes the next plan empty; the same State gives the same plan.
@@ -18,11 +21,11 @@ use std::collections::BTreeMap;
 use longwatch_events::event::{Decision, PlanEntry};
 use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::reason::{AssignReason, UnplacedReason};
-use longwatch_events::settings::{Capacity, Priority};
+use longwatch_events::settings::{Capacity, Failover, Priority, ServerSettings};
 use longwatch_events::state::{Camera, Placement, Server, State};
 
 /// The version of these rules; stands in every plan, so that an auditor re-derives it with the rules in force then.
-pub const RULES: u32 = 1;
+pub const RULES: u32 = 2;
 
 /// What has to change. Entries are by tenant and camera.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +38,7 @@ pub struct Plan {
 #[derive(Debug, Clone, Copy)]
 struct Room {
     capacity: Capacity,
+    failover: Failover,
     cameras: u32,
     bitrate_bps: u64,
 }
@@ -54,11 +58,14 @@ struct Waiting {
     priority: Priority,
     tenant_id: TenantId,
     camera_id: CameraId,
+    /// The server it belongs to, if it was or is to be taken from a lost one.
+    home: Option<ServerId>,
 }
 
 impl Room {
     const fn of(server: &Server) -> Self {
-        Self { capacity: server.settings.capacity, cameras: 0, bitrate_bps: 0 }
+        let ServerSettings { capacity, failover, .. } = server.settings;
+        Self { capacity, failover, cameras: 0, bitrate_bps: 0 }
     }
 
     fn take(&mut self, bitrate_bps: u64) {
@@ -76,6 +83,11 @@ impl Room {
 
     fn fits(&self, bitrate_bps: u64) -> bool {
         self.has_camera_room() && self.has_bitrate_room(bitrate_bps)
+    }
+
+    /// Whether it may be given one more camera of another server.
+    const fn takes_over(&self) -> bool {
+        self.failover.enabled && self.cameras < self.failover.takeover_limit
     }
 
     /// The fuller of its two measures, in millionths of the capacity.
@@ -100,13 +112,18 @@ pub fn plan(state: &State) -> Plan {
             entries.extend(unplaced(tenant_id, camera_id, camera, UnplacedReason::Disabled));
             continue;
         }
-        let stays = camera.assignment().and_then(|assignment| rooms.get_mut(&assignment.server_id));
-        match stays {
-            Some(room) => room.take(bitrate(camera)),
-            None => {
-                waiting.push(Waiting { priority: camera.settings.failover_priority, tenant_id, camera_id });
-            }
+        let assigned_to = camera.assignment().map(|assignment| assignment.server_id);
+        if let Some(room) = assigned_to.and_then(|server_id| rooms.get_mut(&server_id)) {
+            room.take(bitrate(camera));
+            continue;
         }
+        let priority = camera.settings.failover_priority;
+        // Its server is in State, but may not be given cameras: it is lost.
+        let lost = assigned_to.filter(|server_id| state.server(*server_id).is_some());
+        if lost.is_some() && priority == Priority::Never {
+            continue;
+        }
+        waiting.push(Waiting { priority, tenant_id, camera_id, home: camera.home.or(lost) });
     }
     waiting.sort_unstable();
     let left_out: Vec<_> =
@@ -124,39 +141,53 @@ fn place(
     entries: &mut Vec<PlanEntry>,
     waiting: Waiting,
 ) -> bool {
-    let Waiting { tenant_id, camera_id, .. } = waiting;
+    let Waiting { tenant_id, camera_id, home, .. } = waiting;
     let Some(camera) = state.camera(tenant_id, camera_id) else { return false };
-    let Some((server_id, reason)) = choose(rooms, camera) else { return false };
+    let Some((server_id, reason)) = choose(rooms, camera, home) else { return false };
     rooms.entry(server_id).and_modify(|room| room.take(bitrate(camera)));
     entries.push(PlanEntry { tenant_id, camera_id, decision: Decision::Assign { server_id, reason } });
     true
 }
 
-fn choose(rooms: &BTreeMap<ServerId, Room>, camera: &Camera) -> Option<(ServerId, AssignReason)> {
+fn choose(
+    rooms: &BTreeMap<ServerId, Room>,
+    camera: &Camera,
+    home: Option<ServerId>,
+) -> Option<(ServerId, AssignReason)> {
     let bitrate_bps = bitrate(camera);
-    let preferred = camera.settings.preferred_server_id;
-    if let Some(id) = preferred.filter(|id| rooms.get(id).is_some_and(|room| room.fits(bitrate_bps))) {
-        return Some((id, AssignReason::Preferred));
+    let may_have = |server_id: ServerId, room: &Room| {
+        room.fits(bitrate_bps) && home.is_none_or(|home| home == server_id || room.takes_over())
+    };
+    let has_room = |id: &ServerId| rooms.get(id).is_some_and(|room| may_have(*id, room));
+    if let Some(id) = home.filter(has_room) {
+        return Some((id, AssignReason::Home));
     }
-    rooms
+    if let Some(id) = camera.settings.preferred_server_id.filter(has_room) {
+        return Some((id, if home.is_some() { AssignReason::Failover } else { AssignReason::Preferred }));
+    }
+    let best = rooms
         .iter()
-        .filter(|(_, room)| room.fits(bitrate_bps))
+        .filter(|(id, room)| may_have(**id, room))
         .map(|(id, room)| Rank { relative_load: room.relative_load(), server_id: *id })
-        .min()
-        .map(|rank| (rank.server_id, AssignReason::LeastLoaded))
+        .min()?;
+    let reason = if home.is_some() { AssignReason::Failover } else { AssignReason::LeastLoaded };
+    Some((best.server_id, reason))
 }
 
 /// The entry that says why `waiting` has no server, unless that is known already.
 fn left_out_entry(state: &State, rooms: &BTreeMap<ServerId, Room>, waiting: Waiting) -> Option<PlanEntry> {
-    let Waiting { tenant_id, camera_id, .. } = waiting;
+    let Waiting { tenant_id, camera_id, home, .. } = waiting;
+    let camera = state.camera(tenant_id, camera_id)?;
     let reason = if rooms.is_empty() {
         UnplacedReason::NoServer
+    } else if home.is_some() && rooms.values().any(|room| room.fits(bitrate(camera))) {
+        UnplacedReason::NoTakeover
     } else if rooms.values().any(Room::has_camera_room) {
         UnplacedReason::NoBitrate
     } else {
         UnplacedReason::NoCapacity
     };
-    unplaced(tenant_id, camera_id, state.camera(tenant_id, camera_id)?, reason)
+    unplaced(tenant_id, camera_id, camera, reason)
 }
 
 /// The entry that leaves a camera without a server, unless it is so already, for the same reason.

@@ -24,7 +24,7 @@ pub const TABLES: [Table; 10] = [
     Table { name: "tenants", columns: "tenant_id, name, created_at_us, version", key: "tenant_id" },
     Table {
         name: "servers",
-        columns: "server_id, name, settings, has_worker, adopted, created_at_us, version",
+        columns: "server_id, name, settings, has_worker, adopted, lost_since_us, created_at_us, version",
         key: "server_id",
     },
     Table {

@@ -24,6 +24,8 @@ pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &E
         Event::ServerJoined(e) => put_server(state, e.server_id),
         Event::ServerAdopted(e) => put_server(state, e.server_id),
         Event::ServerChanged(e) => put_server(state, e.server_id),
+        Event::ServerLost(e) => put_server(state, e.server_id),
+        Event::ServerReturned(e) => put_server(state, e.server_id),
         Event::ServerDetached(e) => {
             vec![Change::DetachServer { server_id: e.server_id, position, at: stored_at }]
         }
@@ -55,6 +57,7 @@ fn put_server(state: &State, server_id: ServerId) -> Vec<Change> {
         settings: server.settings.clone(),
         has_worker: server.public_key.is_some(),
         adopted: server.adopted,
+        lost_since: server.lost.map(|lost| lost.heard_at),
         created_at: server.created_at,
         version: server.version,
     });

@@ -35,6 +35,8 @@ pub struct ServerRow {
     pub has_worker: bool,
     /// Whether it belongs to the system.
     pub adopted: bool,
+    /// Since when it was not heard of, if it is lost.
+    pub lost_since: Option<Timestamp>,
     /// When it was first seen or announced, by the log's clock.
     pub created_at: Timestamp,
     /// Position of its last event.
@@ -169,6 +171,8 @@ pub enum Place {
     Unplanned,
     /// This server.
     Server(ServerId),
+    /// This server, which took it over from a lost one.
+    TakenOver(ServerId),
     /// No server.
     Nowhere(UnplacedReason),
 }

@@ -229,12 +229,17 @@ fn turns(inputs: &Inputs<'_>) -> Vec<Turn> {
             Place::Unplanned => known(*at, Cause::Unplaced),
             Place::Nowhere(UnplacedReason::Disabled) => known(*at, Cause::Disabled),
             Place::Nowhere(
-                UnplacedReason::NoServer | UnplacedReason::NoCapacity | UnplacedReason::NoBitrate,
+                UnplacedReason::NoServer
+                | UnplacedReason::NoCapacity
+                | UnplacedReason::NoBitrate
+                | UnplacedReason::NoTakeover,
             ) => known(*at, Cause::Unplaced),
+            // The silence that led to it began before it was noticed: what is missing until then is its work too.
+            Place::TakenOver(_) => known(*at, Cause::ServerSilent),
             Place::Server(_) if had_server => known(*at, Cause::Reassigned),
             Place::Server(_) => Turn { at: *at, cause: GapCause::Connecting },
         });
-        had_server = matches!(place, Place::Server(_));
+        had_server = matches!(place, Place::Server(_) | Place::TakenOver(_));
     }
     turns.extend(inputs.rows.interruptions.iter().map(|row| known(row.at, row.cause)));
     turns.extend(inputs.silent_since.map(|at| known(at, Cause::ServerSilent)));
@@ -286,16 +291,19 @@ fn cause_of(piece: Range, hole_start: Timestamp, facts: &[GapRow], turns: &[Turn
 }
 
 /// A short stretch without a cause of its own lies between two clocks: it takes the cause of what follows it, or else of
-/// what went before.
+/// what went before. One that ends in a silence, however long, is the beginning of that silence: nobody could say so.
 fn adopt_slivers(mut pieces: Vec<Gap>) -> Vec<Gap> {
     for index in (0..pieces.len()).rev() {
         let piece = pieces[index];
-        if piece.cause != GapCause::Unknown || piece.end.micros_since(piece.start) > SLACK_US {
+        if piece.cause != GapCause::Unknown {
             continue;
         }
-        let next = pieces.get(index + 1);
-        let previous = index.checked_sub(1).and_then(|index| pieces.get(index));
-        if let Some(cause) = next.or(previous).map(|neighbour| neighbour.cause) {
+        let next = pieces.get(index + 1).map(|gap| gap.cause);
+        let previous = index.checked_sub(1).and_then(|index| pieces.get(index)).map(|gap| gap.cause);
+        let is_short = piece.end.micros_since(piece.start) <= SLACK_US;
+        if let Some(cause) = next.or(previous)
+            && (is_short || next == Some(GapCause::Known(Cause::ServerSilent)))
+        {
             pieces[index].cause = cause;
         }
     }

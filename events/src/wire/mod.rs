@@ -115,6 +115,8 @@ kinds! {
     ServerJoined(ServerJoined) = "longwatch.server.joined.v1",
     ServerAdopted(ServerAdopted) = "longwatch.server.adopted.v1",
     ServerChanged(ServerChanged) = "longwatch.server.changed.v1",
+    ServerLost(ServerLost) = "longwatch.server.lost.v1",
+    ServerReturned(ServerReturned) = "longwatch.server.returned.v1",
     ServerDetached(ServerDetached) = "longwatch.server.detached.v1",
     CameraAdded(CameraAdded) = "longwatch.camera.added.v1",
     CameraChanged(CameraChanged) = "longwatch.camera.changed.v1",

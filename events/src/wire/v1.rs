@@ -98,6 +98,21 @@ shapes! {
         settings: ServerSettings,
     }
 
+    /// See [`crate::event::ServerLost`].
+    ServerLost = event::ServerLost {
+        server_id: ServerId,
+        last_heartbeat: Option<Position>,
+        heard_at: Timestamp,
+        judged_at: Timestamp,
+        lease_ms: u32,
+    }
+
+    /// See [`crate::event::ServerReturned`].
+    ServerReturned = event::ServerReturned {
+        server_id: ServerId,
+        heartbeat: Position,
+    }
+
     /// See [`crate::event::ServerDetached`].
     ServerDetached = event::ServerDetached {
         server_id: ServerId,

@@ -5,7 +5,7 @@ use longwatch_events::envelope::Envelope;
 use longwatch_events::event::{
     CameraAdded, CameraChanged, CameraDeleted, ControlTicked, Decision, Event, Load, PlanEntry, PlanMade,
     RecordingReported, ServerAdded, ServerAdopted, ServerChanged, ServerDetached, ServerHeartbeat,
-    ServerJoined, TenantChanged, TenantCreated, TenantDeleted,
+    ServerJoined, ServerLost, ServerReturned, TenantChanged, TenantCreated, TenantDeleted,
 };
 use longwatch_events::fact::{
     Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
@@ -136,7 +136,12 @@ pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
 }
 
 pub(crate) fn assign_reason() -> impl Strategy<Value = AssignReason> {
-    select(vec![AssignReason::Preferred, AssignReason::LeastLoaded])
+    select(vec![
+        AssignReason::Preferred,
+        AssignReason::LeastLoaded,
+        AssignReason::Failover,
+        AssignReason::Home,
+    ])
 }
 
 pub(crate) fn unplaced_reason() -> impl Strategy<Value = UnplacedReason> {
@@ -317,6 +322,14 @@ pub(crate) fn event_of(kind: Kind) -> BoxedStrategy<Event> {
         Kind::ServerChanged => (server(), server_settings())
             .prop_map(|(server_id, settings)| Event::ServerChanged(ServerChanged { server_id, settings }))
             .boxed(),
+        Kind::ServerLost => (server(), option::of(position()), timestamp(), timestamp(), any::<u32>())
+            .prop_map(|(server_id, last_heartbeat, heard_at, judged_at, lease_ms)| {
+                Event::ServerLost(ServerLost { server_id, last_heartbeat, heard_at, judged_at, lease_ms })
+            })
+            .boxed(),
+        Kind::ServerReturned => (server(), position())
+            .prop_map(|(server_id, heartbeat)| Event::ServerReturned(ServerReturned { server_id, heartbeat }))
+            .boxed(),
         Kind::ServerDetached => {
             server().prop_map(|server_id| Event::ServerDetached(ServerDetached { server_id })).boxed()
         }
@@ -373,4 +386,11 @@ pub(crate) fn envelope_of(event: impl Strategy<Value = Event>) -> impl Strategy<
 /// See [`envelope_of`].
 pub(crate) fn envelope() -> impl Strategy<Value = Envelope> {
     envelope_of(event())
+}
+
+/// An event that does not belong in `LOG`.
+pub(crate) fn event_of_another_stream() -> impl Strategy<Value = Event> {
+    let kinds =
+        [Kind::ServerHeartbeat, Kind::ControlTicked, Kind::RecordingReported, Kind::AssignmentsPublished];
+    select(kinds.to_vec()).prop_flat_map(event_of)
 }

@@ -28,6 +28,7 @@ CREATE TABLE servers (
     settings      TEXT NOT NULL CHECK (json_valid(settings)),
     has_worker    INTEGER NOT NULL CHECK (has_worker IN (0, 1)),
     adopted       INTEGER NOT NULL CHECK (adopted IN (0, 1)),
+    lost_since_us INTEGER,
     created_at_us INTEGER NOT NULL,
     version       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

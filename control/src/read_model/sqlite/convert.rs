@@ -3,6 +3,7 @@
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
+use longwatch_events::reason::AssignReason;
 use longwatch_events::state::{Assignment, Placement};
 use longwatch_events::time::Timestamp;
 use serde::Serialize;
@@ -103,6 +104,7 @@ impl<'r> Reader<'r> {
             settings: self.document("settings")?,
             has_worker: self.get("has_worker")?,
             adopted: self.get("adopted")?,
+            lost_since: self.optional_time("lost_since_us")?,
             created_at: self.time("created_at_us")?,
             version: Position(self.unsigned("version")?),
         };
@@ -214,6 +216,9 @@ impl<'r> Reader<'r> {
     pub(super) fn placed(&self) -> Result<PlacedRow, Error> {
         let place = match self.get("placement")? {
             "unplanned" => Place::Unplanned,
+            "assigned" if self.word::<AssignReason>("reason")? == AssignReason::Failover => {
+                Place::TakenOver(self.server_id()?)
+            }
             "assigned" => Place::Server(self.server_id()?),
             "unplaced" => Place::Nowhere(self.word("reason")?),
             other => return Err(self.corrupt(format!("placement `{other}`"))),

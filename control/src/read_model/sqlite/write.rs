@@ -133,17 +133,20 @@ fn put_tenant<'q>(row: &TenantRow) -> Statement<'q> {
 
 fn put_server<'q>(row: &ServerRow) -> Statement<'q> {
     const SQL: &str = "\
-        INSERT INTO servers (server_id, name, settings, has_worker, adopted, created_at_us, version) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+        INSERT INTO servers \
+          (server_id, name, settings, has_worker, adopted, lost_since_us, created_at_us, version) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
         ON CONFLICT (server_id) DO UPDATE SET \
           name = excluded.name, settings = excluded.settings, has_worker = excluded.has_worker, \
-          adopted = excluded.adopted, created_at_us = excluded.created_at_us, version = excluded.version";
+          adopted = excluded.adopted, lost_since_us = excluded.lost_since_us, \
+          created_at_us = excluded.created_at_us, version = excluded.version";
     query(SQL)
         .bind(bytes(row.server_id.as_uuid()))
         .bind(row.settings.name.clone())
         .bind(document(&row.settings))
         .bind(row.has_worker)
         .bind(row.adopted)
+        .bind(row.lost_since.map(Timestamp::as_micros))
         .bind(row.created_at.as_micros())
         .bind(integer(row.version.0))
 }

@@ -1,0 +1,91 @@
+//! The shell around liveness: looks several times a second at what was heard, appends what [`crate::decide::liveness`]
+//! says. Any number of replicas may run it: an append is conditional on the server's version.
+
+use std::time::Duration;
+
+use longwatch_events::event::Event;
+use longwatch_events::id::EventId;
+use longwatch_events::log;
+use longwatch_events::position::Position;
+use tokio::time::sleep;
+
+use crate::decide::liveness::{self, Judgement, Rules, Signs};
+use crate::observed::LEASE_MS;
+use crate::service::Service;
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// If more than this share of the servers is silent, the fault is taken for our own.
+const MASS_SILENCE_PERCENT: u32 = 50;
+
+/// Watches over the servers for ever.
+pub async fn run(service: &Service) {
+    let mut held_before = 0;
+    loop {
+        sleep(LOOK_EVERY).await;
+        let caught_up = service.progress().borrow().caught_up;
+        if !caught_up || !service.observed().is_live() || service.halted().is_some() {
+            continue;
+        }
+        let Judgement { events, held } = judge(service);
+        if held.len() != held_before {
+            held_before = held.len();
+            report(held_before);
+        }
+        metrics::gauge!("longwatch_servers_held").set(u32::try_from(held_before).unwrap_or(u32::MAX));
+        for (version, event) in events {
+            append(service, version, event).await;
+        }
+    }
+}
+
+fn judge(service: &Service) -> Judgement {
+    let observed = service.observed();
+    let rules = Rules { lease_ms: LEASE_MS, mass_silence_percent: MASS_SILENCE_PERCENT };
+    liveness::judge(&service.state(), observed.now(), rules, |server_id| {
+        let seen = observed.seen(server_id);
+        let signs = match (observed.silence(server_id), seen) {
+            (Some(silence), _) => {
+                Signs { last_heartbeat: silence.last_heartbeat, heard_at: silence.since, is_silent: true }
+            }
+            (None, Some(seen)) => {
+                Signs { last_heartbeat: Some(seen.position), heard_at: seen.at, is_silent: false }
+            }
+            (None, None) => return None,
+        };
+        Some(signs)
+    })
+}
+
+fn report(held: usize) {
+    if held == 0 {
+        tracing::info!("servers are heard again as usual");
+    } else {
+        tracing::error!(
+            silent = held,
+            "too many servers are silent at once to take them for lost: nothing is moved; look at the network and at NATS"
+        );
+    }
+}
+
+async fn append(service: &Service, version: Position, event: Event) {
+    if let Event::ServerLost(lost) = &event {
+        tracing::warn!(server_id = %lost.server_id, heard_at = %lost.heard_at, "a server is lost");
+        metrics::counter!("longwatch_servers_lost_total").increment(1);
+    } else if let Event::ServerReturned(returned) = &event {
+        tracing::info!(server_id = %returned.server_id, "a server is back");
+    }
+    let event_id = EventId::generate(service.ids());
+    match service.append("system", event_id, event, Some(version)).await {
+        // Folded before the next look, so that nothing is judged twice.
+        Ok(position) => {
+            if let Err(error) = service.folded(position).await {
+                tracing::warn!(%error, "the judgement is not folded yet");
+            }
+        }
+        Err(log::Error::Conflict { .. }) => {
+            tracing::debug!("the server changed meanwhile, or another replica was first")
+        }
+        Err(error) => tracing::warn!(%error, "a judgement is repeated"),
+    }
+}
