@@ -6,5 +6,6 @@
 pub mod cameras;
 pub mod demo;
 pub mod drain;
+pub mod failover;
 pub mod frames;
 pub mod record;

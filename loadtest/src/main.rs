@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use longwatch_loadtest::commands::{cameras, demo, drain, frames, record};
+use longwatch_loadtest::commands::{cameras, demo, drain, failover, frames, record};
 
 #[derive(Parser)]
 #[command(version, about = "Simulated cameras for Longwatch, and the tools that measure with them")]
@@ -21,12 +21,14 @@ enum Command {
     Frames(frames::Args),
     Drain(drain::Args),
     Record(record::Args),
+    Failover(failover::Args),
 }
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "info,async_nats=error,longwatch_events=warn".into()),
         )
         .with_writer(std::io::stderr)
         .init();
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::Frames(args) => frames::run(&args),
         Command::Drain(args) => drain::run(&args),
         Command::Record(args) => record::run(&args),
+        Command::Failover(args) => failover::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod history;
 pub mod part;
 pub mod process;
+pub mod takeover;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
