@@ -2,11 +2,14 @@
 //! [`memory`] (deterministic, for tests and simulation) and [`jetstream`] (NATS JetStream).
 //!
 //! Invariants: positions within a log stream only grow; what was acknowledged is never lost; an append with the
-//! same event id happens once however often it is tried; a follower sees every record once and in order.
+//! same event id happens once however often it is tried; what is appended atomically stands there whole or not at all;
+//! a follower sees every record once and in order.
 
 #[cfg(feature = "jetstream")]
 pub mod jetstream;
 pub mod memory;
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -71,6 +74,11 @@ pub trait Log: Send + Sync {
     /// Appends one entry and answers its position once it is durable.
     fn append(&self, entry: Entry) -> BoxFuture<'_, Result<Position, Error>>;
 
+    /// Appends all `entries` or none, one right behind the other, and answers the position of the last once they are
+    /// durable. They go to one log stream, under a subject each, and at least one is conditional: by that one a retry
+    /// finds out that the first try did arrive. Anything else is refused.
+    fn append_atomically(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Position, Error>>;
+
     /// Every record of `stream` behind `after`, in order, each once, across reconnects.
     fn follow(&self, stream: LogStream, after: Position) -> BoxFuture<'_, Result<Follow, Error>>;
 
@@ -83,4 +91,27 @@ pub trait Log: Send + Sync {
         stream: LogStream,
         subject: &'a str,
     ) -> BoxFuture<'a, Result<Option<Record>, Error>>;
+}
+
+/// The bytes of the largest payload there can be; the limit of a message, headers included, is the same.
+const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+
+/// The log stream of `entries`, unless they cannot be appended atomically, whatever stands in the log.
+fn check_atomic(entries: &[Entry]) -> Result<LogStream, Error> {
+    let refuse = |why: String| Err(Error::Refused(why));
+    let Some(first) = entries.first() else { return refuse("there is nothing to append".to_owned()) };
+    if entries.iter().any(|entry| entry.stream != first.stream) {
+        return refuse("entries of several log streams cannot be appended atomically".to_owned());
+    }
+    let subjects: BTreeSet<_> = entries.iter().map(|entry| &entry.subject).collect();
+    if subjects.len() < entries.len() {
+        return refuse("two entries of one subject cannot be appended atomically".to_owned());
+    }
+    if entries.iter().all(|entry| entry.expected_last.is_none()) {
+        return refuse("none of the entries to append atomically is conditional".to_owned());
+    }
+    match entries.iter().map(|entry| entry.payload.len()).find(|bytes| *bytes > MAX_PAYLOAD_BYTES) {
+        Some(bytes) => refuse(format!("an event is too large: {bytes} bytes")),
+        None => Ok(first.stream),
+    }
 }

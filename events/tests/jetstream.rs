@@ -92,7 +92,9 @@ async fn ensuring_the_streams_brings_older_settings_up_to_date() {
     assert!(of_log.deny_delete && of_log.deny_purge && of_log.allow_direct && of_log.allow_atomic_publish);
     assert_eq!(of_log.compression, Some(Compression::S2));
     assert_eq!(config_of(&context, LogStream::Heartbeats).await.max_age, Duration::from_secs(3600));
-    assert_eq!(config_of(&context, LogStream::Assignments).await.max_messages_per_subject, 1);
+    let of_assignments = config_of(&context, LogStream::Assignments).await;
+    assert_eq!(of_assignments.max_messages_per_subject, 1);
+    assert!(of_assignments.allow_atomic_publish);
     let last = log.last(LogStream::Log, subject::PLAN).await.expect("an answer").expect("kept");
     assert_eq!(last.payload, "event 1");
 
@@ -134,8 +136,11 @@ async fn assignments_are_republished_with_their_position() {
         let assignment = entry(n, LogStream::Assignments, &subject::assignment(server, part));
         log.append(assignment).await.expect("appended");
     }
+    let part = |n, number| entry(n, LogStream::Assignments, &subject::assignment(server, number));
+    let both = vec![part(5, 2), Entry { expected_last: Some(Position(4)), ..part(6, 1) }];
+    log.append_atomically(both).await.expect("appended");
 
-    for (sequence, part) in [(1, 1), (3, 2), (4, 1)] {
+    for (sequence, part) in [(1, 1), (3, 2), (4, 1), (5, 2), (6, 1)] {
         let copy = timeout(Duration::from_secs(20), copies.next()).await.expect("in time").expect("a copy");
         let headers = copy.headers.expect("headers");
         assert_eq!(headers.get("Nats-Sequence").expect("a position").as_str(), sequence.to_string());

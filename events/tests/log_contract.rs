@@ -65,6 +65,11 @@ contract! {
     a_follower_of_an_empty_stream_waits_for_its_first_record,
     a_payload_over_one_mebibyte_is_refused_at_once,
     assignments_keep_the_last_of_each_subject,
+    what_is_appended_atomically_stands_one_behind_the_other,
+    one_broken_condition_keeps_all_of_it_out,
+    an_atomic_retry_of_what_did_arrive_is_a_success,
+    what_cannot_be_atomic_is_refused,
+    large_parts_are_appended_atomically,
 }
 
 fn memory_log() -> MemoryLog {
@@ -304,5 +309,83 @@ mod cases {
         assert_eq!(log.end(LogStream::Assignments).await.expect("an answer"), Position(5));
         let last = log.last(LogStream::Assignments, "lw.assignment.a.1").await.expect("an answer");
         assert_eq!(last.expect("a record").position, Position(5));
+    }
+
+    fn part(n: u64, part: u32, expected_last: Option<u64>) -> Entry {
+        Entry {
+            stream: LogStream::Assignments,
+            subject: format!("lw.assignment.a.{part}"),
+            ..entry(n, A, expected_last)
+        }
+    }
+
+    async fn last_part(log: &dyn Log, part: u32) -> Option<(u64, Bytes)> {
+        let subject = format!("lw.assignment.a.{part}");
+        let last = log.last(LogStream::Assignments, &subject).await.expect("an answer");
+        last.map(|record| (record.position.0, record.payload))
+    }
+
+    pub(super) async fn what_is_appended_atomically_stands_one_behind_the_other(log: &dyn Log) {
+        let first = vec![part(1, 3, None), part(2, 2, None), part(3, 1, Some(0))];
+        assert_eq!(log.append_atomically(first).await.expect("appended"), Position(3));
+        assert_eq!(log.append_atomically(vec![part(4, 1, Some(3))]).await.expect("appended"), Position(4));
+        let again = vec![part(5, 1, Some(4)), part(6, 2, None)];
+        assert_eq!(log.append_atomically(again).await.expect("appended"), Position(6));
+        for (number, position) in [(1, 5), (2, 6), (3, 1)] {
+            let payload = Bytes::from(format!("event {position}"));
+            assert_eq!(last_part(log, number).await, Some((position, payload)), "part {number}");
+        }
+    }
+
+    pub(super) async fn one_broken_condition_keeps_all_of_it_out(log: &dyn Log) {
+        let first = vec![part(1, 2, None), part(2, 1, Some(0))];
+        log.append_atomically(first).await.expect("appended");
+        for expected in [0, 1, 7] {
+            let late = vec![part(10 + expected, 2, None), part(20 + expected, 1, Some(expected))];
+            let result = log.append_atomically(late).await;
+            let is_conflict =
+                matches!(&result, Err(Error::Conflict { subject }) if subject == "lw.assignment.a.1");
+            assert!(is_conflict, "{result:?}");
+        }
+        assert_eq!(last_part(log, 2).await, Some((1, Bytes::from("event 1"))));
+        assert_eq!(log.end(LogStream::Assignments).await.expect("an answer"), Position(2));
+    }
+
+    pub(super) async fn an_atomic_retry_of_what_did_arrive_is_a_success(log: &dyn Log) {
+        let entries = vec![part(1, 1, Some(0)), part(2, 2, None), part(3, 3, None)];
+        let first = log.append_atomically(entries.clone()).await.expect("appended");
+        assert_eq!(log.append_atomically(entries.clone()).await.expect("it stands there"), first);
+        append(log, part(4, 1, Some(1))).await;
+        let late = log.append_atomically(vec![part(5, 1, Some(1)), part(6, 2, None)]).await;
+        assert!(matches!(late, Err(Error::Conflict { .. })), "another one stands behind it: {late:?}");
+        assert_eq!(log.end(LogStream::Assignments).await.expect("an answer"), Position(4));
+    }
+
+    pub(super) async fn what_cannot_be_atomic_is_refused(log: &dyn Log) {
+        let too_large = Entry { payload: Bytes::from(vec![b' '; (1 << 20) + 1]), ..part(2, 2, None) };
+        for entries in [
+            vec![],
+            vec![part(1, 1, None), part(2, 2, None)],
+            vec![part(1, 1, Some(0)), part(2, 1, None)],
+            vec![part(1, 1, Some(0)), entry(2, A, None)],
+            vec![part(1, 1, Some(0)), too_large],
+        ] {
+            let append = log.append_atomically(entries);
+            let result =
+                tokio::time::timeout(Duration::from_secs(5), append).await.expect("an answer at once");
+            assert!(matches!(result, Err(Error::Refused(_))), "{result:?}");
+        }
+        assert_eq!(log.end(LogStream::Assignments).await.expect("an answer"), Position::START);
+    }
+
+    pub(super) async fn large_parts_are_appended_atomically(log: &dyn Log) {
+        let payload = Bytes::from(vec![b'x'; 700_000]);
+        let large = |n: u64, number: u32| {
+            let expected_last = (number == 1).then_some(0);
+            Entry { payload: payload.clone(), ..part(n, number, expected_last) }
+        };
+        let entries = (1..=12).map(|number| large(u64::from(number), number)).collect();
+        assert_eq!(log.append_atomically(entries).await.expect("appended"), Position(12));
+        assert_eq!(last_part(log, 12).await, Some((12, payload)));
     }
 }

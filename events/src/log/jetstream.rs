@@ -9,9 +9,14 @@ mod connect;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::HeaderMap;
+use async_nats::header::{
+    NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
+    NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID,
+};
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
-use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
+use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{
     Compression, Config, DirectGetErrorKind, DiscardPolicy, RawMessageErrorKind, Republish, RetentionPolicy,
@@ -22,6 +27,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream;
+use rand::RngExt as _;
 use tokio::time::{Instant, sleep};
 
 use super::{Entry, Error, Follow, Log, Record};
@@ -92,11 +98,15 @@ impl JetStreamLog {
         Ok(())
     }
 
-    async fn append_with_retries(&self, entry: Entry) -> Result<Position, Error> {
+    async fn append_with_retries(&self, entries: &[Entry]) -> Result<Position, Error> {
         let deadline = Instant::now() + APPEND_DEADLINE;
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match self.append_once(&entry).await {
+            let attempt = match entries {
+                [entry] => self.append_once(entry).await,
+                entries => self.append_batch_once(entries).await,
+            };
+            let error = match attempt {
                 Ok(position) => return Ok(position),
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Again(error)) => error,
@@ -104,40 +114,68 @@ impl JetStreamLog {
             if Instant::now() + pause > deadline {
                 return Err(Error::Unavailable(error));
             }
-            tracing::warn!(stream = %entry.stream, event_id = %entry.id, error, "append is tried again");
-            sleep(pause).await;
+            if let Some(Entry { stream, id, .. }) = entries.first() {
+                tracing::warn!(%stream, event_id = %id, error, "append is tried again");
+            }
+            sleep(jittered(pause)).await;
             pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 
     async fn append_once(&self, entry: &Entry) -> Result<Position, Attempt> {
-        let mut message = PublishMessage::build()
-            .payload(entry.payload.clone())
-            .message_id(entry.id.to_string())
-            .expected_stream(entry.stream.name());
-        if let Some(expected) = entry.expected_last {
-            message = message.expected_last_subject_sequence(expected.0);
+        match self.acknowledged(entry, headers(entry)).await {
+            Ok(position) => Ok(position),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                self.own_or_conflict(entry).await
+            }
+            Err(error) => Err(refused_or_again(&error)),
         }
-        let sent = self.context.send_publish(entry.subject.clone(), message).await;
-        let acknowledged = match sent {
-            Ok(acknowledgement) => acknowledgement.await,
-            Err(error) => Err(error),
+    }
+
+    /// One atomic batch (NATS ADR-50; nats-server 2.12 or newer): the server keeps the messages until the last one
+    /// commits them, and only that one is answered. A batch that was not committed is thrown away by the server, so
+    /// every try is a batch of its own.
+    async fn append_batch_once(&self, entries: &[Entry]) -> Result<Position, Attempt> {
+        let Some((last, others)) = entries.split_last() else {
+            return Err(Attempt::Final(Error::Refused("there is nothing to append".to_owned())));
         };
-        match acknowledged {
-            Ok(ack) => Ok(Position(ack.sequence)),
-            Err(error) => match error.kind() {
-                PublishErrorKind::WrongLastSequence => self.own_or_conflict(entry).await,
-                PublishErrorKind::MaxPayloadExceeded => {
-                    Err(Attempt::Final(Error::Refused(format!("the event is too large: {error}"))))
-                }
-                PublishErrorKind::StreamNotFound
-                | PublishErrorKind::WrongLastMessageId
-                | PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::MaxAckPending
-                | PublishErrorKind::Other => Err(Attempt::Again(error.to_string())),
-            },
+        let batch_id = format!("{:032x}", rand::rng().random::<u128>());
+        let in_batch = |entry: &Entry, number: usize| {
+            let mut headers = headers(entry);
+            headers.insert(NATS_BATCH_ID, batch_id.as_str());
+            headers.insert(NATS_BATCH_SEQUENCE, number.to_string());
+            headers
+        };
+        let client = self.context.client();
+        for (number, entry) in (1..).zip(others) {
+            client
+                .publish_with_headers(entry.subject.clone(), in_batch(entry, number), entry.payload.clone())
+                .await
+                .map_err(|error| Attempt::Again(error.to_string()))?;
         }
+        let mut headers = in_batch(last, entries.len());
+        headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
+        match self.acknowledged(last, headers).await {
+            Ok(position) => Ok(position),
+            Err(error) if is_repeated(&error) => self.own_batch_or_conflict(entries).await,
+            Err(error) => Err(refused_or_again(&error)),
+        }
+    }
+
+    /// Whether the batch stands there already: then its conditional entry does, and the others right around it.
+    async fn own_batch_or_conflict(&self, entries: &[Entry]) -> Result<Position, Attempt> {
+        let conditional = entries.iter().rev().zip(0_u64..).find(|(entry, _)| entry.expected_last.is_some());
+        let Some((entry, behind)) = conditional else {
+            return Err(Attempt::Final(Error::Refused("no entry is conditional".to_owned())));
+        };
+        let Position(at) = self.own_or_conflict(entry).await?;
+        Ok(Position(at.saturating_add(behind)))
+    }
+
+    async fn acknowledged(&self, entry: &Entry, headers: HeaderMap) -> Result<Position, PublishError> {
+        let message = PublishMessage::build().payload(entry.payload.clone()).headers(headers);
+        let acknowledgement = self.context.send_publish(entry.subject.clone(), message).await?;
+        Ok(Position(acknowledgement.await?.sequence))
     }
 
     /// R1 says "wrong last sequence" to a retry whose first try did arrive. If it did, then as the first record of its
@@ -181,6 +219,11 @@ impl JetStreamLog {
         let consumer = handle.create_consumer(config).await.map_err(unavailable)?;
         consumer.messages().await.map_err(unavailable)
     }
+}
+
+/// `pause`, or up to half of it less, so that many who wait do not come back in one moment.
+fn jittered(pause: Duration) -> Duration {
+    rand::rng().random_range(pause / 2..=pause)
 }
 
 /// How one try to append ended.
@@ -235,7 +278,7 @@ impl Following {
             Ok(messages) => self.messages = Some(messages),
             Err(error) => {
                 tracing::warn!(stream = %self.stream, position = %self.last, %error, "following is tried again");
-                sleep(self.pause).await;
+                sleep(jittered(self.pause)).await;
                 self.pause = (self.pause * 2).min(LAST_PAUSE);
             }
         }
@@ -244,7 +287,15 @@ impl Following {
 
 impl Log for JetStreamLog {
     fn append(&self, entry: Entry) -> BoxFuture<'_, Result<Position, Error>> {
-        self.append_with_retries(entry).boxed()
+        async move { self.append_with_retries(&[entry]).await }.boxed()
+    }
+
+    fn append_atomically(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Position, Error>> {
+        async move {
+            super::check_atomic(&entries)?;
+            self.append_with_retries(&entries).await
+        }
+        .boxed()
     }
 
     fn follow(&self, stream: LogStream, after: Position) -> BoxFuture<'_, Result<Follow, Error>> {
@@ -281,6 +332,40 @@ impl Log for JetStreamLog {
     ) -> BoxFuture<'a, Result<Option<Record>, Error>> {
         self.last_record(stream, subject).boxed()
     }
+}
+
+fn headers(entry: &Entry) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, entry.id.to_string());
+    headers.insert(NATS_EXPECTED_STREAM, entry.stream.name());
+    if let Some(expected) = entry.expected_last {
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.0.to_string());
+    }
+    headers
+}
+
+fn refused_or_again(error: &PublishError) -> Attempt {
+    match error.kind() {
+        PublishErrorKind::MaxPayloadExceeded => {
+            Attempt::Final(Error::Refused(format!("the event is too large: {error}")))
+        }
+        PublishErrorKind::StreamNotFound
+        | PublishErrorKind::WrongLastSequence
+        | PublishErrorKind::WrongLastMessageId
+        | PublishErrorKind::TimedOut
+        | PublishErrorKind::BrokenPipe
+        | PublishErrorKind::MaxAckPending
+        | PublishErrorKind::Other => Attempt::Again(error.to_string()),
+    }
+}
+
+/// Whether the server says that a batch was committed before, by its ids or by its conditions.
+fn is_repeated(error: &PublishError) -> bool {
+    let code = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<jetstream::Error>())
+        .map(jetstream::Error::error_code);
+    error.kind() == PublishErrorKind::WrongLastSequence
+        || code == Some(ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE)
 }
 
 fn message_id(message: &StreamMessage) -> &str {
@@ -347,6 +432,7 @@ fn config(stream: LogStream, settings: Settings) -> Config {
         LogStream::Assignments => Config {
             description: Some("Longwatch: what each server is to record".to_owned()),
             max_messages_per_subject: 1,
+            allow_atomic_publish: true,
             republish: Some(Republish {
                 source: subject::REPUBLISH_FROM.to_owned(),
                 destination: subject::REPUBLISH_TO.to_owned(),

@@ -8,11 +8,11 @@ use futures::channel::mpsc;
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{self, StreamExt};
 
-use super::{Entry, Error, Follow, Log, Record};
+use super::{Entry, Error, Follow, Log, MAX_PAYLOAD_BYTES, Record};
 use crate::id::EventId;
 use crate::position::Position;
 use crate::subject::LogStream;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 /// A log that lives as long as the process. Cloning it gives another handle to the same log.
 #[derive(Clone)]
@@ -35,8 +35,36 @@ struct Follower {
     sender: mpsc::UnboundedSender<Record>,
 }
 
-/// As JetStream is set up: payload and headers of one message.
-const MAX_MESSAGE_BYTES: usize = 1 << 20;
+impl Stream {
+    fn last_of(&self, subject: &str) -> Position {
+        self.last_of_subject.get(subject).copied().unwrap_or(Position::START)
+    }
+
+    fn check_expectation(&self, entry: &Entry) -> Result<(), Error> {
+        let last = self.last_of(&entry.subject);
+        if entry.expected_last.is_some_and(|expected| expected != last) {
+            return Err(Error::Conflict { subject: entry.subject.clone() });
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, entry: Entry, stored_at: Timestamp) -> Position {
+        let position = self.end.next();
+        let last = self.last_of(&entry.subject);
+        let record = Record { position, stored_at, subject: entry.subject.clone(), payload: entry.payload };
+        self.end = position;
+        self.by_id.insert(entry.id, position);
+        self.last_of_subject.insert(entry.subject, position);
+        if entry.stream == LogStream::Assignments {
+            self.records.remove(&last);
+        }
+        self.followers.retain(|follower| {
+            position <= follower.after || follower.sender.unbounded_send(record.clone()).is_ok()
+        });
+        self.records.insert(position, record);
+        position
+    }
+}
 
 impl MemoryLog {
     /// An empty log whose records are stored at the times `clock` tells.
@@ -50,7 +78,7 @@ impl MemoryLog {
     }
 
     fn append_now(&self, entry: Entry) -> Result<Position, Error> {
-        if entry.payload.len() > MAX_MESSAGE_BYTES {
+        if entry.payload.len() > MAX_PAYLOAD_BYTES {
             return Err(Error::Refused(format!("the event is too large: {} bytes", entry.payload.len())));
         }
         let mut streams = self.streams();
@@ -58,28 +86,23 @@ impl MemoryLog {
         if let Some(position) = stream.by_id.get(&entry.id) {
             return Ok(*position);
         }
-        let last = stream.last_of_subject.get(&entry.subject).copied().unwrap_or(Position::START);
-        if entry.expected_last.is_some_and(|expected| expected != last) {
-            return Err(Error::Conflict { subject: entry.subject });
+        stream.check_expectation(&entry)?;
+        Ok(stream.push(entry, self.clock.now()))
+    }
+
+    fn append_atomically_now(&self, entries: Vec<Entry>) -> Result<Position, Error> {
+        let log_stream = super::check_atomic(&entries)?;
+        let mut streams = self.streams();
+        let stream = streams.entry(log_stream).or_default();
+        let known: Vec<_> = entries.iter().filter_map(|entry| stream.by_id.get(&entry.id)).collect();
+        match known.last() {
+            Some(last) if known.len() == entries.len() => return Ok(**last),
+            Some(_) => return Err(Error::Refused("some of the events stand there already".to_owned())),
+            None => {}
         }
-        let position = stream.end.next();
-        let record = Record {
-            position,
-            stored_at: self.clock.now(),
-            subject: entry.subject.clone(),
-            payload: entry.payload,
-        };
-        stream.end = position;
-        stream.by_id.insert(entry.id, position);
-        stream.last_of_subject.insert(entry.subject, position);
-        if entry.stream == LogStream::Assignments {
-            stream.records.remove(&last);
-        }
-        stream.followers.retain(|follower| {
-            position <= follower.after || follower.sender.unbounded_send(record.clone()).is_ok()
-        });
-        stream.records.insert(position, record);
-        Ok(position)
+        entries.iter().try_for_each(|entry| stream.check_expectation(entry))?;
+        let now = self.clock.now();
+        Ok(entries.into_iter().fold(Position::START, |_, entry| stream.push(entry, now)))
     }
 
     fn follow_now(&self, stream: LogStream, after: Position) -> Follow {
@@ -96,6 +119,10 @@ impl MemoryLog {
 impl Log for MemoryLog {
     fn append(&self, entry: Entry) -> BoxFuture<'_, Result<Position, Error>> {
         ready(self.append_now(entry)).boxed()
+    }
+
+    fn append_atomically(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Position, Error>> {
+        ready(self.append_atomically_now(entries)).boxed()
     }
 
     fn follow(&self, stream: LogStream, after: Position) -> BoxFuture<'_, Result<Follow, Error>> {
