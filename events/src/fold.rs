@@ -241,6 +241,7 @@ fn camera_added(state: &mut State, position: Position, at: Timestamp, e: &Camera
         home: None,
         created_at: at,
         version: position,
+        source_version: position,
     };
     cameras.insert(e.camera_id, camera);
     Ok(Outcome::Applied)
@@ -252,6 +253,9 @@ fn camera_changed(state: &mut State, position: Position, e: &CameraChanged) -> F
         .get_mut(&e.tenant_id)
         .and_then(|cameras| cameras.get_mut(&e.camera_id))
         .ok_or_else(|| format!("camera {} does not exist", e.camera_id))?;
+    if camera.settings.source != e.settings.source {
+        camera.source_version = position;
+    }
     camera.settings = e.settings.clone();
     camera.version = position;
     Ok(Outcome::Applied)

@@ -81,6 +81,9 @@ pub struct Camera {
     pub created_at: Timestamp,
     /// Position of its last own event (plans do not count).
     pub version: Position,
+    /// Position of the event that gave it its source as it is now: whoever records it starts anew behind it. A camera
+    /// that was only renamed is recorded on.
+    pub source_version: Position,
 }
 
 /// Who records a camera.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use longwatch_events::event::{
-    CameraAdded, CameraDeleted, Decision, Event, PlanEntry, PlanMade, ServerAdded, ServerAdopted,
-    ServerDetached, ServerJoined, TenantChanged, TenantCreated, TenantDeleted,
+    CameraAdded, CameraChanged, CameraDeleted, Decision, Event, PlanEntry, PlanMade, ServerAdded,
+    ServerAdopted, ServerDetached, ServerJoined, TenantChanged, TenantCreated, TenantDeleted,
 };
 use longwatch_events::fold::{self, Error, Outcome};
 use longwatch_events::id::{CameraId, EventId, ServerId, TenantId};
@@ -30,8 +30,12 @@ fn tenant_created() -> Event {
 }
 
 fn camera_added() -> Event {
+    Event::CameraAdded(CameraAdded { tenant_id: TENANT, camera_id: CAMERA, settings: camera_settings() })
+}
+
+fn camera_settings() -> CameraSettings {
     let secret = Sealed { sealed_in: EventId::from_uuid(Uuid::nil()), bytes: Base64Bytes::default() };
-    let settings = CameraSettings {
+    CameraSettings {
         name: "Gate 3".into(),
         labels: BTreeMap::new(),
         source: Source { url: "rtsp://10.0.0.7/".into(), secret, transport: Transport::Tcp },
@@ -41,8 +45,7 @@ fn camera_added() -> Event {
         preferred_server_id: None,
         copies: 1,
         expected_bitrate_bps: None,
-    };
-    Event::CameraAdded(CameraAdded { tenant_id: TENANT, camera_id: CAMERA, settings })
+    }
 }
 
 fn server_joined(server_id: ServerId, name: &str, key: u8) -> Event {
@@ -196,6 +199,21 @@ fn an_unplaced_camera_says_why_and_since_when() {
     let (state, _) = folded(&[tenant_created(), camera_added(), plan(Decision::Unplace { reason })]);
     let expected = Placement::Unplaced { reason, since: at(Position(3)) };
     assert_eq!(state.camera(TENANT, CAMERA).expect("there").placement, expected);
+}
+
+#[test]
+fn only_another_source_is_a_new_source() {
+    let changed =
+        |settings| Event::CameraChanged(CameraChanged { tenant_id: TENANT, camera_id: CAMERA, settings });
+    let renamed = CameraSettings { name: "Gate 4".into(), ..camera_settings() };
+    let mut moved = renamed.clone();
+    moved.source.secret.bytes = Base64Bytes(vec![1]);
+    let events = [tenant_created(), camera_added(), changed(renamed), changed(moved.clone()), changed(moved)];
+    for (length, version, source_version) in [(2, 2, 2), (3, 3, 2), (4, 4, 4), (5, 5, 4)] {
+        let (state, _) = folded(&events[..length]);
+        let camera = state.camera(TENANT, CAMERA).expect("there");
+        assert_eq!((camera.version.0, camera.source_version.0), (version, source_version));
+    }
 }
 
 #[test]
