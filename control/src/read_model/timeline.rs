@@ -6,6 +6,9 @@
 //! Where a gap's cause comes from, in this order: a gap fact of the worker that resumed; otherwise the last thing that
 //! happened since the video ended (the recording broke off, the camera was placed, unplaced, switched off, its server
 //! fell silent); for a gap that reaches up to now, what the camera's state says; otherwise `unknown`.
+//!
+//! A worker that stops because it was told to does not know why it was told. Where it says `reassigned` of a camera
+//! that no server has, the plan's word counts: `disabled` or `unplaced`.
 
 use std::fmt;
 
@@ -122,6 +125,57 @@ struct Turn {
     cause: GapCause,
 }
 
+/// When the camera had no server, and why.
+#[derive(Debug)]
+struct Places(Vec<(Timestamp, Option<Cause>)>);
+
+impl Places {
+    fn of(placements: &[PlacedRow]) -> Self {
+        let why = |place: &Place| match place {
+            Place::Server(_) | Place::TakenOver(_) => None,
+            Place::Nowhere(UnplacedReason::Disabled) => Some(Cause::Disabled),
+            Place::Unplanned
+            | Place::Nowhere(
+                UnplacedReason::NoServer
+                | UnplacedReason::NoCapacity
+                | UnplacedReason::NoBitrate
+                | UnplacedReason::NoTakeover,
+            ) => Some(Cause::Unplaced),
+        };
+        let mut places: Vec<_> = placements.iter().map(|row| (row.at, why(&row.place))).collect();
+        places.sort_by_key(|(at, _)| *at);
+        Self(places)
+    }
+
+    /// Why the camera had no server at `at`, if it had none.
+    fn nowhere_at(&self, at: Timestamp) -> Option<Cause> {
+        let until_then = self.0.partition_point(|(since, _)| *since <= at);
+        self.0[..until_then].last().and_then(|(_, why)| *why)
+    }
+
+    /// Why the camera came to have no server between `from` and `to`, both included, if it did.
+    fn nowhere_between(&self, from: Timestamp, to: Timestamp) -> Option<Cause> {
+        let first = self.0.partition_point(|(since, _)| *since < from);
+        self.0[first..].iter().take_while(|(since, _)| *since <= to).find_map(|(_, why)| *why)
+    }
+
+    /// What an interruption at `at` is put down to, of which its worker says `cause`.
+    fn behind(&self, cause: Cause, at: Timestamp) -> Cause {
+        if cause == Cause::Reassigned {
+            // The server's clock may be behind that of the log: the order seems to come after it was obeyed.
+            let soon = || self.nowhere_between(at, at.plus_micros(SLACK_US));
+            return self.nowhere_at(at).or_else(soon).unwrap_or(cause);
+        }
+        if cause == Cause::WorkerStopped { self.nowhere_at(at).unwrap_or(cause) } else { cause }
+    }
+
+    /// Whether a gap fact says less than the plans of its time: it was told by a worker that had been told to stop.
+    fn tell_more_than(&self, gap: &GapRow) -> bool {
+        gap.cause == Cause::Reassigned
+            && self.nowhere_between(gap.start.plus_micros(-SLACK_US), gap.end).is_some()
+    }
+}
+
 /// Draws up the ledger.
 pub fn draw_up(inputs: &Inputs<'_>) -> Timeline {
     let Range { from, to } = inputs.range;
@@ -134,11 +188,13 @@ pub fn draw_up(inputs: &Inputs<'_>) -> Timeline {
 
     let scheduled = Range { from: from.max(inputs.created_at), to: to.min(inputs.now) };
     let covered = union(&spans);
-    let turns = turns(inputs);
+    let places = Places::of(&inputs.rows.placements);
+    let turns = turns(inputs, &places);
+    let facts: Vec<_> = inputs.rows.gaps.iter().filter(|gap| !places.tell_more_than(gap)).copied().collect();
     let gaps = holes(&covered, scheduled, inputs.created_at)
         .flat_map(|hole| {
             let now = if hole.to == inputs.now { current_cause(inputs) } else { GapCause::Unknown };
-            explain(hole, &inputs.rows.gaps, &turns, now)
+            explain(hole, &facts, &turns, now)
         })
         .filter_map(|gap| clip(gap, scheduled))
         .collect();
@@ -220,7 +276,7 @@ fn holes(covered: &[Range], scheduled: Range, created_at: Timestamp) -> impl Ite
 }
 
 /// Everything that explains missing video from its moment on, in order.
-fn turns(inputs: &Inputs<'_>) -> Vec<Turn> {
+fn turns(inputs: &Inputs<'_>, places: &Places) -> Vec<Turn> {
     let known = |at, cause| Turn { at, cause: GapCause::Known(cause) };
     let mut turns = vec![known(inputs.created_at, Cause::Unplaced)];
     let mut had_server = false;
@@ -241,7 +297,7 @@ fn turns(inputs: &Inputs<'_>) -> Vec<Turn> {
         });
         had_server = matches!(place, Place::Server(_) | Place::TakenOver(_));
     }
-    turns.extend(inputs.rows.interruptions.iter().map(|row| known(row.at, row.cause)));
+    turns.extend(inputs.rows.interruptions.iter().map(|row| known(row.at, places.behind(row.cause, row.at))));
     turns.extend(inputs.silent_since.map(|at| known(at, Cause::ServerSilent)));
     turns.sort_by_key(|turn| turn.at);
     turns

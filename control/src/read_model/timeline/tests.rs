@@ -187,6 +187,49 @@ fn of_several_causes_at_the_end_of_the_video_the_last_one_holds() {
 }
 
 #[test]
+fn a_worker_that_is_told_to_stop_does_not_hide_why_it_was_told() {
+    let disabled = |second| PlacedRow { at: at(second), place: Place::Nowhere(UnplacedReason::Disabled) };
+    let placed = |second| PlacedRow { at: at(second), place: Place::Server(server()) };
+    let stopped = |millis, cause| InterruptionRow { epoch: Epoch(1), at: at(60).plus_millis(millis), cause };
+    // Dated after the plan, as it should be; before it, by a clock that is behind; and long after it.
+    for (millis, switched_off) in [(300, 60), (0, 61), (0, 40)] {
+        for cause in [Cause::Reassigned, Cause::WorkerStopped] {
+            let late = cause == Cause::WorkerStopped && switched_off > 60;
+            let rows = TimelineRows {
+                segments: vec![segment(at(0), at(60).plus_millis(millis), 1)],
+                placements: vec![placed(0), disabled(switched_off)],
+                interruptions: vec![stopped(millis, cause)],
+                ..TimelineRows::default()
+            };
+            let expected = if late {
+                vec![(60, 61, "worker_stopped"), (61, 100, "disabled")]
+            } else {
+                vec![(60, 100, "disabled")]
+            };
+            assert_eq!(gaps(&draw(&rows, 0, 500, 100)), expected, "{millis} {switched_off} {cause}");
+        }
+    }
+    // Switched on again: the worker calls all of it one gap.
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1), segment(at(90), at(120), 3)],
+        placements: vec![placed(0), disabled(60), placed(85)],
+        interruptions: vec![stopped(300, Cause::Reassigned)],
+        gaps: vec![GapRow { epoch: Epoch(3), start: at(60), end: at(90), cause: Cause::Reassigned }],
+        ..TimelineRows::default()
+    };
+    let expected = [(60, 85, "disabled"), (85, 90, "connecting")];
+    assert_eq!(gaps(&draw(&rows, 0, 120, 500)), expected);
+    // Given to another server: that is what happened.
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1)],
+        placements: vec![placed(0), placed(60)],
+        interruptions: vec![stopped(300, Cause::Reassigned)],
+        ..TimelineRows::default()
+    };
+    assert_eq!(gaps(&draw(&rows, 0, 500, 100)), [(60, 100, "reassigned")]);
+}
+
+#[test]
 fn two_servers_at_once_are_an_overlap() {
     let rows = TimelineRows {
         segments: vec![segment(at(0), at(60), 1), segment(at(50), at(110), 2)],
