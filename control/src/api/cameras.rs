@@ -22,10 +22,10 @@ use super::camera_view::{self, Camera};
 use super::change::{Idempotency, IfMatch, carry_out, create as create_once, created, versioned};
 use super::cursor;
 use super::extract::{CameraPath, JsonBody, PatchBody, Query, TenantPath};
-use super::input::{MAX_NAME, merge};
+use super::input::merge;
 use super::problem::Problem;
 use super::tenants::no_tenant;
-use crate::decide::command::Command;
+use crate::decide::command::{Command, MAX_NAME};
 use crate::read_model::CameraFilter;
 use crate::read_model::rows::{CameraState, CameraView};
 
@@ -164,10 +164,11 @@ async fn change(
     PatchBody(patch): PatchBody,
 ) -> Result<Response, Problem> {
     carry_out(&app, actor, |event_id| {
-        let (expected, settings) = now(&app, tenant_id, camera_id)?;
+        let (expected, before) = now(&app, tenant_id, camera_id)?;
         if_match.check(expected)?;
-        let settings = Box::new(patched(&app, tenant_id, event_id, &settings, &patch)?);
-        Ok(Command::ChangeCamera { tenant_id, camera_id, expected, settings })
+        let settings = Box::new(patched(&app, tenant_id, event_id, &before, &patch)?);
+        let is_change = *settings != before;
+        Ok(is_change.then_some(Command::ChangeCamera { tenant_id, camera_id, expected, settings }))
     })
     .await?;
     read(State(app), CameraPath(tenant_id, camera_id)).await
@@ -230,7 +231,7 @@ async fn delete(
     carry_out(&app, actor, |_| {
         let (expected, _) = now(&app, tenant_id, camera_id)?;
         if_match.check(expected)?;
-        Ok(Command::DeleteCamera { tenant_id, camera_id, expected })
+        Ok(Some(Command::DeleteCamera { tenant_id, camera_id, expected }))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)

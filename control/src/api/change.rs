@@ -91,20 +91,25 @@ pub(super) fn created(version: Position, location: &str) -> [(HeaderName, Header
     [tag, (header::LOCATION, location)]
 }
 
-/// Carries out the command that `plan` makes of what there is now. If somebody else was faster it is planned anew;
-/// `plan` then sees the new version, and its `If-Match` fails there.
+/// Carries out the command that `plan` makes of what there is now; `None`: there is nothing to change, so nothing is
+/// written. If somebody else was faster it is planned anew; `plan` then sees the new version, and its `If-Match` fails
+/// there.
+///
+/// Whoever calls this looks at State afterwards where a change can be overtaken by one of another thing: its event is
+/// stale then and has changed nothing.
 ///
 /// # Errors
 /// What `plan` or the command is refused with; 409 if others are faster all the time.
 pub(super) async fn carry_out(
     app: &App,
     actor: Actor,
-    mut plan: impl FnMut(EventId) -> Result<Command, Problem>,
-) -> Result<Position, Problem> {
+    mut plan: impl FnMut(EventId) -> Result<Option<Command>, Problem>,
+) -> Result<(), Problem> {
     for attempt in 1..=TRIES {
         let event_id = EventId::generate(app.service.ids());
-        match app.service.execute(actor.0, event_id, plan(event_id)?).await {
-            Ok(position) => return Ok(position),
+        let Some(command) = plan(event_id)? else { return Ok(()) };
+        match app.service.execute(actor.0, event_id, command).await {
+            Ok(_) => return Ok(()),
             Err(CommandError::Conflict) => {
                 tracing::info!(attempt, "somebody else changed it first; the change is planned anew");
             }

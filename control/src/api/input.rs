@@ -7,15 +7,7 @@ use longwatch_events::settings::Labels;
 use serde_json::{Map, Value};
 
 use super::problem::{FieldError, Problem};
-
-/// How many labels a thing may have.
-pub(super) const MAX_LABELS: usize = 32;
-/// How long a label's key may be, in bytes.
-const MAX_LABEL_KEY: usize = 63;
-/// How long a label's value may be, in bytes.
-const MAX_LABEL_VALUE: usize = 255;
-/// How long a name may be, in characters.
-pub(super) const MAX_NAME: usize = 200;
+use crate::decide::command::{MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, MAX_NAME};
 
 /// What is wrong so far.
 #[derive(Debug, Default)]

@@ -142,7 +142,7 @@ async fn measure(service: &Service) {
 
 fn measure_servers(service: &Service) {
     let observed = service.observed();
-    let mut by_state = BTreeMap::from([("undefined", 0_u64), ("online", 0), ("suspect", 0)]);
+    let mut by_state = BTreeMap::from([("undefined", 0_u64), ("online", 0), ("suspect", 0), ("lost", 0)]);
     let mut oldest_s = 0.0_f64;
     for (id, server) in service.state().servers() {
         let is_silent = observed.silent_since(id).is_some();

@@ -23,7 +23,7 @@ use super::extract::{JsonBody, PatchBody, Query, ServerPath, ServerSegment, id};
 use super::input::merge;
 use super::problem::{Problem, moment};
 use super::server_input::{self, ServerInput};
-use crate::decide::command::Command;
+use crate::decide::command::{Command, Refusal};
 use crate::read_model::rows::{ServerRow, ServerView};
 
 /// The description of what cannot be routed under its own path: the router knows no `{server}:adopt`, so the verb is
@@ -54,10 +54,10 @@ struct Server {
     /// Whether it takes over others' cameras.
     failover: Failover,
     /// `undefined`: its worker was seen, and it belongs to no system yet; `online`; `suspect`: it belongs to the system
-    /// and is not heard of.
-    #[schema(pattern = "^(undefined|online|suspect)$")]
+    /// and is not heard of; `lost`: that for so long that others took its cameras over.
+    #[schema(pattern = "^(undefined|online|suspect|lost)$")]
     state: &'static str,
-    /// For a suspect one: `never_seen` (no worker has joined under its name yet) or `silent`.
+    /// For a suspect or lost one: `never_seen` (no worker has joined under its name yet) or `silent`.
     state_reason: Option<&'static str>,
     /// How busy it was at its last heartbeat; null: none was heard.
     load: Option<ServerLoad>,
@@ -192,6 +192,17 @@ fn look_at<T>(app: &App, id: ServerId, look: impl FnOnce(&ServerState) -> T) -> 
     app.service.state().server(id).map(look).ok_or_else(|| no_server(id))
 }
 
+/// That no other server was given `name` at the same time and came first.
+///
+/// # Errors
+/// 409 if one was: what was asked for has not happened then.
+fn name_is_its_own(app: &App, id: ServerId, name: String) -> Result<(), Problem> {
+    match app.service.state().server_by_name(&name) {
+        Some((other, _)) if other != id => Err(Refusal::NameTaken { name }.into()),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// List servers.
 #[utoipa::path(get, path = "/v1/servers", operation_id = "list_servers", tag = "servers",
     params(
@@ -225,6 +236,7 @@ async fn create(
     let settings = server_input::read(&body)?;
     let ids = idempotency.new_ids(&app);
     let server_id = ServerId::from_uuid(ids.thing);
+    let name = settings.name.clone();
     create_once(
         &app,
         actor,
@@ -233,6 +245,7 @@ async fn create(
         || Ok(Command::AddServer { server_id, settings }),
     )
     .await?;
+    name_is_its_own(&app, server_id, name)?;
     let view = app.service.read_model().server(server_id).await?.ok_or_else(|| no_server(server_id))?;
     let headers = created(view.row.version, &format!("/v1/servers/{server_id}"));
     Ok((StatusCode::CREATED, headers, Json(show(&app, view))).into_response())
@@ -262,14 +275,22 @@ async fn change(
     if_match: IfMatch,
     PatchBody(patch): PatchBody,
 ) -> Result<Response, Problem> {
+    let mut wanted_name = None;
     carry_out(&app, actor, |_| {
-        let (expected, mut doc) =
-            look_at(&app, server_id, |server| (server.version, server_input::write(&server.settings)))?;
+        let (expected, before) =
+            look_at(&app, server_id, |server| (server.version, server.settings.clone()))?;
         if_match.check(expected)?;
+        let mut doc = server_input::write(&before);
         merge(&mut doc, &patch);
-        Ok(Command::ChangeServer { server_id, expected, settings: server_input::read(&doc)? })
+        let settings = server_input::read(&doc)?;
+        wanted_name = Some(settings.name.clone());
+        let is_change = settings != before;
+        Ok(is_change.then_some(Command::ChangeServer { server_id, expected, settings }))
     })
     .await?;
+    if let Some(name) = wanted_name {
+        name_is_its_own(&app, server_id, name)?;
+    }
     read(State(app), ServerPath(server_id)).await
 }
 
@@ -286,7 +307,7 @@ async fn detach(
     carry_out(&app, actor, |_| {
         let expected = look_at(&app, server_id, |server| server.version)?;
         if_match.check(expected)?;
-        Ok(Command::DetachServer { server_id, expected })
+        Ok(Some(Command::DetachServer { server_id, expected }))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -320,15 +341,11 @@ async fn adopt(
     ServerPath(server_id): ServerPath,
     if_match: IfMatch,
 ) -> Result<Response, Problem> {
-    let (adopted, version) = look_at(&app, server_id, |server| (server.adopted, server.version))?;
-    if_match.check(version)?;
-    if !adopted {
-        carry_out(&app, actor, |_| {
-            let expected = look_at(&app, server_id, |server| server.version)?;
-            if_match.check(expected)?;
-            Ok(Command::AdoptServer { server_id, expected })
-        })
-        .await?;
-    }
+    carry_out(&app, actor, |_| {
+        let (adopted, expected) = look_at(&app, server_id, |server| (server.adopted, server.version))?;
+        if_match.check(expected)?;
+        Ok((!adopted).then_some(Command::AdoptServer { server_id, expected }))
+    })
+    .await?;
     read(State(app), ServerPath(server_id)).await
 }

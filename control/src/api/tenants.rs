@@ -156,15 +156,16 @@ async fn change(
     PatchBody(patch): PatchBody,
 ) -> Result<Response, Problem> {
     carry_out(&app, actor, |_| {
-        let (expected, mut doc) = {
+        let (expected, before) = {
             let state = app.service.state();
             let tenant = state.tenant(tenant_id).ok_or_else(|| no_tenant(tenant_id))?;
-            (tenant.version, json!({ "name": tenant.name }))
+            (tenant.version, tenant.name.clone())
         };
         if_match.check(expected)?;
+        let mut doc = json!({ "name": before });
         merge(&mut doc, &patch);
         let TenantInput { name } = TenantInput::read(&doc)?;
-        Ok(Command::ChangeTenant { tenant_id, expected, name })
+        Ok((name != before).then_some(Command::ChangeTenant { tenant_id, expected, name }))
     })
     .await?;
     read(State(app), TenantPath(tenant_id)).await
@@ -183,8 +184,13 @@ async fn delete(
     carry_out(&app, actor, |_| {
         let expected = app.service.state().tenant(tenant_id).ok_or_else(|| no_tenant(tenant_id))?.version;
         if_match.check(expected)?;
-        Ok(Command::DeleteTenant { tenant_id, expected })
+        Ok(Some(Command::DeleteTenant { tenant_id, expected }))
     })
     .await?;
+    if app.service.state().tenant(tenant_id).is_some() {
+        let detail =
+            "a camera was added while the tenant was being deleted, so it stays; delete the camera first";
+        return Err(Problem::conflict("tenant_not_empty", detail));
+    }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,6 +1,7 @@
 //! The API as a client sees it: requests through the whole stack of layers, on a real service with a log in memory and
 //! a read model in a folder of its own.
 
+mod at_once;
 mod bad_input;
 mod description;
 mod happy_path;

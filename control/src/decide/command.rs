@@ -14,6 +14,15 @@ use longwatch_events::sealed::{PublicKey, WrappedKey};
 use longwatch_events::settings::{CameraSettings, Capacity, Labels, ServerSettings};
 use longwatch_events::state::{Camera, Server, State, Tenant};
 
+/// How long a name may be, in characters: of a server, whether an operator or its worker gives it, and of all else.
+pub const MAX_NAME: usize = 200;
+/// How many labels a camera or server may have, whoever gives them.
+pub const MAX_LABELS: usize = 32;
+/// How long a label's key may be, in bytes.
+pub const MAX_LABEL_KEY: usize = 63;
+/// How long a label's value may be, in bytes.
+pub const MAX_LABEL_VALUE: usize = 255;
+
 /// A request to change something.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -255,7 +264,10 @@ pub fn decide(state: &State, command: Command) -> Result<Decided, Refusal> {
         Command::ChangeCamera { tenant_id, camera_id, expected, settings } => {
             let camera = camera(state, tenant_id, camera_id)?;
             at_version("camera", camera_id, expected, camera.version)?;
-            preferred_server_exists(state, &settings)?;
+            // A server that was detached since must not stand in the way of other changes.
+            if settings.preferred_server_id != camera.settings.preferred_server_id {
+                preferred_server_exists(state, &settings)?;
+            }
             let changed = CameraChanged { tenant_id, camera_id, settings: *settings };
             Ok(behind(expected, Event::CameraChanged(changed)))
         }

@@ -12,13 +12,14 @@ use longwatch_events::time::Timestamp;
 
 use super::rows::{CameraRow, Change, GapRow, SegmentRow, ServerRow, StatusKey, TenantRow};
 
-/// What the event at `position` of `LOG`, stored at `stored_at`, does to the rows. `state` is the State after it: a
-/// stale event left no trace there, so it leaves none here.
+/// What the event at `position` of `LOG`, stored at `stored_at`, does to the rows. `state` is the State after it: what a
+/// stale event left no trace of there, it leaves no trace of here.
 pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &Event) -> Vec<Change> {
     match event {
         Event::TenantCreated(e) => put_tenant(state, e.tenant_id),
         Event::TenantChanged(e) => put_tenant(state, e.tenant_id),
-        Event::TenantDeleted(e) if state.tenant(e.tenant_id).is_some() => Vec::new(),
+        // A stale one moved the version.
+        Event::TenantDeleted(e) if state.tenant(e.tenant_id).is_some() => put_tenant(state, e.tenant_id),
         Event::TenantDeleted(e) => vec![Change::DeleteTenant(e.tenant_id)],
         Event::ServerAdded(e) => put_server(state, e.server_id),
         Event::ServerJoined(e) => put_server(state, e.server_id),

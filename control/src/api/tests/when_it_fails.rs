@@ -34,10 +34,6 @@ impl Log for ReadOnly {
         ready(Err(log::Error::Unavailable("nats://10.9.8.7 is away".to_owned()))).boxed()
     }
 
-    fn append_atomically(&self, _: Vec<Entry>) -> BoxFuture<'_, Result<Position, log::Error>> {
-        ready(Err(log::Error::Unavailable("nats://10.9.8.7 is away".to_owned()))).boxed()
-    }
-
     fn follow(&self, stream: LogStream, after: Position) -> BoxFuture<'_, Result<Follow, log::Error>> {
         self.0.follow(stream, after)
     }
