@@ -68,6 +68,8 @@ type Refused = (RefusedReason, String);
 
 async fn join(service: &Service, key: &Key, adopt: Adopt, request: &[u8]) -> Result<JoinReply, Refused> {
     let claim = checked_claim(key, request)?;
+    // Before the log has been replayed a known worker would look like a new one.
+    service.may_decide().await.map_err(|error| (RefusedReason::TryAgain, error.to_string()))?;
     let server_id = match find(&service.state(), &claim) {
         Found::Known(server_id) => Ok(server_id),
         Found::Announced(server_id) => Err(server_id),
@@ -87,7 +89,11 @@ async fn join(service: &Service, key: &Key, adopt: Adopt, request: &[u8]) -> Res
             execute(service, &actor, command).await?;
             tracing::info!(server_id = %new, name = claim.name, "a server joined");
             // Another replica may have let the same worker in a moment earlier, under another id: that one counts.
-            service.state().server_by_key(&claim.public_key).map_or(new, |(id, _)| id)
+            let joined = service.state().server_by_key(&claim.public_key).map(|(id, _)| id);
+            // Or another worker took the name in that moment.
+            joined.ok_or_else(|| {
+                (RefusedReason::NameTaken, Refusal::NameTaken { name: claim.name }.to_string())
+            })?
         }
     };
     if adopt == Adopt::Auto {

@@ -126,7 +126,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             runtime.block_on(async {
                 let stop = CancellationToken::new();
                 stop_on_signal(stop.clone())?;
-                serve::run(args, stop).await
+                Ok(serve::run(args, stop).await?)
             })
         }
         Task::Openapi => {

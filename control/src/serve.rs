@@ -1,20 +1,20 @@
 //! `longwatch-control serve`: one control replica. Puts the parts together and stops them in order.
 
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use longwatch_events::event::{ControlTicked, Event};
 use longwatch_events::id::{EventId, SystemIds, TenantId};
 use longwatch_events::log::jetstream::{self, JetStreamLog};
 use longwatch_events::time::SystemClock;
 use tokio::net::TcpListener;
+use tokio::task::JoinError;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::decide::command::{Command, Refusal};
 use crate::join::{self, Adopt};
@@ -23,7 +23,7 @@ use crate::observed::HEARTBEAT_INTERVAL_MS;
 use crate::read_model::sqlite::SqliteReadModel;
 use crate::secrets::Secrets;
 use crate::service::{CommandError, Parts, Service};
-use crate::{api, follower, planner, watch};
+use crate::{api, follower, planner, read_model, watch};
 
 /// How long requests that are under way may take once the process is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address(es) of NATS: nats://HOST:PORT[,nats://HOST:PORT…].
-    #[arg(long, env = "LONGWATCH_NATS", value_name = "URL[,URL…]")]
+    #[arg(long, env = "LONGWATCH_NATS", value_name = "URL[,URL…]", hide_env_values = true)]
     pub nats: String,
     /// File with the NATS credentials: an nkey seed or a .creds file.
     #[arg(long, env = "LONGWATCH_NATS_CREDENTIALS", value_name = "FILE")]
@@ -43,7 +43,7 @@ pub struct ServeArgs {
     #[arg(long, env = "LONGWATCH_LOG_REPLICAS", value_name = "N", default_value_t = 1)]
     pub log_replicas: usize,
     /// The read model's database: sqlite://FILE.
-    #[arg(long, env = "LONGWATCH_DATABASE", value_name = "URL")]
+    #[arg(long, env = "LONGWATCH_DATABASE", value_name = "URL", hide_env_values = true)]
     pub database: String,
     /// Address of the API and the page.
     #[arg(long, env = "LONGWATCH_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
@@ -66,18 +66,49 @@ pub struct ServeArgs {
     pub adopt: Adopt,
 }
 
+/// Why a replica does not start, or ended unasked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key file.
+    #[error(transparent)]
+    Key(#[from] keys::Error),
+    /// The read model's database. Its address is not repeated: it may hold a password.
+    #[error("cannot open the read model that --database names: {0}")]
+    Database(#[from] read_model::Error),
+    /// An address to listen on.
+    #[error("cannot listen on {address}: {source}; is another program using it? choose another address")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// NATS, for a reason that no waiting mends.
+    #[error(transparent)]
+    Nats(#[from] jetstream::ConnectError),
+    /// The API.
+    #[error("the API failed: {0}")]
+    Api(io::Error),
+    /// A part ended that never should, or panicked. The supervisor starts the process again.
+    #[error("{part} ended: {why}")]
+    Ended {
+        /// Which part.
+        part: &'static str,
+        /// How.
+        why: String,
+    },
+}
+
 /// Runs a replica until `stop` is cancelled.
 ///
 /// # Errors
-/// If a setting cannot be used at all. A NATS that is away is waited for.
-pub async fn run(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
+/// If a setting cannot be used at all, or a part of the process ends unasked. A NATS that is away is waited for.
+pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> {
     let key = load_key(&args.key_file, "lwk_", "the provider's key")?;
     let join_key = load_key(&args.join_key_file, "lwj_", "the join key")?;
     let master_key_file =
         args.master_key_file.clone().unwrap_or_else(|| args.key_file.with_file_name("master.key"));
-    let read_model = SqliteReadModel::open(&args.database)
-        .await
-        .with_context(|| format!("cannot open the read model --database {}", args.database))?;
+    let read_model = SqliteReadModel::open(&args.database).await?;
     let listener = listen(args.listen).await?;
     let operations = match args.operations_listen {
         Some(address) => Some(listen(address).await?),
@@ -93,40 +124,30 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()>
         clock: Arc::new(SystemClock),
         ids: Arc::new(SystemIds),
     }));
-    let web = tokio::spawn(api::serve(Arc::clone(&service), key, listener, operations, stop.clone()));
-
-    let tasks = TaskTracker::new();
-    let work = {
-        let (service, stop) = (Arc::clone(&service), stop.clone());
-        async move {
-            let settings = jetstream::Settings { replicas: args.log_replicas, ..Default::default() };
-            ensure_streams(&log, settings).await;
-            tokio::join!(
-                follower::follow_log(&service),
-                follower::follow_recordings(&service),
-                follower::follow_heartbeats(&service),
-                tick(&service),
-                planner::run(&service),
-                watch::run(&service),
-                join::run(&service, &client, &join_key, args.adopt),
-                ensure_default_tenant(&service),
-            );
-            drop(stop);
-        }
-    };
-    let stopped = stop.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            () = stopped.cancelled() => {}
-            () = work => {}
-        }
+    let mut web = tokio::spawn(api::serve(Arc::clone(&service), key, listener, operations, stop.clone()));
+    let mut work = tokio::spawn(async move {
+        let settings = jetstream::Settings { replicas: args.log_replicas, ..Default::default() };
+        ensure_streams(&log, settings).await;
+        tokio::join!(
+            follower::follow_log(&service),
+            follower::follow_recordings(&service),
+            follower::follow_heartbeats(&service),
+            tick(&service),
+            planner::run(&service),
+            watch::run(&service),
+            join::run(&service, &client, &join_key, args.adopt),
+            ensure_default_tenant(&service),
+        );
     });
-    tasks.close();
-    stop.cancelled().await;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        ended = &mut work => return Err(unasked("the fold", ended.err())),
+        ended = &mut web => return Err(unasked("the API", ended.err())),
+    }
     tracing::info!("stopping");
-    tasks.wait().await;
+    work.abort();
     match tokio::time::timeout(STOP_DEADLINE, web).await {
-        Ok(served) => served.context("the API panicked")?.context("the API failed"),
+        Ok(served) => served.map_err(|error| unasked("the API", Some(error)))?.map_err(Error::Api),
         Err(_) => {
             tracing::warn!(
                 deadline_s = STOP_DEADLINE.as_secs(),
@@ -137,7 +158,14 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()>
     }
 }
 
-fn load_key(path: &std::path::Path, prefix: &str, what: &str) -> anyhow::Result<Key> {
+fn unasked(part: &'static str, error: Option<JoinError>) -> Error {
+    Error::Ended {
+        part,
+        why: error.map_or_else(|| "nobody asked it to".to_owned(), |error| error.to_string()),
+    }
+}
+
+fn load_key(path: &Path, prefix: &str, what: &str) -> Result<Key, keys::Error> {
     let (key, origin) = keys::load_or_create(path, prefix)?;
     if origin == Origin::Created {
         tracing::info!(file = %path.display(), "{what} was made");
@@ -145,10 +173,8 @@ fn load_key(path: &std::path::Path, prefix: &str, what: &str) -> anyhow::Result<
     Ok(key)
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; is another program using it? choose another address")
-    })
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
 }
 
 async fn ensure_streams(log: &JetStreamLog, settings: jetstream::Settings) {
@@ -175,19 +201,20 @@ async fn ensure_default_tenant(service: &Service) {
     }
 }
 
-async fn create_default_tenant(service: &Service) -> anyhow::Result<()> {
+async fn create_default_tenant(service: &Service) -> Result<(), String> {
     let tenant_id = TenantId::DEFAULT;
-    let data_key = service.new_data_key(tenant_id)?;
+    let data_key = service.new_data_key(tenant_id).map_err(|error| error.to_string())?;
     let command = Command::CreateTenant { tenant_id, name: "Default".to_owned(), data_key };
     match service.execute("system", EventId::generate(service.ids()), command).await {
         // Another replica was first.
         Ok(_) | Err(CommandError::Conflict | CommandError::Refused(Refusal::Exists { .. })) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
-/// Lets the log's clock run.
+/// Lets the log's clock run, and looks whether the log is still the one that was folded.
 async fn tick(service: &Service) {
+    const PART: &str = "the log's clock";
     let mut interval = interval(Duration::from_millis(u64::from(HEARTBEAT_INTERVAL_MS)));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -195,8 +222,13 @@ async fn tick(service: &Service) {
         let folded = service.progress().borrow().log;
         let tick = Event::ControlTicked(ControlTicked { boot_id: service.boot_id(), folded });
         let event_id = EventId::generate(service.ids());
-        if let Err(error) = service.append("system", event_id, tick, None).await {
-            tracing::warn!(%error, "the log's clock does not run");
+        match service.append("system", event_id, tick, None).await {
+            Ok(_) => service.trouble_over(PART),
+            Err(error) => {
+                tracing::warn!(%error, "the log's clock does not run");
+                service.trouble(PART, format!("nothing can be written to the log: {error}"));
+            }
         }
+        follower::check_ends(service).await;
     }
 }

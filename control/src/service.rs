@@ -3,7 +3,9 @@
 //! Invariant: a command's answer is given only after its event has been folded into State and into the read model, so
 //! whoever asked reads what they wrote.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use longwatch_events::assignment::SourceSecret;
@@ -59,6 +61,8 @@ pub struct Progress {
     pub recordings: Position,
     /// Whether everything that stood in `LOG` when this process started has been folded.
     pub caught_up: bool,
+    /// The same of `RECORDINGS`.
+    pub recordings_caught_up: bool,
 }
 
 /// Whether this replica can answer.
@@ -98,12 +102,19 @@ pub struct Service {
     observed: Observed,
     progress: watch::Sender<Progress>,
     halted: watch::Sender<Option<String>>,
+    unopened: AtomicUsize,
+    troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 
 impl Service {
     /// A service that has folded nothing yet.
     pub fn new(parts: Parts) -> Self {
-        let progress = Progress { log: Position::START, recordings: Position::START, caught_up: false };
+        let progress = Progress {
+            log: Position::START,
+            recordings: Position::START,
+            caught_up: false,
+            recordings_caught_up: false,
+        };
         Self {
             boot_id: BootId::generate(&*parts.ids),
             log: parts.log,
@@ -115,6 +126,8 @@ impl Service {
             observed: Observed::default(),
             progress: watch::Sender::new(progress),
             halted: watch::Sender::new(None),
+            unopened: AtomicUsize::new(0),
+            troubles: Mutex::default(),
         }
     }
 
@@ -183,6 +196,20 @@ impl Service {
         self.halted.borrow().clone()
     }
 
+    fn troubles(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something that `part` is in trouble with until [`Self::trouble_over`]: shown in the health.
+    pub(crate) fn trouble(&self, part: &'static str, what: String) {
+        self.troubles().insert(part, what);
+    }
+
+    /// `part` works again.
+    pub(crate) fn trouble_over(&self, part: &'static str) {
+        self.troubles().remove(part);
+    }
+
     /// Whether this replica can answer.
     pub fn health(&self) -> Health {
         let progress = *self.progress.borrow();
@@ -193,6 +220,10 @@ impl Service {
         } else if self.state().tenant(TenantId::DEFAULT).is_none() {
             problems.push("the default tenant is still being created".to_owned());
         }
+        if !progress.recordings_caught_up {
+            problems.push("what workers reported is still being replayed".to_owned());
+        }
+        problems.extend(self.troubles().values().cloned());
         Health { ready: problems.is_empty(), problems, progress }
     }
 
@@ -207,10 +238,16 @@ impl Service {
         event_id: EventId,
         command: Command,
     ) -> Result<Position, CommandError> {
-        self.caught_up().await?;
+        self.may_decide().await?;
         let decided = decide(&self.state(), command)?;
         match self.append(actor, event_id, decided.event, Some(decided.expected_last)).await {
-            Ok(position) => self.folded(position).await.map(|()| position),
+            Ok(position) => match self.folded(position).await {
+                // It stands in the log; saying that nothing was done would have it done twice.
+                Err(CommandError::Halted(why)) => Err(CommandError::Unavailable(format!(
+                    "it was written at position {position}, but the fold has halted before it: {why}"
+                ))),
+                folded => folded.map(|()| position),
+            },
             Err(log::Error::Conflict { .. }) => {
                 let end = self.log.end(LogStream::Log).await.map_err(unavailable)?;
                 self.folded(end).await?;
@@ -231,6 +268,29 @@ impl Service {
         event: Event,
         expected_last: Option<Position>,
     ) -> Result<Position, log::Error> {
+        self.log.append(self.entry(actor, event_id, event, expected_last)).await
+    }
+
+    /// Appends all `events` or none, each with its id and its condition; see [`Log::append_atomically`].
+    ///
+    /// # Errors
+    /// Those of the log.
+    pub async fn append_atomically(
+        &self,
+        actor: &str,
+        events: Vec<(EventId, Event, Option<Position>)>,
+    ) -> Result<Position, log::Error> {
+        let entries = events.into_iter().map(|(id, event, expected)| self.entry(actor, id, event, expected));
+        self.log.append_atomically(entries.collect()).await
+    }
+
+    fn entry(
+        &self,
+        actor: &str,
+        event_id: EventId,
+        event: Event,
+        expected_last: Option<Position>,
+    ) -> Entry {
         let (stream, subject) = subject::of(&event);
         let envelope = Envelope {
             id: event_id,
@@ -242,7 +302,7 @@ impl Service {
             event,
         };
         let payload = envelope.encode().into();
-        self.log.append(Entry { stream, subject, id: event_id, payload, expected_last }).await
+        Entry { stream, subject, id: event_id, payload, expected_last }
     }
 
     /// Waits until the fold has passed `position`.
@@ -253,8 +313,13 @@ impl Service {
         self.until(|progress| progress.log >= position).await
     }
 
-    async fn caught_up(&self) -> Result<(), CommandError> {
-        self.until(|progress| progress.caught_up).await
+    /// Waits until State is that of the log's end, which every decision needs.
+    ///
+    /// # Errors
+    /// If the fold has halted, or takes too long. Nothing has been written then.
+    pub async fn may_decide(&self) -> Result<(), CommandError> {
+        self.until(|progress| progress.caught_up).await?;
+        self.halted().map_or(Ok(()), |why| Err(CommandError::Halted(why)))
     }
 
     async fn until(&self, reached: impl FnMut(&Progress) -> bool) -> Result<(), CommandError> {
@@ -277,12 +342,24 @@ impl Service {
         outcome
     }
 
-    /// A new data key for a tenant.
+    /// A new data key for a tenant. The master key is made with the first tenant's only, and only when the whole log
+    /// is known to hold no tenant.
     ///
     /// # Errors
-    /// If the master key cannot be read or made.
+    /// If the master key cannot be read, or made.
     pub fn new_data_key(&self, tenant_id: TenantId) -> Result<WrappedKey, secrets::Error> {
-        self.secrets.new_data_key(tenant_id)
+        let may_create_master =
+            self.progress.borrow().caught_up && self.state().tenants().next().is_none();
+        self.secrets.new_data_key(tenant_id, may_create_master)
+    }
+
+    /// How many cameras could not be handed to their server because their source could not be opened.
+    pub fn unopened(&self) -> usize {
+        self.unopened.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_unopened(&self, unopened: usize) {
+        self.unopened.store(unopened, Ordering::Relaxed);
     }
 
     /// Seals a camera's source for the event that will carry it.

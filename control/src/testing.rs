@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longwatch_events::assignment::SourceSecret;
-use longwatch_events::id::{CameraId, CountingIds, EventId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CountingIds, EventId, ServerId, SystemIds, TenantId};
 use longwatch_events::log::memory::MemoryLog;
+use longwatch_events::log::{Entry, Log as _};
 use longwatch_events::sealed::PublicKey;
 use longwatch_events::settings::{
     CameraSettings, Capacity, Labels, Priority, Recording, RecordingMode, Retention, Source, Transport,
 };
 use longwatch_events::state::State;
+use longwatch_events::subject::LogStream;
 use longwatch_events::time::{ManualClock, Timestamp};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -20,7 +22,7 @@ use tokio::time::timeout;
 use crate::decide::command::Command;
 use crate::read_model::sqlite::SqliteReadModel;
 use crate::secrets::Secrets;
-use crate::service::{Parts, Service};
+use crate::service::{Parts, Progress, Service};
 use crate::{follower, planner};
 
 /// 2026-11-23T08:00:00Z: where a test's clock stands at first.
@@ -32,7 +34,7 @@ pub(crate) struct TestControl {
     pub(crate) log: MemoryLog,
     pub(crate) clock: Arc<ManualClock>,
     _tasks: JoinSet<()>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl TestControl {
@@ -44,12 +46,17 @@ impl TestControl {
         let tenant_id = TenantId::DEFAULT;
         let data_key = control.service.new_data_key(tenant_id).unwrap();
         control.execute(Command::CreateTenant { tenant_id, name: "Default".into(), data_key }).await;
+        control.service.progress().wait_for(|progress| progress.recordings_caught_up).await.unwrap();
         control
     }
 
     /// A control plane on a log that may hold something already.
     pub(crate) async fn on(log: MemoryLog, clock: Arc<ManualClock>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::with_rows_of(tempfile::tempdir().unwrap(), log, clock).await
+    }
+
+    /// A control plane on a log and on a folder that may hold a read model.
+    pub(crate) async fn with_rows_of(folder: TempDir, log: MemoryLog, clock: Arc<ManualClock>) -> Self {
         let read_model = SqliteReadModel::open_file(&folder.path().join("read_model.db")).await.unwrap();
         let service = Arc::new(Service::new(Parts {
             log: Arc::new(log.clone()),
@@ -65,7 +72,26 @@ impl TestControl {
         tasks.spawn(async move { follower::follow_recordings(&b).await });
         tasks.spawn(async move { follower::follow_heartbeats(&c).await });
         tasks.spawn(async move { planner::run(&d).await });
-        Self { service, log, clock, _tasks: tasks, _folder: folder }
+        Self { service, log, clock, _tasks: tasks, folder }
+    }
+
+    /// Ends it, and gives the folder with its read model.
+    pub(crate) fn into_folder(self) -> TempDir {
+        self.folder
+    }
+
+    /// Appends bytes that no part of the system wrote.
+    pub(crate) async fn append_raw(&self, stream: LogStream, subject: String, payload: String) {
+        let id = EventId::generate(&SystemIds);
+        let entry = Entry { stream, subject, id, payload: payload.into(), expected_last: None };
+        self.log.append(entry).await.unwrap();
+    }
+
+    /// Waits until `reached` holds of the folds' progress.
+    pub(crate) async fn until_progress(&self, reached: impl FnMut(&Progress) -> bool) {
+        let mut progress = self.service.progress();
+        let waited = progress.wait_for(reached);
+        timeout(Duration::from_secs(10), waited).await.expect("the folds never came to it").unwrap();
     }
 
     /// Carries out a command that must not be refused.

@@ -133,6 +133,9 @@ fn server_added(state: &mut State, position: Position, at: Timestamp, e: &Server
     if state.servers.contains_key(&e.server_id) {
         return Err(format!("server {} was added before", e.server_id));
     }
+    if is_taken(state, &e.settings.name, e.server_id) {
+        return Ok(Outcome::Stale(1));
+    }
     let server = Server {
         settings: e.settings.clone(),
         public_key: None,
@@ -153,6 +156,9 @@ fn server_joined(state: &mut State, position: Position, at: Timestamp, e: &Serve
         if let Some(server) = state.servers.get_mut(&e.server_id) {
             server.version = position;
         }
+        return Ok(Outcome::Stale(1));
+    }
+    if !state.servers.contains_key(&e.server_id) && is_taken(state, &e.name, e.server_id) {
         return Ok(Outcome::Stale(1));
     }
     match state.servers.get_mut(&e.server_id) {
@@ -190,13 +196,22 @@ fn server_adopted(state: &mut State, position: Position, e: &ServerAdopted) -> F
 }
 
 fn server_changed(state: &mut State, position: Position, e: &ServerChanged) -> Folded {
+    let is_taken = is_taken(state, &e.settings.name, e.server_id);
     let server = state
         .servers
         .get_mut(&e.server_id)
         .ok_or_else(|| format!("server {} does not exist", e.server_id))?;
-    server.settings = e.settings.clone();
     server.version = position;
+    if is_taken {
+        return Ok(Outcome::Stale(1));
+    }
+    server.settings = e.settings.clone();
     Ok(Outcome::Applied)
+}
+
+/// Whether another server has the name: two were given it at once, each to a server of its own. The first one counts.
+fn is_taken(state: &State, name: &str, server_id: ServerId) -> bool {
+    state.server_by_name(name).is_some_and(|(id, _)| id != server_id)
 }
 
 fn server_lost(state: &mut State, position: Position, e: &ServerLost) -> Outcome {
