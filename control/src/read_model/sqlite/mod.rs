@@ -16,9 +16,11 @@ use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
+use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 
 use super::rows::{
@@ -85,7 +87,7 @@ impl SqliteReadModel {
     /// Runs `work` in one reading transaction, so that all it sees is of one moment.
     async fn reading<T>(
         &self,
-        work: impl for<'c> FnOnce(&'c mut sqlx::SqliteConnection) -> BoxFuture<'c, Result<T, Error>>,
+        work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Error>>,
     ) -> Result<T, Error> {
         let mut transaction = self.readers.begin().await?;
         let answer = work(&mut transaction).await?;
@@ -99,19 +101,35 @@ impl SqliteReadModel {
         up_to: Position,
         changes: Vec<Change>,
     ) -> Result<Applied, Error> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        if up_to <= read::position(&mut transaction, stream).await? {
-            return Ok(Applied::Seen);
+        let mut connection = self.writer.acquire().await?;
+        let applied = write_batch(&mut connection, stream, up_to, changes).await;
+        if applied.is_err() {
+            // After some failures (a full disk is one) SQLite has rolled back by itself, and the connection no longer
+            // knows whether it is inside a transaction: the next try begins with a new one.
+            connection.close().await?;
         }
-        let count_written = super::count_written(&changes);
-        for change in changes {
-            write::change(&mut transaction, change).await?;
-        }
-        write::position(&mut transaction, stream, up_to).await?;
-        transaction.commit().await?;
-        count_written();
-        Ok(Applied::Written)
+        applied
     }
+}
+
+async fn write_batch(
+    connection: &mut SqliteConnection,
+    stream: LogStream,
+    up_to: Position,
+    changes: Vec<Change>,
+) -> Result<Applied, Error> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    if up_to <= read::position(&mut transaction, stream).await? {
+        return Ok(Applied::Seen);
+    }
+    let count_written = super::count_written(&changes);
+    for change in changes {
+        write::change(&mut transaction, change).await?;
+    }
+    write::position(&mut transaction, stream, up_to).await?;
+    transaction.commit().await?;
+    count_written();
+    Ok(Applied::Written)
 }
 
 impl ReadModel for SqliteReadModel {
@@ -170,5 +188,36 @@ impl ReadModel for SqliteReadModel {
 
     fn content_hash(&self) -> Answer<'_, Sha256> {
         self.reading(move |db| read::content_hash(db).boxed()).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longwatch_events::time::Timestamp;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disk_that_was_full_is_written_again_once_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = SqliteReadModel::open_file(&folder.path().join("read_model.db")).await.unwrap();
+        // No page more than there are: what SQLite says of a full disk. It holds for this connection only.
+        sqlx::query("PRAGMA max_page_count = 1").execute(&model.writer).await.unwrap();
+        let tenants = |from: u128| {
+            (from..from + 500).map(|n| {
+                Change::PutTenant(TenantRow {
+                    tenant_id: TenantId::from_uuid(uuid::Uuid::from_u128(n)),
+                    name: "x".repeat(200),
+                    created_at: Timestamp::UNIX_EPOCH,
+                    version: Position(1),
+                })
+            })
+        };
+        let full = model.apply(LogStream::Log, Position(1), tenants(0).collect()).await;
+        assert!(full.is_err_and(|error| error.to_string().contains("full")));
+        assert_eq!(
+            model.apply(LogStream::Log, Position(1), tenants(0).collect()).await.unwrap(),
+            Applied::Written
+        );
     }
 }
