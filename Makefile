@@ -22,7 +22,7 @@ help: ## list these targets
 
 run: tools ## build, start Single and CAMERAS=4 simulated cameras; DATA=./data LISTEN=127.0.0.1:8080
 	@cargo build --profile $(PROFILE) --workspace --bins
-	@exec $(BIN)/longwatch-loadtest demo --cameras $(CAMERAS) --data $(DATA) --listen $(LISTEN)
+	@exec "$(BIN)/longwatch-loadtest" demo --cameras "$(CAMERAS)" --data "$(DATA)" --listen "$(LISTEN)"
 
 test: tools ## unit, property and integration tests against real processes
 	@tools/install.sh ffmpeg

@@ -60,6 +60,8 @@ pub struct Single {
     child: Child,
     data: PathBuf,
     address: SocketAddr,
+    /// Where in the log file the output of this start begins: an earlier one may have written to it too.
+    log_begins: u64,
 }
 
 impl Single {
@@ -76,6 +78,7 @@ impl Single {
             .with_context(|| format!("cannot make the folder {}", data.display()))?;
         let address = free_address(options.listen)?;
         let output = output(&data.join("longwatch.log"))?;
+        let log_begins = output.metadata().map_or(0, |metadata| metadata.len());
         let mut command = tied(&control)?;
         command
             .args(["single", "--rtsp-allow", "127.0.0.0/8", "--listen", &address.to_string()])
@@ -90,7 +93,7 @@ impl Single {
             command.args(["--segment-ms", &milliseconds.to_string()]);
         }
         let child = command.spawn().context("cannot start longwatch-control single")?;
-        Ok(Self { child, data: data.clone(), address })
+        Ok(Self { child, data: data.clone(), address, log_begins })
     }
 
     /// Its folder.
@@ -120,13 +123,12 @@ impl Single {
     pub async fn ready(&mut self) -> anyhow::Result<Api> {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
-            if let Some(status) = self.child.try_wait().context("cannot look after longwatch-control")? {
-                bail!(
-                    "longwatch-control single ended ({status}); the end of its output:\n{}",
-                    self.last_lines()
-                );
-            }
-            if let Ok(key) = std::fs::read_to_string(self.key_file()) {
+            self.must_live()?;
+            // Whoever else listens there is not meant: our own Single has a control of its own.
+            let control = self.pid_of("control").and_then(process::parent);
+            if control == Some(self.pid())
+                && let Ok(key) = std::fs::read_to_string(self.key_file())
+            {
                 let api = Api::new(self.address, key.trim())?;
                 if api.is_ready().await {
                     return Ok(api);
@@ -143,6 +145,17 @@ impl Single {
         }
     }
 
+    /// Looks whether it is still there.
+    ///
+    /// # Errors
+    /// If it has ended; the error holds the end of its output.
+    pub fn must_live(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait().context("cannot look after longwatch-control")? {
+            bail!("longwatch-control single ended ({status}); the end of its output:\n{}", self.last_lines());
+        }
+        Ok(())
+    }
+
     /// The process id of one of its children: `nats-server`, `control` or `worker`.
     pub fn pid_of(&self, child: &str) -> Option<i32> {
         let text = std::fs::read_to_string(self.data.join(format!("run/{child}.pid"))).ok()?;
@@ -157,7 +170,7 @@ impl Single {
 
     /// The last lines of its output.
     pub fn last_lines(&self) -> String {
-        last_lines(&self.log())
+        last_lines(&self.log(), self.log_begins)
     }
 
     /// Asks it to stop, and waits.

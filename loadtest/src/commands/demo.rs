@@ -83,8 +83,8 @@ async fn show(args: &Args, single: &mut Single, stop: &CancellationToken) -> any
             started.elapsed().as_secs_f32()
         );
     }
-    explain(args, single, &api);
-    watch(&api).await
+    explain(args, single, &api)?;
+    watch(&api, single).await
 }
 
 fn serve_cameras(count: u32, stop: CancellationToken) -> anyhow::Result<SocketAddr> {
@@ -149,9 +149,12 @@ async fn wait_until_recording(api: &Api, wanted: u32, single: &Single) -> anyhow
     }
 }
 
-fn explain(args: &Args, single: &Single, api: &Api) {
-    let (base, key) = (api.base(), single.key_file());
-    let (key, archive, log) = (key.display(), single.archive(), single.log());
+fn explain(args: &Args, single: &Single, api: &Api) -> anyhow::Result<()> {
+    // Whole paths, so that the commands work from any folder.
+    let whole = |path: PathBuf| std::path::absolute(path).context("there is no current folder");
+    let (base, this) = (api.base(), std::env::current_exe().context("cannot find this executable")?);
+    let (key, archive, log) = (whole(single.key_file())?, whole(single.archive())?, whole(single.log())?);
+    let (key, this) = (key.display(), this.display());
     println!(
         "
   API          {base}   described at {base}/docs
@@ -161,28 +164,30 @@ fn explain(args: &Args, single: &Single, api: &Api) {
 
   Cameras that are being recorded:
 
-    curl -s -H \"Authorization: Bearer $(cat {key})\" '{base}/v1/tenants/default/cameras?state=recording'
+    curl -s -H \"Authorization: Bearer $(cat '{key}')\" '{base}/v1/tenants/default/cameras?state=recording'
 ",
         archive.display(),
         log.display()
     );
     if args.cameras == 0 {
         println!(
-            "  Add a camera (no camera at hand? `target/debug/longwatch-loadtest cameras` simulates one at this address):
+            "  Add a camera (no camera at hand? `{this} cameras` simulates one at this address):
 
-    curl -s -H \"Authorization: Bearer $(cat {key})\" -H 'Content-Type: application/json' \\
+    curl -s -H \"Authorization: Bearer $(cat '{key}')\" -H 'Content-Type: application/json' \\
       {base}/v1/tenants/default/cameras \\
       -d '{{\"name\": \"Gate 3\", \"source\": {{\"url\": \"rtsp://{CAMERAS_LISTEN}/cam/1\"}}}}'
 "
         );
     }
     println!("  Ctrl-C stops everything.\n");
+    Ok(())
 }
 
 /// Says whenever the number of recorded cameras changes, for ever.
-async fn watch(api: &Api) -> anyhow::Result<()> {
+async fn watch(api: &Api, single: &mut Single) -> anyhow::Result<()> {
     let mut last = None;
     loop {
+        single.must_live()?;
         // While control is away there is nothing to say: it comes back by itself.
         if let Ok(cameras) = api.cameras().await {
             let recording = cameras.iter().filter(|camera| camera["state"] == "recording").count();

@@ -26,10 +26,11 @@ pub(super) fn tied(path: &Path) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// The last lines of a text file.
-pub(super) fn last_lines(path: &Path) -> String {
+/// The last lines of a text file, of what stands behind its first `skip` bytes.
+pub(super) fn last_lines(path: &Path, skip: u64) -> String {
     let text = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+    let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(text.len());
+    let text = String::from_utf8_lossy(&text[skip..]);
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(25)..].join("\n")
 }
@@ -98,7 +99,7 @@ impl Part {
         if self.is_running() {
             return Ok(());
         }
-        bail!("{} does not run; the end of {}:\n{}", self.name, self.log.display(), last_lines(&self.log))
+        bail!("{} does not run; the end of {}:\n{}", self.name, self.log.display(), last_lines(&self.log, 0))
     }
 
     /// SIGKILL, as a crash would; returns once it is gone.
@@ -129,7 +130,7 @@ impl Part {
             status.is_some_and(|status| status.success()),
             "{} ended with {status:?}; the end of its output:\n{}",
             self.name,
-            last_lines(&self.log)
+            last_lines(&self.log, 0)
         );
         Ok(())
     }

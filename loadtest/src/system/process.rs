@@ -20,6 +20,11 @@ pub fn is_alive(pid: i32) -> bool {
     exists && status_field(pid, "State:").is_none_or(|state| !state.starts_with('Z'))
 }
 
+/// The process that started it.
+pub fn parent(pid: i32) -> Option<i32> {
+    status_field(pid, "PPid:")?.parse().ok()
+}
+
 /// Kills it at once, as a crash would.
 ///
 /// # Errors
