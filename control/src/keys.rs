@@ -72,21 +72,30 @@ pub enum Origin {
 /// # Errors
 /// If the file can be neither read nor made, or holds too little.
 pub fn load_or_create(path: &Path, prefix: &str) -> Result<(Key, Origin), Error> {
-    let io = |what: &'static str| {
-        move |source: io::Error| Error::Io { what, path: path.display().to_string(), source }
-    };
     let origin = if path.exists() {
         Origin::Found
     } else {
         let text = Zeroizing::new(format!("{prefix}{}\n", hex::encode(rand::rng().random::<[u8; 32]>())));
-        create(path, text.as_bytes()).map_err(io("create"))?
+        create(path, text.as_bytes()).map_err(io_error("create", path))?
     };
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(io("read"))?);
+    Ok((load(path)?, origin))
+}
+
+/// Reads the key in `path`, and makes none.
+///
+/// # Errors
+/// If the file cannot be read, or holds too little.
+pub fn load(path: &Path) -> Result<Key, Error> {
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(io_error("read", path))?);
     let key = Key::from_text(&text);
     match key.0.len() {
         length if length < 32 => Err(Error::TooShort { path: path.display().to_string(), length }),
-        _ => Ok((key, origin)),
+        _ => Ok(key),
     }
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { what, path: path.display().to_string(), source }
 }
 
 /// Makes `path` with `content` unless it exists; never leaves a half-written file under that name.

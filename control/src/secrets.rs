@@ -5,7 +5,7 @@
 //! public key (`crypto_box_seal` of libsodium). Destroying a data key destroys everything sealed with it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, RandomizedNonceKey};
 use crypto_box::aead::OsRng;
@@ -65,7 +65,8 @@ pub enum Error {
 
 type Bytes32 = Zeroizing<[u8; 32]>;
 
-/// Seals and opens with the master key in a file. The file is made when the first data key is.
+/// Seals and opens with the master key in a file. The file is made with the first data key and never again: a master
+/// key that is missing later was lost or moved away, and another one in its place would open nothing.
 pub struct Secrets {
     path: PathBuf,
     master: Mutex<Option<Bytes32>>,
@@ -77,11 +78,15 @@ impl Secrets {
         Self { path, master: Mutex::new(None) }
     }
 
-    /// A new data key for `tenant_id`, wrapped.
+    /// A new data key for `tenant_id`, wrapped. `may_create_master`: there is no data key yet that the master key
+    /// would have to unwrap, so that it may be made if it is missing.
     ///
     /// # Errors
-    /// If the master key cannot be read or made.
-    pub fn new_data_key(&self, tenant_id: TenantId) -> Result<WrappedKey, Error> {
+    /// If the master key cannot be read, or made.
+    pub fn new_data_key(&self, tenant_id: TenantId, may_create_master: bool) -> Result<WrappedKey, Error> {
+        if may_create_master {
+            keys::load_or_create(&self.path, MASTER_PREFIX)?;
+        }
         let data_key = Zeroizing::new(rand::rng().random::<[u8; 32]>());
         let wrapped = seal(&*self.master()?, &data_key_context(tenant_id), data_key.as_slice())?;
         Ok(WrappedKey { provider: PROVIDER.to_owned(), bytes: Base64Bytes(wrapped) })
@@ -124,13 +129,20 @@ impl Secrets {
             return Err(Error::UnknownProvider { tenant_id, provider: data_key.provider.clone() });
         }
         let wrong = || Error::WrongMasterKey { tenant_id, path: self.path.display().to_string() };
-        let bytes =
-            open(&*self.master()?, &data_key_context(tenant_id), &data_key.bytes.0).ok_or_else(wrong)?;
+        let Some(bytes) = open(&*self.master()?, &data_key_context(tenant_id), &data_key.bytes.0) else {
+            // The right one may be put in its place: the file is read again next time.
+            self.remembered().take();
+            return Err(wrong());
+        };
         Ok(Zeroizing::new(bytes.as_slice().try_into().map_err(|_| wrong())?))
     }
 
+    fn remembered(&self) -> MutexGuard<'_, Option<Bytes32>> {
+        self.master.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn master(&self) -> Result<Bytes32, Error> {
-        let mut master = self.master.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut master = self.remembered();
         if let Some(key) = &*master {
             return Ok(key.clone());
         }
@@ -141,7 +153,7 @@ impl Secrets {
 }
 
 fn read_master(path: &Path) -> Result<Bytes32, Error> {
-    let (key, _) = keys::load_or_create(path, MASTER_PREFIX)?;
+    let key = keys::load(path)?;
     // Whatever the file holds becomes 256 bits; a file made here holds that much randomness.
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
     let bytes = digest.as_ref().try_into().map_err(|_| Error::Sealing)?;
@@ -202,7 +214,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let secrets = Secrets::in_file(folder.path().join("master.key"));
         let (a, b) = (TenantId::DEFAULT, TenantId::generate(&SystemIds));
-        let (key_a, key_b) = (secrets.new_data_key(a).unwrap(), secrets.new_data_key(b).unwrap());
+        let (key_a, key_b) =
+            (secrets.new_data_key(a, true).unwrap(), secrets.new_data_key(b, false).unwrap());
         let event = EventId::generate(&SystemIds);
         let sealed = secrets.seal_source(a, &key_a, event, &source()).unwrap();
 
@@ -221,10 +234,38 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = Secrets::in_file(folder.path().join("first.key"));
         let other = Secrets::in_file(folder.path().join("other.key"));
-        let key = first.new_data_key(TenantId::DEFAULT).unwrap();
+        let key = first.new_data_key(TenantId::DEFAULT, true).unwrap();
+        other.new_data_key(TenantId::DEFAULT, true).unwrap();
         let event = EventId::generate(&SystemIds);
         let error = other.seal_source(TenantId::DEFAULT, &key, event, &source()).unwrap_err();
         assert!(error.to_string().contains("other.key"), "{error}");
+
+        std::fs::copy(folder.path().join("first.key"), folder.path().join("other.key")).unwrap();
+        assert!(
+            other.seal_source(TenantId::DEFAULT, &key, event, &source()).is_ok(),
+            "the right key is back"
+        );
+    }
+
+    #[test]
+    fn a_master_key_that_is_missing_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("master.key");
+        let (tenant, event) = (TenantId::DEFAULT, EventId::generate(&SystemIds));
+        let first = Secrets::in_file(path.clone());
+        let key = first.new_data_key(tenant, true).unwrap();
+        let sealed = first.seal_source(tenant, &key, event, &source()).unwrap();
+        let away = folder.path().join("away.key");
+        std::fs::rename(&path, &away).unwrap();
+
+        let restarted = Secrets::in_file(path.clone());
+        assert!(matches!(restarted.open_source(tenant, &key, &sealed), Err(Error::Key(_))));
+        assert!(matches!(restarted.seal_source(tenant, &key, event, &source()), Err(Error::Key(_))));
+        assert!(matches!(restarted.new_data_key(tenant, false), Err(Error::Key(_))));
+        assert!(!path.exists());
+
+        std::fs::rename(&away, &path).unwrap();
+        assert!(restarted.open_source(tenant, &key, &sealed).is_ok_and(|opened| opened == source()));
     }
 
     #[test]

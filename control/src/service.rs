@@ -284,13 +284,7 @@ impl Service {
         self.log.append_atomically(entries.collect()).await
     }
 
-    fn entry(
-        &self,
-        actor: &str,
-        event_id: EventId,
-        event: Event,
-        expected_last: Option<Position>,
-    ) -> Entry {
+    fn entry(&self, actor: &str, event_id: EventId, event: Event, expected_last: Option<Position>) -> Entry {
         let (stream, subject) = subject::of(&event);
         let envelope = Envelope {
             id: event_id,
@@ -348,8 +342,7 @@ impl Service {
     /// # Errors
     /// If the master key cannot be read, or made.
     pub fn new_data_key(&self, tenant_id: TenantId) -> Result<WrappedKey, secrets::Error> {
-        let may_create_master =
-            self.progress.borrow().caught_up && self.state().tenants().next().is_none();
+        let may_create_master = self.progress.borrow().caught_up && self.state().tenants().next().is_none();
         self.secrets.new_data_key(tenant_id, may_create_master)
     }
 

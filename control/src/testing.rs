@@ -44,6 +44,7 @@ impl TestControl {
         let log = MemoryLog::new(clock.clone());
         let control = Self::on(log, clock).await;
         let tenant_id = TenantId::DEFAULT;
+        control.service.progress().wait_for(|progress| progress.caught_up).await.unwrap();
         let data_key = control.service.new_data_key(tenant_id).unwrap();
         control.execute(Command::CreateTenant { tenant_id, name: "Default".into(), data_key }).await;
         control.service.progress().wait_for(|progress| progress.recordings_caught_up).await.unwrap();
