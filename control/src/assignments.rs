@@ -2,214 +2,199 @@
 //! stands there.
 //!
 //! Invariants: a set is compared with what the log stream holds, not with what this process remembers, so a restart
-//! repeats nothing and a second replica adds nothing; an older set never replaces a newer one; a camera whose source
-//! cannot be opened is left out loudly and hurts no other.
+//! repeats nothing and a second replica adds nothing; an older set never replaces a newer one, and a set is replaced
+//! whole or not at all; a camera whose source cannot be opened stays as its server knows it, loudly, and is tried
+//! again until it can be.
+//!
+//! That no older set wins: first it is read what stands there, then where `LOG` ends, then State is folded up to there.
+//! Whatever stands there followed from a log that ended no later, so the set made now is as new at least; and it is
+//! appended only if nobody appended another one meanwhile.
+
+mod set;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
+use longwatch_events::assignment::AssignmentSet;
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::Event;
-use longwatch_events::id::{CameraId, EventId, ServerId, TenantId};
+use longwatch_events::id::{EventId, ServerId};
 use longwatch_events::log;
-use longwatch_events::position::{Epoch, Position};
-use longwatch_events::sealed::{PublicKey, Sealed};
+use longwatch_events::position::Position;
+use longwatch_events::sealed::Base64Bytes;
 use longwatch_events::state::State;
 use longwatch_events::subject::{self, LogStream};
+use tokio::time::Instant;
 
-use crate::observed::HEARTBEAT_INTERVAL_MS;
 use crate::secrets;
-use crate::service::Service;
+use crate::service::{CommandError, Service};
+use set::{Composed, Desired, Key, Standing, Wanted};
 
-/// So many cameras stand in one part: about 600 KB.
-const CAMERAS_PER_PART: usize = 1_000;
+/// A set that was found to stand there is looked at again after this, in case another replica went wrong…
+const VERIFY_AFTER: Duration = Duration::from_secs(60);
+/// … so many at a time, so that planning does not wait for it.
+const VERIFY_AT_ONCE: usize = 50;
+/// A set that lacks a camera is tried again after this, or when something else is wanted.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// What stands there is read for so many servers before their sets are made.
+const SERVERS_AT_ONCE: usize = 200;
 
-/// What is wanted of a server, without the secrets: what two sets are compared by.
-type Wanted = BTreeMap<(TenantId, CameraId), (Epoch, Position)>;
-
-/// A server's desired set as State has it.
-struct Desired {
+/// What was found when a server was looked at last.
+struct Looked {
     wanted: Wanted,
-    sources: BTreeMap<(TenantId, CameraId), Sealed>,
-    public_key: PublicKey,
+    /// How many of the wanted cameras could not be handed over.
+    unopened: usize,
+    at: Instant,
 }
 
 /// Publishes desired sets, and remembers what stands in the log stream.
 #[derive(Default)]
 pub struct Publisher {
-    published: BTreeMap<ServerId, Wanted>,
+    looked: BTreeMap<ServerId, Looked>,
 }
 
 impl Publisher {
-    /// Publishes every set that differs from what stands there. What fails is logged and tried at the next call.
+    /// Publishes every set that differs from what stands there. What fails is logged and tried at a later call.
     pub async fn publish(&mut self, service: &Service) {
-        let (revision, desired) = {
+        let due: Vec<_> = self.due(&service.state()).into_keys().collect();
+        for servers in due.chunks(SERVERS_AT_ONCE) {
+            if let Err(error) = self.publish_to(service, servers).await {
+                tracing::warn!(%error, "assignments are published later");
+            }
+        }
+        let unopened = self.looked.values().map(|looked| looked.unopened).sum();
+        service.set_unopened(unopened);
+        metrics::gauge!("longwatch_sources_unopened").set(u32::try_from(unopened).unwrap_or(u32::MAX));
+    }
+
+    /// What State wants of the servers that are to be looked at now.
+    fn due(&self, state: &State) -> BTreeMap<ServerId, Desired> {
+        let now = Instant::now();
+        let mut verified = 0;
+        set::desired_sets(state, |server_id, wanted| {
+            let Some(looked) = self.looked.get(&server_id) else { return true };
+            let age = now.duration_since(looked.at);
+            if looked.wanted != *wanted || looked.unopened > 0 {
+                return looked.wanted != *wanted || age >= RETRY_AFTER;
+            }
+            let is_due = age >= VERIFY_AFTER && verified < VERIFY_AT_ONCE;
+            verified += usize::from(is_due);
+            is_due
+        })
+    }
+
+    async fn publish_to(&mut self, service: &Service, servers: &[ServerId]) -> Result<(), CommandError> {
+        let mut standing = BTreeMap::new();
+        for server_id in servers {
+            match read_standing(service, *server_id).await {
+                Ok(found) => {
+                    standing.insert(*server_id, found);
+                }
+                Err(error) => tracing::warn!(%server_id, %error, "what stands there cannot be read"),
+            }
+        }
+        let end = service.log().end(LogStream::Log).await;
+        service.folded(end.map_err(|error| CommandError::Unavailable(error.to_string()))?).await?;
+        let (position, desired) = {
             let state = service.state();
-            (state.position, desired_sets(&state))
+            (state.position, set::desired_sets(&state, |server_id, _| standing.contains_key(&server_id)))
         };
         for (server_id, desired) in desired {
-            if self.published.get(&server_id) == Some(&desired.wanted) {
-                continue;
-            }
-            match publish_if_changed(service, server_id, revision, &desired).await {
-                Ok(Outcome::Stands) => {
-                    self.published.insert(server_id, desired.wanted);
-                }
-                Ok(Outcome::NewerStands) => {
-                    tracing::debug!(%server_id, %revision, "a set from further on in the log stands there");
+            let Some(standing) = standing.get(&server_id) else { continue };
+            match publish_if_changed(service, server_id, position, &desired, standing).await {
+                Ok(unopened) => {
+                    let looked = Looked { wanted: desired.wanted, unopened, at: Instant::now() };
+                    self.looked.insert(server_id, looked);
                 }
                 Err(log::Error::Conflict { .. }) => {
-                    tracing::info!(%server_id, %revision, "another replica published first; looking again");
+                    tracing::info!(%server_id, %position, "another replica published first; looking again");
                 }
                 Err(error) => tracing::warn!(%server_id, %error, "assignments are published later"),
             }
         }
+        Ok(())
     }
 }
 
-fn desired_sets(state: &State) -> BTreeMap<ServerId, Desired> {
-    let empty = |public_key| Desired { wanted: Wanted::new(), sources: BTreeMap::new(), public_key };
-    // A server that was let go is told to stop.
-    let detached = state.detached().map(|(key, id)| (id, empty(*key)));
-    let ours = state.servers().filter_map(|(id, server)| Some((id, empty(server.public_key?))));
-    let mut sets: BTreeMap<ServerId, Desired> = detached.chain(ours).collect();
-    for (tenant_id, camera_id, camera) in state.cameras() {
-        let Some(assignment) = camera.assignment() else { continue };
-        if let Some(set) = sets.get_mut(&assignment.server_id) {
-            set.wanted.insert((tenant_id, camera_id), (assignment.epoch, camera.version));
-            set.sources.insert((tenant_id, camera_id), camera.settings.source.secret.clone());
-        }
-    }
-    sets
-}
-
-/// What publishing a set came to.
-enum Outcome {
-    /// The set stands in the log stream.
-    Stands,
-    /// One that follows from a later position stands there: another replica is ahead of this one.
-    NewerStands,
-}
-
+/// Returns how many of the wanted cameras could not be handed over.
 async fn publish_if_changed(
     service: &Service,
     server_id: ServerId,
-    revision: Position,
+    position: Position,
     desired: &Desired,
-) -> Result<Outcome, log::Error> {
-    let standing = Standing::read(service, server_id).await?;
-    if standing.wanted == desired.wanted {
-        return Ok(Outcome::Stands);
+    standing: &Standing,
+) -> Result<usize, log::Error> {
+    let Composed { cameras, unopened } =
+        set::compose(&desired.wanted, standing, |key| reseal(service, desired, key));
+    if let Some(((tenant_id, camera_id), error)) = unopened.first() {
+        tracing::error!(
+            %server_id, unopened = unopened.len(), %tenant_id, %camera_id, %error,
+            "cameras cannot be handed to their server as they are now; what it records already goes on"
+        );
     }
-    if standing.revision >= revision {
-        return Ok(Outcome::NewerStands);
+    if standing.is(&cameras) {
+        return Ok(unopened.len());
     }
-    let parts = parts(service, server_id, revision, desired);
-    let count = parts.len();
-    // The first part carries the condition and goes last: a reader that sees it finds the others there already.
-    for set in parts.into_iter().rev() {
-        let expected = (set.part == 1).then_some(standing.first_part_at);
-        let event_id = EventId::generate(service.ids());
-        service.append("system", event_id, Event::AssignmentsPublished(set), expected).await?;
-    }
-    tracing::info!(%server_id, %revision, cameras = desired.wanted.len(), parts = count, "assignments published");
-    Ok(Outcome::Stands)
+    let revision = standing.next_revision(position);
+    let count = cameras.len();
+    let parts = set::parts(server_id, revision, cameras);
+    let events = parts.into_iter().map(|set| {
+        let expected_last = (set.part == 1).then_some(standing.first_part_at);
+        (EventId::generate(service.ids()), Event::AssignmentsPublished(set), expected_last)
+    });
+    let events: Vec<_> = events.collect();
+    let parts = events.len();
+    service.append_atomically("system", events).await?;
+    tracing::info!(%server_id, %revision, cameras = count, parts, "assignments published");
+    Ok(unopened.len())
 }
 
-fn parts(
-    service: &Service,
-    server_id: ServerId,
-    revision: Position,
-    desired: &Desired,
-) -> Vec<AssignmentSet> {
-    let cameras: Vec<_> = desired
-        .wanted
-        .iter()
-        .filter_map(|(key, wanted)| assigned_camera(service, *key, *wanted, desired))
-        .collect();
-    let mut chunks: Vec<_> = cameras.chunks(CAMERAS_PER_PART).map(<[_]>::to_vec).collect();
-    if chunks.is_empty() {
-        chunks.push(Vec::new());
-    }
-    let count = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
-    (1..)
-        .zip(chunks)
-        .map(|(part, cameras)| AssignmentSet {
-            server_id,
-            revision,
-            part,
-            parts: count,
-            heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
-            cameras,
-        })
-        .collect()
+fn reseal(service: &Service, desired: &Desired, key: Key) -> Result<Base64Bytes, secrets::Error> {
+    let sealed = desired.sources.get(&key).ok_or(secrets::Error::NoDataKey(key.0))?;
+    secrets::seal_to_worker(&desired.public_key, &service.open_source(key.0, sealed)?)
 }
 
-fn assigned_camera(
-    service: &Service,
-    (tenant_id, camera_id): (TenantId, CameraId),
-    (epoch, settings_version): (Epoch, Position),
-    desired: &Desired,
-) -> Option<AssignedCamera> {
-    let sealed = desired.sources.get(&(tenant_id, camera_id))?;
-    let resealed = service
-        .open_source(tenant_id, sealed)
-        .and_then(|source| secrets::seal_to_worker(&desired.public_key, &source));
-    match resealed {
-        Ok(source) => Some(AssignedCamera { tenant_id, camera_id, epoch, settings_version, source }),
-        Err(error) => {
-            tracing::error!(%tenant_id, %camera_id, %error, "a camera cannot be handed to its server");
-            metrics::counter!("longwatch_sources_unopened_total").increment(1);
-            None
-        }
-    }
-}
-
-/// What stands in `ASSIGNMENTS` for one server.
-struct Standing {
-    wanted: Wanted,
-    revision: Position,
-    first_part_at: Position,
-}
-
-impl Standing {
-    async fn read(service: &Service, server_id: ServerId) -> Result<Self, log::Error> {
-        let nothing =
-            Self { wanted: Wanted::new(), revision: Position::START, first_part_at: Position::START };
-        let Some((first, first_part_at)) = read_part(service, server_id, 1).await? else {
-            return Ok(nothing);
+async fn read_standing(service: &Service, server_id: ServerId) -> Result<Standing, log::Error> {
+    let (first, first_part_at) = match read_part(service, server_id, 1).await? {
+        Part::Absent => return Ok(Standing::default()),
+        Part::Unreadable(position) => return Ok(Standing::unreadable(position)),
+        Part::Found(set, position) => (set, position),
+    };
+    let mut others = Vec::new();
+    for part in 2..=first.parts {
+        let found = match read_part(service, server_id, part).await? {
+            Part::Found(set, _) => Some(set),
+            Part::Absent | Part::Unreadable(_) => None,
         };
-        let mut standing = Self { wanted: wanted(&first), revision: first.revision, first_part_at };
-        for part in 2..=first.parts {
-            match read_part(service, server_id, part).await? {
-                Some((set, _)) if set.revision == first.revision => standing.wanted.extend(wanted(&set)),
-                // Another replica is at it; what stands there is not whole.
-                Some(_) | None => return Ok(Self { first_part_at, ..nothing }),
-            }
+        let is_missing = found.is_none();
+        others.push(found);
+        if is_missing {
+            break;
         }
-        Ok(standing)
     }
+    Ok(Standing::new(first, first_part_at, others))
 }
 
-async fn read_part(
-    service: &Service,
-    server_id: ServerId,
-    part: u32,
-) -> Result<Option<(AssignmentSet, Position)>, log::Error> {
+/// What stands under the subject of a part.
+enum Part {
+    Absent,
+    /// Something that is no assignment.
+    Unreadable(Position),
+    Found(AssignmentSet, Position),
+}
+
+async fn read_part(service: &Service, server_id: ServerId, part: u32) -> Result<Part, log::Error> {
     let subject = subject::assignment(server_id, part);
-    let Some(record) = service.log().last(LogStream::Assignments, &subject).await? else { return Ok(None) };
+    let Some(record) = service.log().last(LogStream::Assignments, &subject).await? else {
+        return Ok(Part::Absent);
+    };
     match Envelope::decode(&record.payload) {
-        Ok(Envelope { event: Event::AssignmentsPublished(set), .. }) => Ok(Some((set, record.position))),
+        Ok(Envelope { event: Event::AssignmentsPublished(set), .. }) => Ok(Part::Found(set, record.position)),
         Ok(_) | Err(_) => {
             tracing::warn!(subject, position = %record.position, "what stands there is no assignment; it is replaced");
-            Ok(None)
+            Ok(Part::Unreadable(record.position))
         }
     }
-}
-
-fn wanted(set: &AssignmentSet) -> Wanted {
-    set.cameras
-        .iter()
-        .map(|camera| ((camera.tenant_id, camera.camera_id), (camera.epoch, camera.settings_version)))
-        .collect()
 }

@@ -15,7 +15,9 @@ use crate::sealed::Base64Bytes;
 pub struct AssignmentSet {
     /// The server.
     pub server_id: ServerId,
-    /// The position in the log this set follows from. A newer set has a higher one.
+    /// By which a newer set is recognised: the position in the log it follows from; or, if the set that it replaces has
+    /// that one or a higher one already, the next after that. (A set may follow from the same position as the one
+    /// before: that one lacked a camera which could not be handed over then.)
     pub revision: Position,
     /// 1 for the first part.
     pub part: u32,
@@ -36,7 +38,8 @@ pub struct AssignedCamera {
     pub camera_id: CameraId,
     /// The assignment's epoch: stands in every segment's name and every fact.
     pub epoch: Epoch,
-    /// Log position of the settings: a camera whose settings changed is restarted with the new ones.
+    /// Log position of the source (see [`crate::state::Camera::source_version`]): a camera whose source changed is
+    /// restarted with the new one.
     pub settings_version: Position,
     /// A JSON [`SourceSecret`] sealed to the server's public key.
     pub source: Base64Bytes,

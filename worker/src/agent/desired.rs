@@ -11,7 +11,7 @@ use longwatch_events::event::Event;
 use longwatch_events::id::ServerId;
 use longwatch_events::position::Position;
 
-/// No set has more parts: at about a thousand cameras a part, that is four million.
+/// No set has more parts: at 60 cameras a part, which have the longest addresses there can be, that is 250,000.
 const MAX_PARTS: u32 = 4_096;
 /// Sets that are put together at the same time. Two are enough unless control changes its mind within a round trip.
 const MAX_UNFINISHED: usize = 4;
@@ -41,7 +41,7 @@ pub(super) enum Error {
 /// A whole desired set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DesiredSet {
-    /// The position in the log it follows from.
+    /// By which it is newer than another; see [`AssignmentSet::revision`].
     pub(super) revision: Position,
     /// How often a heartbeat is to go out.
     pub(super) heartbeat_interval_ms: u32,

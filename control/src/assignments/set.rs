@@ -1,0 +1,202 @@
+//! What a server is to be told, as a value: what State wants, what stands in the log stream, and what follows from
+//! both.
+//!
+//! Pure. Invariants: a source that was sealed to a server before is handed on as it is; a camera whose source cannot
+//! be opened keeps what stands there for it, so that whatever records goes on recording; no part is larger than a
+//! message may be.
+
+use std::collections::BTreeMap;
+
+use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::{Epoch, Position};
+use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed};
+use longwatch_events::state::State;
+
+use crate::observed::HEARTBEAT_INTERVAL_MS;
+
+/// The cameras of one part take at most so many bytes as JSON; NATS takes 1 MiB with headers and envelope.
+const BYTES_PER_PART: usize = 690_000;
+/// A camera without its source takes less than this as JSON.
+const BYTES_BESIDE_SOURCE: usize = 256;
+
+/// A camera and its tenant.
+pub(super) type Key = (TenantId, CameraId);
+
+/// A set without the secrets: what two sets are compared by.
+pub(super) type Wanted = BTreeMap<Key, (Epoch, Position)>;
+
+/// What State wants of one server.
+pub(super) struct Desired {
+    pub(super) wanted: Wanted,
+    /// The wanted cameras' sources, sealed with their tenants' keys.
+    pub(super) sources: BTreeMap<Key, Sealed>,
+    /// What the server is sealed to.
+    pub(super) public_key: PublicKey,
+}
+
+/// What State wants of each server for which `is_due`.
+pub(super) fn desired_sets(
+    state: &State,
+    mut is_due: impl FnMut(ServerId, &Wanted) -> bool,
+) -> BTreeMap<ServerId, Desired> {
+    // A server that was let go is told to stop.
+    let detached = state.detached().map(|(key, id)| (id, *key));
+    let ours = state.servers().filter_map(|(id, server)| Some((id, server.public_key?)));
+    let mut sets: BTreeMap<_, _> =
+        detached.chain(ours).map(|(id, public_key)| (id, (public_key, Wanted::new()))).collect();
+    for (tenant_id, camera_id, camera) in state.cameras() {
+        let Some(assignment) = camera.assignment() else { continue };
+        if let Some((_, wanted)) = sets.get_mut(&assignment.server_id) {
+            wanted.insert((tenant_id, camera_id), (assignment.epoch, camera.source_version));
+        }
+    }
+    let due = sets.into_iter().filter_map(|(id, (public_key, wanted))| {
+        is_due(id, &wanted).then(|| (id, Desired { sources: sources(state, &wanted), wanted, public_key }))
+    });
+    due.collect()
+}
+
+fn sources(state: &State, wanted: &Wanted) -> BTreeMap<Key, Sealed> {
+    let source = |key: &Key| Some((*key, state.camera(key.0, key.1)?.settings.source.secret.clone()));
+    wanted.keys().filter_map(source).collect()
+}
+
+/// What stands in the log stream for one server.
+#[derive(Default)]
+pub(super) struct Standing {
+    /// What it is told to record. Of a set that is not whole, what is there of it.
+    cameras: BTreeMap<Key, AssignedCamera>,
+    /// Whether a part is missing or belongs to another set.
+    is_torn: bool,
+    /// The highest revision among its parts.
+    revision: Position,
+    /// Where its first part stands: the condition of the next set.
+    pub(super) first_part_at: Position,
+}
+
+impl Standing {
+    /// The set that `first`, standing at `first_part_at`, and the parts behind it make; `None` is a part that is
+    /// missing.
+    pub(super) fn new(
+        first: AssignmentSet,
+        first_part_at: Position,
+        others: Vec<Option<AssignmentSet>>,
+    ) -> Self {
+        let revision = first.revision;
+        let of_this_set =
+            |part: &Option<AssignmentSet>| part.as_ref().is_some_and(|set| set.revision == revision);
+        let mut standing =
+            Self { is_torn: !others.iter().all(of_this_set), first_part_at, ..Self::default() };
+        for set in std::iter::once(first).chain(others.into_iter().flatten()) {
+            standing.revision = standing.revision.max(set.revision);
+            for camera in set.cameras {
+                let newest = standing.cameras.entry((camera.tenant_id, camera.camera_id));
+                newest
+                    .and_modify(|known| {
+                        if known.settings_version < camera.settings_version {
+                            known.clone_from(&camera);
+                        }
+                    })
+                    .or_insert(camera);
+            }
+        }
+        standing
+    }
+
+    /// Nothing, in the place of something unreadable.
+    pub(super) fn unreadable(first_part_at: Position) -> Self {
+        Self { is_torn: true, first_part_at, ..Self::default() }
+    }
+
+    /// Whether it says just what `cameras` say.
+    pub(super) fn is(&self, cameras: &[AssignedCamera]) -> bool {
+        !self.is_torn && wanted(self.cameras.values()) == wanted(cameras)
+    }
+
+    /// The revision of the set that is to replace this one and follows from State at `position`.
+    pub(super) fn next_revision(&self, position: Position) -> Position {
+        position.max(self.revision.next())
+    }
+}
+
+fn wanted<'a>(cameras: impl IntoIterator<Item = &'a AssignedCamera>) -> Wanted {
+    let entry = |camera: &AssignedCamera| {
+        ((camera.tenant_id, camera.camera_id), (camera.epoch, camera.settings_version))
+    };
+    cameras.into_iter().map(entry).collect()
+}
+
+/// A set to publish.
+pub(super) struct Composed<E> {
+    /// By tenant and id.
+    pub(super) cameras: Vec<AssignedCamera>,
+    /// The cameras whose source could not be opened, and why. Those of them that the server knew stay as they stood.
+    pub(super) unopened: Vec<(Key, E)>,
+}
+
+/// What a server is to be told. `reseal` opens a camera's source and seals it to the server; it is asked only for what
+/// does not stand there yet.
+pub(super) fn compose<E>(
+    wanted: &Wanted,
+    standing: &Standing,
+    mut reseal: impl FnMut(Key) -> Result<Base64Bytes, E>,
+) -> Composed<E> {
+    let mut composed = Composed { cameras: Vec::with_capacity(wanted.len()), unopened: Vec::new() };
+    for (key, (epoch, settings_version)) in wanted {
+        let (tenant_id, camera_id) = *key;
+        let known = standing.cameras.get(key);
+        let camera = match known.filter(|known| known.settings_version == *settings_version) {
+            Some(known) => Some(AssignedCamera { epoch: *epoch, ..known.clone() }),
+            None => match reseal(*key) {
+                Ok(source) => Some(AssignedCamera {
+                    tenant_id,
+                    camera_id,
+                    epoch: *epoch,
+                    settings_version: *settings_version,
+                    source,
+                }),
+                Err(error) => {
+                    composed.unopened.push((*key, error));
+                    // Recording from where it was is better than not recording.
+                    known.map(|known| AssignedCamera { epoch: *epoch, ..known.clone() })
+                }
+            },
+        };
+        composed.cameras.extend(camera);
+    }
+    composed
+}
+
+/// The set in parts that fit into a message each.
+pub(super) fn parts(
+    server_id: ServerId,
+    revision: Position,
+    cameras: Vec<AssignedCamera>,
+) -> Vec<AssignmentSet> {
+    let mut chunks = vec![Vec::new()];
+    let mut bytes = 0;
+    for camera in cameras {
+        let of_camera = BYTES_BESIDE_SOURCE + camera.source.0.len().div_ceil(3) * 4;
+        if bytes + of_camera > BYTES_PER_PART && bytes > 0 {
+            chunks.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += of_camera;
+        if let Some(chunk) = chunks.last_mut() {
+            chunk.push(camera);
+        }
+    }
+    let count = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
+    (1..)
+        .zip(chunks)
+        .map(|(part, cameras)| AssignmentSet {
+            server_id,
+            revision,
+            part,
+            parts: count,
+            heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
+            cameras,
+        })
+        .collect()
+}
