@@ -424,6 +424,35 @@ async fn detaching_a_server_unplans_its_cameras(model: &dyn ReadModel) {
     assert!(model.assignments(AssignmentFilter::default(), all()).await.unwrap().items.is_empty());
 }
 
+async fn what_a_server_says_of_an_epoch_it_was_not_given_does_not_count(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    let range = Range { from: at(0), to: at(1_000) };
+    let before = model.timeline(tenant, camera, range).await.unwrap();
+    let view = model.camera(tenant, camera).await.unwrap();
+    let intruder = world.server("intruder").await;
+    let gap = |cause| {
+        let (start, end) = (at(60), at(70));
+        Fact::Gap(Gap { tenant_id: tenant, camera_id: camera, epoch, start, end, cause })
+    };
+    let lies = |epoch| {
+        vec![
+            keyframe(tenant, camera, epoch, 900),
+            stored(tenant, camera, epoch, 10, 90),
+            stored(tenant, camera, epoch, 900, 960),
+            interrupted(tenant, camera, epoch, 960, Cause::StorageError),
+        ]
+    };
+    world.reported(intruder, lies(epoch)).await;
+    world.reported(intruder, vec![gap(Cause::StorageError)]).await;
+    // Nor does what its own server says of an epoch that was never given.
+    world.reported(server, lies(Epoch(epoch.0 + 1_000))).await;
+
+    assert_eq!(model.timeline(tenant, camera, range).await.unwrap(), before);
+    assert_eq!(model.camera(tenant, camera).await.unwrap(), view);
+    assert_eq!(world.condition(tenant, camera).await, Some(Condition::Recording));
+}
+
 async fn the_timeline_begins_with_the_last_segment_before_it(model: &dyn ReadModel) {
     let mut world = World::new(model);
     let (tenant, camera, server, epoch) = everything(&mut world).await;
@@ -463,5 +492,6 @@ on_sqlite! {
     filters_and_counts_agree_with_the_state_of_each_camera,
     a_name_is_found_in_any_case_and_a_percent_sign_is_a_percent_sign,
     detaching_a_server_unplans_its_cameras,
+    what_a_server_says_of_an_epoch_it_was_not_given_does_not_count,
     the_timeline_begins_with_the_last_segment_before_it,
 }

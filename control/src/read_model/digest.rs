@@ -19,7 +19,7 @@ pub struct Table {
 }
 
 /// Every table of the read model.
-pub const TABLES: [Table; 10] = [
+pub const TABLES: [Table; 11] = [
     Table { name: "positions", columns: "stream, position", key: "stream" },
     Table { name: "tenants", columns: "tenant_id, name, created_at_us, version", key: "tenant_id" },
     Table {
@@ -38,11 +38,12 @@ pub const TABLES: [Table; 10] = [
         columns: "tenant_id, camera_id, position, at_us, placement, server_id, reason",
         key: "tenant_id, camera_id, position",
     },
+    Table { name: "creations", columns: "thing_id, position", key: "thing_id" },
     Table {
         name: "recording_status",
         columns: "tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, cause, detail, recording_since_us, \
                   recording_until_us",
-        key: "tenant_id, camera_id, epoch",
+        key: "tenant_id, camera_id, epoch, server_id",
     },
     Table {
         name: "segments",
@@ -52,13 +53,13 @@ pub const TABLES: [Table; 10] = [
     },
     Table {
         name: "gaps",
-        columns: "tenant_id, camera_id, epoch, start_us, end_us, cause",
-        key: "tenant_id, camera_id, epoch, start_us",
+        columns: "tenant_id, camera_id, epoch, server_id, start_us, end_us, cause",
+        key: "tenant_id, camera_id, epoch, server_id, start_us",
     },
     Table {
         name: "interruptions",
-        columns: "tenant_id, camera_id, at_us, epoch, cause, position, fact",
-        key: "tenant_id, camera_id, at_us, epoch, cause",
+        columns: "tenant_id, camera_id, at_us, epoch, server_id, cause, position, fact",
+        key: "tenant_id, camera_id, at_us, epoch, server_id, cause",
     },
     Table { name: "rejected_facts", columns: "position, fact, why", key: "position, fact" },
 ];

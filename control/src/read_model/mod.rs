@@ -23,6 +23,7 @@ use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
+use uuid::Uuid;
 
 use rows::{
     AssignmentView, CameraState, CameraView, Change, Counts, Observations, ServerView, TenantRow,
@@ -40,7 +41,7 @@ pub enum Error {
         "`{url}` is not the address of a read model: expected sqlite://FILE, such as sqlite://data/read_model.db"
     )]
     Address {
-        /// As given.
+        /// As given, without user and password.
         url: String,
     },
     /// A row cannot be read. The read model must be rebuilt.
@@ -170,6 +171,10 @@ pub trait ReadModel: Send + Sync {
 
     /// What a camera's timeline over `range` follows from.
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows>;
+
+    /// Where the event stands in `LOG` that was to create this thing, whether or not it exists (any more); known of things
+    /// whose id follows from an `Idempotency-Key`.
+    fn creation(&self, thing: Uuid) -> Answer<'_, Option<Position>>;
 
     /// How much there is of everything.
     fn counts(&self, observations: Observations) -> Answer<'_, Counts>;

@@ -1,7 +1,8 @@
 //! Records → changes of rows. Pure; total over every event and fact.
 //!
 //! Facts come from workers and are believed about recordings only. One that contradicts itself becomes a
-//! [`Change::RejectFact`], so that a broken worker neither stops the fold nor goes unseen.
+//! [`Change::RejectFact`], so that a broken worker neither stops the fold nor goes unseen. Whether a server was given the
+//! epoch it speaks of is for queries to look at: here `LOG` may not have come that far.
 
 use longwatch_events::event::{Decision, Event, PlanMade, RecordingReported};
 use longwatch_events::fact::Fact;
@@ -9,6 +10,7 @@ use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::state::{Placement, State};
 use longwatch_events::time::Timestamp;
+use uuid::{Uuid, Version};
 
 use super::rows::{CameraRow, Change, GapRow, SegmentRow, ServerRow, StatusKey, TenantRow};
 
@@ -16,12 +18,16 @@ use super::rows::{CameraRow, Change, GapRow, SegmentRow, ServerRow, StatusKey, T
 /// stale event left no trace of there, it leaves no trace of here.
 pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &Event) -> Vec<Change> {
     match event {
-        Event::TenantCreated(e) => put_tenant(state, e.tenant_id),
+        Event::TenantCreated(e) => {
+            with_creation(e.tenant_id.as_uuid(), position, put_tenant(state, e.tenant_id))
+        }
         Event::TenantChanged(e) => put_tenant(state, e.tenant_id),
         // A stale one moved the version.
         Event::TenantDeleted(e) if state.tenant(e.tenant_id).is_some() => put_tenant(state, e.tenant_id),
         Event::TenantDeleted(e) => vec![Change::DeleteTenant(e.tenant_id)],
-        Event::ServerAdded(e) => put_server(state, e.server_id),
+        Event::ServerAdded(e) => {
+            with_creation(e.server_id.as_uuid(), position, put_server(state, e.server_id))
+        }
         Event::ServerJoined(e) => put_server(state, e.server_id),
         Event::ServerAdopted(e) => put_server(state, e.server_id),
         Event::ServerChanged(e) => put_server(state, e.server_id),
@@ -30,7 +36,10 @@ pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &E
         Event::ServerDetached(e) => {
             vec![Change::DetachServer { server_id: e.server_id, position, at: stored_at }]
         }
-        Event::CameraAdded(e) => put_camera(state, e.tenant_id, e.camera_id),
+        Event::CameraAdded(e) => {
+            let changes = put_camera(state, e.tenant_id, e.camera_id);
+            with_creation(e.camera_id.as_uuid(), position, changes)
+        }
         Event::CameraChanged(e) => put_camera(state, e.tenant_id, e.camera_id),
         Event::CameraDeleted(e) => vec![Change::DeleteCamera(e.tenant_id, e.camera_id)],
         Event::PlanMade(e) => plan(state, position, stored_at, e),
@@ -40,6 +49,15 @@ pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &E
         | Event::RecordingReported(_)
         | Event::AssignmentsPublished(_) => Vec::new(),
     }
+}
+
+/// The same, and that it was asked for here, if it can be asked for again: ids that follow from an `Idempotency-Key` are
+/// of version 8, all others are not.
+fn with_creation(thing_id: Uuid, position: Position, mut changes: Vec<Change>) -> Vec<Change> {
+    if thing_id.get_version() == Some(Version::Custom) {
+        changes.push(Change::RememberCreation { thing_id, position });
+    }
+    changes
 }
 
 fn put_tenant(state: &State, tenant_id: TenantId) -> Vec<Change> {
@@ -137,7 +155,7 @@ fn of_fact(report: &RecordingReported, place: (Position, u32), fact: &Fact) -> R
         Fact::Gap(f) => {
             ordered("gap", f.camera_id, f.start, f.end)?;
             let gap = GapRow { epoch: f.epoch, start: f.start, end: f.end, cause: f.cause };
-            Ok(Change::PutGap(f.tenant_id, f.camera_id, gap))
+            Ok(Change::PutGap(f.tenant_id, f.camera_id, server_id, gap))
         }
     }
 }

@@ -10,6 +10,7 @@ use longwatch_events::reason::UnplacedReason;
 use longwatch_events::settings::{CameraSettings, RecordingMode, ServerSettings};
 use longwatch_events::state::Placement;
 use longwatch_events::time::Timestamp;
+use uuid::Uuid;
 
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,6 +181,13 @@ pub enum Place {
 /// One change of rows. A batch of records becomes a list of these, applied in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
+    /// Remembers where the event stands that was to create a thing; the first one counts.
+    RememberCreation {
+        /// The thing's id, which follows from an `Idempotency-Key`.
+        thing_id: Uuid,
+        /// Position of the event.
+        position: Position,
+    },
     /// Inserts or replaces.
     PutTenant(TenantRow),
     /// Removes.
@@ -233,8 +241,8 @@ pub enum Change {
     },
     /// Inserts or replaces.
     PutSegment(SegmentRow),
-    /// Inserts or replaces.
-    PutGap(TenantId, CameraId, GapRow),
+    /// Inserts or replaces what a server says.
+    PutGap(TenantId, CameraId, ServerId, GapRow),
     /// Remembers a fact that contradicts itself.
     RejectFact {
         /// Position of its batch.
@@ -358,7 +366,8 @@ impl CameraView {
     }
 }
 
-/// Everything a camera's timeline follows from, as far as rows know it.
+/// Everything a camera's timeline follows from, as far as rows know it. Of facts only those of the server that was given
+/// the epoch they name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TimelineRows {
     /// Those that overlap the range, and the last one that ends before it; by start.
@@ -369,7 +378,7 @@ pub struct TimelineRows {
     pub interruptions: Vec<InterruptionRow>,
     /// Those before the range's end; by position.
     pub placements: Vec<PlacedRow>,
-    /// One per epoch, by epoch.
+    /// What the server of each epoch said last, by epoch.
     pub statuses: Vec<StatusRow>,
 }
 

@@ -8,6 +8,7 @@ use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
+use uuid::Uuid;
 
 use super::super::rows::{
     AssignmentView, CameraView, Change, Counts, Observations, ServerView, TenantRow, TimelineRows,
@@ -74,6 +75,10 @@ impl ReadModel for Recorder {
     }
 
     fn timeline(&self, _: TenantId, _: CameraId, _: Range) -> Answer<'_, TimelineRows> {
+        nothing()
+    }
+
+    fn creation(&self, _: Uuid) -> Answer<'_, Option<Position>> {
         nothing()
     }
 

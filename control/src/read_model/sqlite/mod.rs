@@ -22,6 +22,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
+use uuid::Uuid;
 
 use super::rows::{
     AssignmentView, CameraView, Change, Counts, Observations, ServerView, TenantRow, TimelineRows,
@@ -48,6 +49,17 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+/// The address as it may be shown: what stands before `@` in its authority (RFC 3986, section 3.2.1) is left out, and
+/// so are the values of its parameters, which may hold a password as well. Works on what is no valid address, too.
+fn without_userinfo(url: &str) -> String {
+    let (place, parameters) = url.split_once(['?', '#']).map_or((url, ""), |(place, _)| (place, "?***"));
+    let (scheme, rest) = place.split_once("://").map_or(("", place), |(scheme, rest)| (scheme, rest));
+    // A password may hold anything, a slash included, if nobody checks; a host never holds an @.
+    let shown = rest.rsplit_once('@').map_or(rest, |(_, behind)| behind);
+    let scheme = if scheme.is_empty() { String::new() } else { format!("{scheme}://") };
+    format!("{scheme}{shown}{parameters}")
+}
+
 impl SqliteReadModel {
     /// Opens the file named by `url`, `sqlite://FILE`, as [`Self::open_file`] does.
     ///
@@ -56,7 +68,7 @@ impl SqliteReadModel {
     pub async fn open(url: &str) -> Result<Self, Error> {
         match url.strip_prefix("sqlite://") {
             Some(file) if !file.is_empty() => Self::open_file(Path::new(file)).await,
-            Some(_) | None => Err(Error::Address { url: url.to_owned() }),
+            Some(_) | None => Err(Error::Address { url: without_userinfo(url) }),
         }
     }
 
@@ -182,6 +194,10 @@ impl ReadModel for SqliteReadModel {
         self.reading(move |db| read::timeline(db, tenant, camera, range).boxed()).boxed()
     }
 
+    fn creation(&self, thing: Uuid) -> Answer<'_, Option<Position>> {
+        self.reading(move |db| read::creation(db, thing).boxed()).boxed()
+    }
+
     fn counts(&self, observations: Observations) -> Answer<'_, Counts> {
         self.reading(move |db| read::counts(db, observations).boxed()).boxed()
     }
@@ -219,5 +235,21 @@ mod tests {
             model.apply(LogStream::Log, Position(1), tenants(0).collect()).await.unwrap(),
             Applied::Written
         );
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_refused_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("postgres://lw:s3cret@db/lw", "postgres://db/lw"),
+            ("postgres://lw:s3c/r@et@db:5432/lw", "postgres://db:5432/lw"),
+            ("postgres://db/lw?password=s3cret", "postgres://db/lw?***"),
+            ("lw:s3cret@db", "db"),
+            ("sqlite://", "sqlite://"),
+        ] {
+            let error = SqliteReadModel::open(url).await.unwrap_err();
+            let (text, debug) = (error.to_string(), format!("{error:?}"));
+            assert!(text.contains(&format!("`{shown}`")), "{text}");
+            assert!(!text.contains("s3c") && !debug.contains("s3c"), "{text} {debug}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
 use sqlx::{
     AssertSqlSafe, Column as _, QueryBuilder, Row as _, TypeInfo as _, ValueRef as _, query, query_scalar,
 };
+use uuid::Uuid;
 
 use super::super::digest::{self, Hasher, TABLES, Table};
 use super::super::rows::{
@@ -109,6 +110,7 @@ const CAMERA_COLUMNS: &str = "c.*, r.server_id AS status_server_id, r.boot_id, r
 const CAMERAS_OBSERVED: &str = " FROM cameras c \
     LEFT JOIN recording_status r \
       ON r.tenant_id = c.tenant_id AND r.camera_id = c.camera_id AND r.epoch = c.epoch \
+        AND r.server_id = c.server_id \
     LEFT JOIN observed o ON o.server_id = c.server_id";
 
 /// A query over cameras that begins with these columns.
@@ -197,6 +199,14 @@ pub(super) async fn assignments(
 /// How far before the last segment an interruption is still looked at: its time may be that of an attempt.
 const INTERRUPTION_MARGIN_US: i64 = 10_000_000;
 
+/// Only facts of the server that was given the epoch they name. An epoch is the position of the plan that gave it.
+macro_rules! of_the_epochs_server {
+    () => {
+        " AND EXISTS (SELECT 1 FROM placements p WHERE p.tenant_id = f.tenant_id AND p.camera_id = f.camera_id \
+            AND p.position = f.epoch AND p.server_id = f.server_id) "
+    };
+}
+
 pub(super) async fn timeline(
     db: &mut SqliteConnection,
     tenant: TenantId,
@@ -204,25 +214,42 @@ pub(super) async fn timeline(
     range: Range,
 ) -> Result<TimelineRows, Error> {
     // From the end of the last segment before the range on: what happened since explains a gap the range begins in.
-    const BEFORE: &str = "SELECT coalesce(max(end_us), -9223372036854775808) AS end_us FROM segments \
-        WHERE tenant_id = ?1 AND camera_id = ?2 AND end_us <= ?3";
-    const SEGMENTS: &str = "SELECT * FROM segments WHERE tenant_id = ?1 AND camera_id = ?2 \
-        AND end_us >= ?3 AND start_us < ?4 ORDER BY start_us, end_us, epoch, server_id";
-    const GAPS: &str = "SELECT * FROM gaps WHERE tenant_id = ?1 AND camera_id = ?2 \
-        AND end_us > ?3 AND start_us < ?4 ORDER BY start_us, epoch";
-    const INTERRUPTIONS: &str = "SELECT * FROM interruptions WHERE tenant_id = ?1 AND camera_id = ?2 \
-        AND at_us >= ?3 AND at_us < ?4 ORDER BY at_us, position, fact";
+    const BEFORE: &str = concat!(
+        "SELECT f.end_us FROM segments f WHERE f.tenant_id = ?1 AND f.camera_id = ?2 AND f.end_us <= ?3",
+        of_the_epochs_server!(),
+        "ORDER BY f.end_us DESC LIMIT 1"
+    );
+    const SEGMENTS: &str = concat!(
+        "SELECT f.* FROM segments f WHERE f.tenant_id = ?1 AND f.camera_id = ?2 \
+            AND f.end_us >= ?3 AND f.start_us < ?4",
+        of_the_epochs_server!(),
+        "ORDER BY f.start_us, f.end_us, f.epoch, f.server_id"
+    );
+    const GAPS: &str = concat!(
+        "SELECT f.* FROM gaps f WHERE f.tenant_id = ?1 AND f.camera_id = ?2 AND f.end_us > ?3 AND f.start_us < ?4",
+        of_the_epochs_server!(),
+        "ORDER BY f.start_us, f.epoch"
+    );
+    const INTERRUPTIONS: &str = concat!(
+        "SELECT f.* FROM interruptions f WHERE f.tenant_id = ?1 AND f.camera_id = ?2 \
+            AND f.at_us >= ?3 AND f.at_us < ?4",
+        of_the_epochs_server!(),
+        "ORDER BY f.at_us, f.position, f.fact"
+    );
     const PLACEMENTS: &str =
         "SELECT * FROM placements WHERE tenant_id = ?1 AND camera_id = ?2 AND at_us < ?3 ORDER BY position";
-    const STATUSES: &str =
-        "SELECT * FROM recording_status WHERE tenant_id = ?1 AND camera_id = ?2 ORDER BY epoch";
+    const STATUSES: &str = concat!(
+        "SELECT f.* FROM recording_status f WHERE f.tenant_id = ?1 AND f.camera_id = ?2",
+        of_the_epochs_server!(),
+        "ORDER BY f.epoch"
+    );
 
     let (from, to) = (range.from.as_micros(), range.to.as_micros());
     let mut rows = Rows { db, tenant, camera };
     let before = rows.of(BEFORE, &[from]).await?;
     let since: i64 = match before.first() {
         Some(row) => row.try_get("end_us")?,
-        None => from,
+        None => i64::MIN,
     };
     let failed_since = since.saturating_sub(INTERRUPTION_MARGIN_US);
     Ok(TimelineRows {
@@ -251,6 +278,14 @@ impl Rows<'_> {
         let statement = times_us.iter().fold(statement, |statement, time| statement.bind(*time));
         Ok(statement.fetch_all(&mut *self.db).await?)
     }
+}
+
+pub(super) async fn creation(db: &mut SqliteConnection, thing: Uuid) -> Result<Option<Position>, Error> {
+    let row = query("SELECT position FROM creations WHERE thing_id = ?1")
+        .bind(bytes(thing))
+        .fetch_optional(db)
+        .await?;
+    row.map(|row| Reader::new("creations", &row).unsigned("position").map(Position)).transpose()
 }
 
 pub(super) async fn counts(db: &mut SqliteConnection, observations: Observations) -> Result<Counts, Error> {

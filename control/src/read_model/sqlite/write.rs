@@ -50,6 +50,11 @@ pub(super) async fn position(
 /// Writes one change.
 pub(super) async fn change(db: &mut SqliteConnection, change: Change) -> Result<(), Error> {
     match change {
+        Change::RememberCreation { thing_id, position } => {
+            const SQL: &str =
+                "INSERT INTO creations (thing_id, position) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+            run(db, query(SQL).bind(bytes(thing_id)).bind(integer(position.0))).await
+        }
         Change::PutTenant(row) => run(db, put_tenant(&row)).await,
         Change::DeleteTenant(id) => {
             run(db, query("DELETE FROM tenants WHERE tenant_id = ?1").bind(bytes(id.as_uuid()))).await
@@ -71,13 +76,14 @@ pub(super) async fn change(db: &mut SqliteConnection, change: Change) -> Result<
             let statement = of_camera(REMEMBER_INTERRUPTION, key.tenant_id, key.camera_id)
                 .bind(integer(key.epoch.0))
                 .bind(at.as_micros())
+                .bind(bytes(key.server_id.as_uuid()))
                 .bind(cause.as_str())
                 .bind(integer(position.0))
                 .bind(i64::from(fact));
             run(db, statement).await
         }
         Change::PutSegment(row) => run(db, put_segment(&row)).await,
-        Change::PutGap(tenant, camera, row) => run(db, put_gap(tenant, camera, &row)).await,
+        Change::PutGap(tenant, camera, server, row) => run(db, put_gap(tenant, camera, server, &row)).await,
         Change::RejectFact { position, fact, why } => {
             const SQL: &str = "INSERT INTO rejected_facts (position, fact, why) VALUES (?1, ?2, ?3)";
             run(db, query(SQL).bind(integer(position.0)).bind(i64::from(fact)).bind(why)).await
@@ -89,8 +95,8 @@ pub(super) async fn change(db: &mut SqliteConnection, change: Change) -> Result<
 const STARTED: &str = "\
     INSERT INTO recording_status (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us) \
     VALUES (?1, ?2, ?3, ?4, ?5, 'connecting', ?6) \
-    ON CONFLICT (tenant_id, camera_id, epoch) DO UPDATE SET \
-      server_id = excluded.server_id, boot_id = excluded.boot_id, state = excluded.state, since_us = excluded.since_us, \
+    ON CONFLICT (tenant_id, camera_id, epoch, server_id) DO UPDATE SET \
+      boot_id = excluded.boot_id, state = excluded.state, since_us = excluded.since_us, \
       cause = NULL, detail = NULL, \
       recording_since_us = CASE WHEN recording_until_us IS NULL THEN NULL ELSE recording_since_us END";
 
@@ -98,8 +104,8 @@ const RECORDING: &str = "\
     INSERT INTO recording_status \
       (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, recording_since_us) \
     VALUES (?1, ?2, ?3, ?4, ?5, 'recording', ?6, ?6) \
-    ON CONFLICT (tenant_id, camera_id, epoch) DO UPDATE SET \
-      server_id = excluded.server_id, boot_id = excluded.boot_id, state = excluded.state, since_us = excluded.since_us, \
+    ON CONFLICT (tenant_id, camera_id, epoch, server_id) DO UPDATE SET \
+      boot_id = excluded.boot_id, state = excluded.state, since_us = excluded.since_us, \
       cause = NULL, detail = NULL, \
       recording_since_us = excluded.recording_since_us, recording_until_us = NULL";
 
@@ -108,15 +114,15 @@ const INTERRUPTED: &str = "\
     INSERT INTO recording_status \
       (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, cause, detail) \
     VALUES (?1, ?2, ?3, ?4, ?5, 'offline', ?6, ?7, ?8) \
-    ON CONFLICT (tenant_id, camera_id, epoch) DO UPDATE SET \
-      server_id = excluded.server_id, boot_id = excluded.boot_id, since_us = excluded.since_us, cause = excluded.cause, \
+    ON CONFLICT (tenant_id, camera_id, epoch, server_id) DO UPDATE SET \
+      boot_id = excluded.boot_id, since_us = excluded.since_us, cause = excluded.cause, \
       detail = excluded.detail, state = excluded.state, \
       recording_until_us = CASE WHEN recording_status.state = 'recording' \
         THEN max(recording_since_us, excluded.since_us) ELSE recording_until_us END";
 
 const REMEMBER_INTERRUPTION: &str = "\
-    INSERT INTO interruptions (tenant_id, camera_id, epoch, at_us, cause, position, fact) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+    INSERT INTO interruptions (tenant_id, camera_id, epoch, at_us, server_id, cause, position, fact) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
     ON CONFLICT DO NOTHING";
 
 fn put_tenant<'q>(row: &TenantRow) -> Statement<'q> {
@@ -253,14 +259,15 @@ fn put_segment<'q>(row: &SegmentRow) -> Statement<'q> {
         .bind(row.repaired)
 }
 
-fn put_gap<'q>(tenant: TenantId, camera: CameraId, row: &GapRow) -> Statement<'q> {
+fn put_gap<'q>(tenant: TenantId, camera: CameraId, server: ServerId, row: &GapRow) -> Statement<'q> {
     const SQL: &str = "\
-        INSERT INTO gaps (tenant_id, camera_id, epoch, start_us, end_us, cause) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-        ON CONFLICT (tenant_id, camera_id, epoch, start_us) DO UPDATE SET \
+        INSERT INTO gaps (tenant_id, camera_id, epoch, server_id, start_us, end_us, cause) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+        ON CONFLICT (tenant_id, camera_id, epoch, server_id, start_us) DO UPDATE SET \
           end_us = excluded.end_us, cause = excluded.cause";
     of_camera(SQL, tenant, camera)
         .bind(integer(row.epoch.0))
+        .bind(bytes(server.as_uuid()))
         .bind(row.start.as_micros())
         .bind(row.end.as_micros())
         .bind(row.cause.as_str())
