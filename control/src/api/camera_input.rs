@@ -237,6 +237,19 @@ fn whole_url(url: String, pointer: &str, known: Option<&Known<'_>>, errors: &mut
     }
 }
 
+/// A body without its secrets: no credentials, and the address as it may be shown.
+pub(super) fn without_secrets(body: &Value) -> Value {
+    let mut body = body.clone();
+    if let Some(source) = body.get_mut("source").and_then(Value::as_object_mut) {
+        source.remove("username");
+        source.remove("password");
+        if let Some(Value::String(url)) = source.get_mut("url") {
+            *url = source_url::redact(url);
+        }
+    }
+    body
+}
+
 /// The settings as [`read`] takes them, credentials included: what a merge patch is applied to. Never leaves this
 /// process.
 pub(super) fn write(settings: &CameraSettings, secret: &SourceSecret) -> Value {

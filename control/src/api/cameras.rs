@@ -19,7 +19,7 @@ use super::App;
 use super::auth::Actor;
 use super::camera_input::{self, CameraInput, Known};
 use super::camera_view::{self, Camera};
-use super::change::{Idempotency, IfMatch, carry_out, create as create_once, created, versioned};
+use super::change::{Idempotency, IfMatch, carry_out, create as create_once, created, reused, versioned};
 use super::cursor;
 use super::extract::{CameraPath, JsonBody, PatchBody, Query, TenantPath};
 use super::input::merge;
@@ -117,18 +117,39 @@ async fn create(
 ) -> Result<Response, Problem> {
     tenant_exists(&app, tenant_id)?;
     let draft = camera_input::read(&body, None)?;
-    let ids = idempotency.new_ids(&app);
+    let ids = idempotency.new_ids(&app, "camera", Some(tenant_id), &camera_input::without_secrets(&body));
     let camera_id = CameraId::from_uuid(ids.thing);
     let exists = || app.service.state().camera(tenant_id, camera_id).is_some();
+    let secret = draft.secret.clone();
     create_once(&app, actor, ids, exists, || {
         let sealed = app.service.seal_source(tenant_id, ids.event, &draft.secret)?;
         Ok(Command::AddCamera { tenant_id, camera_id, settings: Box::new(draft.sealed(sealed)) })
     })
     .await?;
+    is_of_this_secret(&app, (tenant_id, camera_id), ids.event, &secret)?;
     let view = find(&app, tenant_id, camera_id).await?;
     let headers = created(view.row.version, &format!("/v1/tenants/{tenant_id}/cameras/{camera_id}"));
     let camera = camera_view::show(&app, view, &app.observations());
     Ok((StatusCode::CREATED, headers, Json(camera)).into_response())
+}
+
+/// That the camera was created with `secret`, which the id of its event does not tell. Cannot be seen any more once the
+/// source was changed.
+///
+/// # Errors
+/// 422 if it was created with another one: then this request is not the one that created it.
+fn is_of_this_secret(
+    app: &App,
+    (tenant, camera): (TenantId, CameraId),
+    created_in: EventId,
+    secret: &SourceSecret,
+) -> Result<(), Problem> {
+    let (_, settings) = now(app, tenant, camera)?;
+    let sealed = &settings.source.secret;
+    if sealed.sealed_in == created_in && app.service.open_source(tenant, sealed)? != *secret {
+        return Err(reused());
+    }
+    Ok(())
 }
 
 /// Read a camera.

@@ -91,7 +91,9 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
         add_header(
             operation,
             "Idempotency-Key",
-            "1 to 255 characters. A request sent again with the same key creates its thing once.",
+            "1 to 255 characters. A request sent again with the same key creates its thing once, for ever; another \
+             request with the key is refused (422 `idempotency_key_reused`), and so is one whose thing is gone (409 \
+             `already_used`). Counts for creations only: changes and deletions are safe to send again with `If-Match`.",
         );
     }
     if changes {

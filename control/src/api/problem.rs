@@ -114,6 +114,11 @@ impl Problem {
         Self::new(status, "invalid_input", title, summary(&errors)).with(errors)
     }
 
+    /// 422: the body can be read and its content will not do as a whole.
+    pub(super) fn unprocessable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, "The input is not valid", detail)
+    }
+
     /// 401.
     pub(super) fn unauthorized(detail: &'static str, challenge: &'static str) -> Self {
         let (status, title) = (StatusCode::UNAUTHORIZED, "A valid key is needed");

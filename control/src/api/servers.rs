@@ -234,7 +234,7 @@ async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let settings = server_input::read(&body)?;
-    let ids = idempotency.new_ids(&app);
+    let ids = idempotency.new_ids(&app, "server", None, &body);
     let server_id = ServerId::from_uuid(ids.thing);
     let name = settings.name.clone();
     create_once(

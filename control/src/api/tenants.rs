@@ -113,7 +113,7 @@ async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let TenantInput { name } = TenantInput::read(&body)?;
-    let ids = idempotency.new_ids(&app);
+    let ids = idempotency.new_ids(&app, "tenant", None, &body);
     let tenant_id = TenantId::from_uuid(ids.thing);
     create_once(
         &app,
