@@ -382,6 +382,7 @@ mod tests {
         let later = Arc::new(ManualClock::starting_at(clock.now().plus_millis(60_000)));
         let log = MemoryLog::new(later.clone());
         let another = TestControl::on(log.clone(), later.clone()).await;
+        another.until_progress(|progress| progress.caught_up).await;
         let data_key = another.service.new_data_key(TenantId::DEFAULT).unwrap();
         let tenant_id = TenantId::DEFAULT;
         another.execute(Command::CreateTenant { tenant_id, name: "Another".into(), data_key }).await;
