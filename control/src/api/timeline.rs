@@ -185,14 +185,13 @@ async fn read(
     // Of moments the log has not come to, nothing is known: neither that there is video nor that there is none.
     let now = app.service.log_now();
     let created_at = view.row.created_at;
-    let timeline = draw_up(&Inputs {
-        range,
-        now,
-        created_at,
-        epoch: assignment.map(|a| a.epoch),
-        silent_since: assignment.and_then(|a| observed.silent_since(a.server_id)),
-        boot_id: assignment.and_then(|a| observed.seen(a.server_id)).map(|seen| seen.boot_id),
-        rows: &rows,
+    let epoch = assignment.map(|a| a.epoch);
+    let silent_since = assignment.and_then(|a| observed.silent_since(a.server_id));
+    let boot_id = assignment.and_then(|a| observed.seen(a.server_id)).map(|seen| seen.boot_id);
+    // A month of a camera that flaps takes a moment: other requests must not wait for it.
+    let drawn = tokio::task::spawn_blocking(move || {
+        let inputs = Inputs { range, now, created_at, epoch, silent_since, boot_id, rows: &rows };
+        show(range, now, &draw_up(&inputs))
     });
-    Ok(Json(show(range, now, &timeline)))
+    drawn.await.map(Json).map_err(|error| Problem::internal(&error))
 }

@@ -9,7 +9,11 @@
 //!
 //! A worker that stops because it was told to does not know why it was told. Where it says `reassigned` of a camera
 //! that no server has, the plan's word counts: `disabled` or `unplaced`.
+//!
+//! A camera that flaps every few seconds has hundreds of thousands of gaps in a month. Everything is sorted once and then
+//! walked or searched: n rows cost n log n.
 
+use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
 use longwatch_events::fact::Cause;
@@ -118,6 +122,13 @@ struct Span {
     from: (Epoch, ServerId),
 }
 
+/// A stretch that gap facts speak of, with the cause they give.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    range: Range,
+    cause: Cause,
+}
+
 /// Something that happened and explains missing video from then on.
 #[derive(Debug, Clone, Copy)]
 struct Turn {
@@ -190,11 +201,12 @@ pub fn draw_up(inputs: &Inputs<'_>) -> Timeline {
     let covered = union(&spans);
     let places = Places::of(&inputs.rows.placements);
     let turns = turns(inputs, &places);
-    let facts: Vec<_> = inputs.rows.gaps.iter().filter(|gap| !places.tell_more_than(gap)).copied().collect();
+    let facts = inputs.rows.gaps.iter().filter(|gap| !places.tell_more_than(gap)).copied().collect();
+    let told = told(facts);
     let gaps = holes(&covered, scheduled, inputs.created_at)
         .flat_map(|hole| {
             let now = if hole.to == inputs.now { current_cause(inputs) } else { GapCause::Unknown };
-            explain(hole, &facts, &turns, now)
+            explain(hole, told_within(&told, hole), turns_for(&turns, hole), now)
         })
         .filter_map(|gap| clip(gap, scheduled))
         .collect();
@@ -210,6 +222,11 @@ fn span_of(segment: &SegmentRow) -> Span {
 fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
     let mut spans = Vec::new();
     let mut recording = None;
+    let mut reported_up_to = BTreeMap::new();
+    for segment in &inputs.rows.segments {
+        let end = reported_up_to.entry((segment.epoch, segment.server_id)).or_insert(segment.end);
+        *end = segment.end.max(*end);
+    }
     for status in &inputs.rows.statuses {
         let Some(open) = status.open else { continue };
         let from = (status.epoch, status.server_id);
@@ -221,9 +238,7 @@ fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
             None if is_live => inputs.silent_since.map_or(inputs.now, |silent| silent.min(inputs.now)),
             None => continue,
         };
-        let reported =
-            inputs.rows.segments.iter().filter(|s| (s.epoch, s.server_id) == from).map(|s| s.end).max();
-        let start = reported.map_or(open.since, |reported| reported.max(open.since));
+        let start = reported_up_to.get(&from).map_or(open.since, |reported| open.since.max(*reported));
         if start < end {
             spans.push(Span { start, end, from });
         }
@@ -317,9 +332,48 @@ fn current_cause(inputs: &Inputs<'_>) -> GapCause {
     }
 }
 
+/// What the gap facts say, in order and without overlap: of several that speak of one moment the newest assignment's
+/// counts, and of one assignment's the last one.
+fn told(mut facts: Vec<GapRow>) -> Vec<Told> {
+    facts.sort_by_key(|gap| gap.start);
+    let mut edges: Vec<_> = facts.iter().flat_map(|gap| [gap.start, gap.end]).collect();
+    edges.sort_unstable();
+    edges.dedup();
+    let mut told = Vec::new();
+    let mut speaking = BinaryHeap::new();
+    let mut to_come = facts.iter().peekable();
+    for edge in edges.windows(2) {
+        let (from, to) = (edge[0], edge[1]);
+        while let Some(gap) = to_come.next_if(|gap| gap.start <= from) {
+            speaking.push((gap.epoch, gap.start, gap.end, gap.cause));
+        }
+        while speaking.peek().is_some_and(|(_, _, end, _)| *end <= from) {
+            speaking.pop();
+        }
+        if let Some((.., cause)) = speaking.peek() {
+            told.push(Told { range: Range { from, to }, cause: *cause });
+        }
+    }
+    told
+}
+
+/// What is told of a part of the hole.
+fn told_within(told: &[Told], hole: Range) -> &[Told] {
+    let first = told.partition_point(|told| told.range.to <= hole.from);
+    let told = &told[first..];
+    &told[..told.partition_point(|told| told.range.from < hole.to)]
+}
+
+/// The turns that can explain the hole: those within it, and those at the end of the video before it.
+fn turns_for(turns: &[Turn], hole: Range) -> &[Turn] {
+    let since_then = hole.from.plus_micros(-SLACK_US);
+    let turns = &turns[turns.partition_point(|turn| turn.at < since_then)..];
+    &turns[..turns.partition_point(|turn| turn.at < hole.to)]
+}
+
 /// Cuts a hole into gaps of one cause each. They partition it. What nothing explains has the cause `otherwise`.
-fn explain(hole: Range, facts: &[GapRow], turns: &[Turn], otherwise: GapCause) -> Vec<Gap> {
-    let mut cuts: Vec<_> = facts.iter().flat_map(|gap| [gap.start, gap.end]).collect();
+fn explain(hole: Range, told: &[Told], turns: &[Turn], otherwise: GapCause) -> Vec<Gap> {
+    let mut cuts: Vec<_> = told.iter().flat_map(|told| [told.range.from, told.range.to]).collect();
     cuts.extend(turns.iter().map(|turn| turn.at));
     cuts.retain(|cut| hole.from < *cut && *cut < hole.to);
     cuts.extend([hole.from, hole.to]);
@@ -327,7 +381,7 @@ fn explain(hole: Range, facts: &[GapRow], turns: &[Turn], otherwise: GapCause) -
     cuts.dedup();
     let pieces = cuts.windows(2).map(|edge| {
         let (start, end) = (edge[0], edge[1]);
-        Gap { start, end, cause: cause_of(Range { from: start, to: end }, hole.from, facts, turns) }
+        Gap { start, end, cause: cause_at(start, told, turns) }
     });
     let mut pieces = adopt_slivers(pieces.collect());
     for piece in pieces.iter_mut().filter(|piece| piece.cause == GapCause::Unknown) {
@@ -336,14 +390,14 @@ fn explain(hole: Range, facts: &[GapRow], turns: &[Turn], otherwise: GapCause) -
     merge(pieces)
 }
 
-fn cause_of(piece: Range, hole_start: Timestamp, facts: &[GapRow], turns: &[Turn]) -> GapCause {
-    let reported = facts.iter().filter(|gap| gap.start < piece.to && gap.end > piece.from);
-    if let Some(gap) = reported.max_by_key(|gap| (gap.epoch, gap.start)) {
-        return GapCause::Known(gap.cause);
+/// The cause that holds from `at` on until something else is told or happens.
+fn cause_at(at: Timestamp, told: &[Told], turns: &[Turn]) -> GapCause {
+    let told_until_then = &told[..told.partition_point(|told| told.range.from <= at)];
+    if let Some(told) = told_until_then.last().filter(|told| at < told.range.to) {
+        return GapCause::Known(told.cause);
     }
-    let since_then = hole_start.plus_micros(-SLACK_US);
-    let last = turns.iter().rev().find(|turn| turn.at <= piece.from && turn.at >= since_then);
-    last.map_or(GapCause::Unknown, |turn| turn.cause)
+    let until_then = turns.partition_point(|turn| turn.at <= at);
+    turns[..until_then].last().map_or(GapCause::Unknown, |turn| turn.cause)
 }
 
 /// A short stretch without a cause of its own lies between two clocks: it takes the cause of what follows it, or else of

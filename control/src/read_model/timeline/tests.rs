@@ -254,6 +254,74 @@ fn edges_of_one_recording_that_nearly_touch_are_neither_gap_nor_overlap() {
     assert!(timeline.gaps.is_empty() && timeline.overlaps.is_empty(), "{timeline:?}");
 }
 
+/// With a cost that grows with the square of the gaps this would take minutes.
+#[test]
+fn a_month_of_a_camera_that_flaps_is_told_gap_by_gap() {
+    const GAPS: i64 = 100_000;
+    let outages = || (0..GAPS).map(|number| number * 10);
+    let (epochs, gap) = (|start: i64| 1 + (start / 1_000).unsigned_abs(), 4);
+    let rows = TimelineRows {
+        segments: outages().map(|start| segment(at(start + gap), at(start + 10), epochs(start))).collect(),
+        gaps: outages()
+            .map(|start| GapRow {
+                epoch: Epoch(epochs(start)),
+                start: at(start),
+                end: at(start + gap),
+                cause: Cause::Closed,
+            })
+            .collect(),
+        interruptions: outages()
+            .map(|start| InterruptionRow {
+                epoch: Epoch(epochs(start)),
+                at: at(start),
+                cause: Cause::Stalled,
+            })
+            .collect(),
+        placements: outages()
+            .step_by(100)
+            .map(|second| PlacedRow { at: at(second), place: Place::Server(server()) })
+            .collect(),
+        statuses: outages()
+            .step_by(100)
+            .map(|start| status(epochs(start), offline(Cause::Closed), start, Some((start, Some(start)))))
+            .collect(),
+    };
+    let timeline = draw(&rows, 0, GAPS * 10, GAPS * 10);
+    let expected: Vec<_> = outages().map(|start| (start, start + gap, "closed")).collect();
+    assert!(gaps(&timeline) == expected, "{:?} …", &gaps(&timeline)[..10]);
+
+    // The same camera without any video: one hole, told by 100,000 facts and as many failures.
+    let rows = TimelineRows { segments: Vec::new(), statuses: Vec::new(), ..rows };
+    let timeline = draw(&rows, 0, GAPS * 10, GAPS * 10);
+    let closed = timeline.gaps.iter().filter(|gap| gap.cause == GapCause::Known(Cause::Closed)).count();
+    assert_eq!(i64::try_from(closed), Ok(GAPS));
+}
+
+#[test]
+fn of_facts_about_one_moment_the_newest_assignment_s_counts() {
+    let gap =
+        |epoch, start, end, cause| GapRow { epoch: Epoch(epoch), start: at(start), end: at(end), cause };
+    let rows = TimelineRows {
+        segments: vec![segment(at(0), at(60), 1), segment(at(100), at(120), 3)],
+        gaps: vec![
+            gap(1, 60, 100, Cause::Closed),
+            gap(3, 70, 80, Cause::Timeout),
+            gap(2, 75, 95, Cause::Refused),
+            gap(2, 90, 92, Cause::Stalled),
+        ],
+        ..TimelineRows::default()
+    };
+    let expected = [
+        (60, 70, "closed"),
+        (70, 80, "timeout"),
+        (80, 90, "refused"),
+        (90, 92, "stalled"),
+        (92, 95, "refused"),
+        (95, 100, "closed"),
+    ];
+    assert_eq!(gaps(&draw(&rows, 0, 120, 500)), expected);
+}
+
 prop_compose! {
     fn any_segment()(start in 0_i64..200, length in 1_i64..30, epoch in 1_u64..4) -> SegmentRow {
         segment(at(start), at(start + length), epoch)
