@@ -23,7 +23,8 @@ use super::change::{Idempotency, IfMatch, carry_out, create as create_once, crea
 use super::cursor;
 use super::extract::{CameraPath, JsonBody, PatchBody, Query, TenantPath};
 use super::input::merge;
-use super::problem::Problem;
+use super::problem::{FieldError, Problem};
+use super::source_url;
 use super::tenants::no_tenant;
 use crate::decide::command::{Command, MAX_NAME};
 use crate::read_model::CameraFilter;
@@ -166,7 +167,8 @@ async fn read(State(app): State<App>, CameraPath(tenant, camera): CameraPath) ->
     Ok((versioned(version), Json(camera_view::show(&app, view, &app.observations()))).into_response())
 }
 
-/// Change a camera. A source whose `url` is left as it was read keeps what is not shown of it.
+/// Change a camera. A source whose `url` is left as it was read keeps what is not shown of it; one that leads to another
+/// host or port needs username and password anew, or null.
 #[utoipa::path(patch, path = "/v1/tenants/{tenant}/cameras/{camera}", operation_id = "change_camera",
     tag = "cameras",
     params(
@@ -216,8 +218,24 @@ fn patched(
     let mut doc = camera_input::write(settings, &secret);
     merge(&mut doc, patch);
     let draft = camera_input::read(&doc, Some(&Known { url: &settings.source.url, secret: &secret }))?;
+    credentials_stay_home(&secret, &draft.secret, patch)?;
     let sealed = seal(app, tenant, event_id, &settings.source.secret, &secret, &draft.secret)?;
     Ok(draft.sealed(sealed))
+}
+
+/// Credentials are for the camera they were given for: with an address that leads elsewhere they are given anew, so that
+/// nobody who may not read a password can have it sent to a place of theirs.
+fn credentials_stay_home(before: &SourceSecret, after: &SourceSecret, patch: &Value) -> Result<(), Problem> {
+    let is_given = |field: &str| patch.get("source").and_then(|source| source.get(field)).is_some();
+    let is_taken_along = |stored: &Option<String>, field| stored.is_some() && !is_given(field);
+    let some_are =
+        is_taken_along(&before.username, "username") || is_taken_along(&before.password, "password");
+    if !some_are || source_url::same_place(&before.url, &after.url) {
+        return Ok(());
+    }
+    let detail = "the new url leads to another host or port, where the stored credentials are not sent: give username \
+                  and password again, or null";
+    Err(Problem::invalid(vec![FieldError::at("/source/password", "credentials_needed", detail)]))
 }
 
 /// What did not change stays sealed as it is, for the event it was sealed for.

@@ -80,7 +80,7 @@ fn method_word(method: &Method) -> &'static str {
     }
 }
 
-/// Answers 408 if a request takes too long.
+/// Answers 503 if a request takes too long.
 pub(super) async fn time_limit(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,

@@ -109,7 +109,6 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
         (true, "400", "The request cannot be read, or a parameter or header is wrong."),
         (true, "401", "The key is missing or not a valid one."),
         (is_about_one_thing, "404", "There is no such thing, or not of this tenant."),
-        (true, "408", "Answering took too long."),
         (has_body || changes, "409", "The change contradicts what there is."),
         (changes, "412", "It was changed since it was read."),
         (has_body, "413", "The body is larger than 1 MiB."),

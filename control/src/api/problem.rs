@@ -53,6 +53,8 @@ pub(super) struct Details {
     retry_after_s: Option<u32>,
     #[serde(skip)]
     challenge: Option<&'static str>,
+    #[serde(skip)]
+    allow: Option<&'static str>,
 }
 
 /// One thing that is wrong with the input.
@@ -95,6 +97,7 @@ impl Problem {
             errors: Vec::new(),
             retry_after_s: None,
             challenge: None,
+            allow: None,
         }))
     }
 
@@ -138,7 +141,14 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "no_such_path", "There is no such path", detail)
     }
 
-    /// 405.
+    /// 405 of a path that takes the methods `allow`.
+    pub(super) fn only(allow: &'static str, method: &str, path: &str) -> Self {
+        let mut problem = Self::wrong_method(method, path);
+        problem.0.allow = Some(allow);
+        problem
+    }
+
+    /// 405; the router adds the header.
     pub(super) fn wrong_method(method: &str, path: &str) -> Self {
         let detail = format!("{path} does not take {method}; the header `allow` lists what it takes");
         Self::new(
@@ -149,13 +159,13 @@ impl Problem {
         )
     }
 
-    /// 408: answering took too long.
+    /// 503 with `Retry-After`: answering took too long.
     pub(super) fn timeout(limit: Duration) -> Self {
         let seconds = limit.as_secs_f64();
         let detail = format!(
             "no answer within {seconds} s; a change may or may not have been made: read before trying again"
         );
-        Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "Answering took too long", detail)
+        Self::unavailable("timeout", detail)
     }
 
     /// 409: the change contradicts what there is.
@@ -241,6 +251,9 @@ impl IntoResponse for Problem {
         }
         if let Some(challenge) = self.0.challenge {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(allow) = self.0.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
         // The outermost layer knows the request: it completes the problem and writes it anew.
         response.extensions_mut().insert(self);

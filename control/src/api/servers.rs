@@ -326,7 +326,7 @@ async fn verb(
             let other: String = other.chars().take(40).collect();
             Err(Problem::not_found(format!("a server has no action `{other}`; known: adopt")))
         }
-        None => Err(Problem::wrong_method("POST", &format!("/v1/servers/{segment}"))),
+        None => Err(Problem::only("GET, HEAD, PATCH, DELETE", "POST", &format!("/v1/servers/{segment}"))),
     }
 }
 

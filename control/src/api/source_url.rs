@@ -5,12 +5,15 @@ use url::Url;
 /// How long an address may be, in characters.
 pub(super) const MAX_URL: usize = 2_048;
 
+/// Where RTSP is served unless the address says otherwise (RFC 2326, section 3.2).
+const RTSP_PORT: u16 = 554;
+
 /// Stands where a secret was taken out.
 const REDACTED: &str = "***";
 
 /// A name of a parameter is taken for that of a secret if it holds one of these.
-const SECRET_NAMES: [&str; 11] =
-    ["pass", "pwd", "psw", "secret", "token", "key", "auth", "sig", "cred", "user", "login"];
+const SECRET_NAMES: [&str; 12] =
+    ["pass", "pw", "psw", "secret", "token", "key", "auth", "sig", "cred", "user", "usr", "login"];
 
 /// Checks the address of a camera.
 ///
@@ -47,6 +50,15 @@ pub(super) fn check(text: &str) -> Result<(), (&'static str, String)> {
         return Err(("invalid_url", "a fragment (#…) means nothing to a camera; leave it out".to_owned()));
     }
     Ok(())
+}
+
+/// Whether both addresses lead to the same host and port. Neither does if it is no address.
+pub(super) fn same_place(one: &str, other: &str) -> bool {
+    let place = |text: &str| {
+        let url = Url::parse(text).ok()?;
+        Some((url.host_str()?.to_ascii_lowercase(), url.port().unwrap_or(RTSP_PORT)))
+    };
+    place(one).is_some_and(|one| place(other) == Some(one))
 }
 
 /// Where host and port end and path and query begin.
@@ -124,6 +136,19 @@ mod tests {
     }
 
     #[test]
+    fn a_place_is_a_host_and_a_port() {
+        for (one, other, same) in [
+            ("rtsp://h/1", "rtsp://H:554/2?x=y", true),
+            ("rtsp://[fe80::1]/", "rtsp://[FE80::1]:554/", true),
+            ("rtsp://h/", "rtsp://h:8554/", false),
+            ("rtsp://h/", "rtsp://h.example/", false),
+            ("nonsense", "nonsense", false),
+        ] {
+            assert_eq!(same_place(one, other), same, "{one} {other}");
+        }
+    }
+
+    #[test]
     fn secrets_in_query_and_path_are_not_shown() {
         for (url, shown) in [
             ("rtsp://h/s?channel=1&subtype=0", "rtsp://h/s?channel=1&subtype=0"),
@@ -133,6 +158,7 @@ mod tests {
                 "rtsp://h:554/user=admin_password=tlJw_channel=1_stream=0.sdp?real",
                 "rtsp://h:554/user=***?real",
             ),
+            ("rtsp://h/s?usr=a&pw=b&pwd=c&login=d&x=1", "rtsp://h/s?usr=***&pw=***&pwd=***&login=***&x=1"),
             ("rtsp://h?p%61ss=1", "rtsp://h?p%61ss=***"),
             ("rtsp://h", "rtsp://h"),
         ] {

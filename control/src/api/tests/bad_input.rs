@@ -30,7 +30,9 @@ async fn a_path_or_method_that_is_not_there_is_told() {
     assert!(allow.contains("GET") && allow.contains("POST"), "{allow}");
     answer.problem(405, "method_not_allowed");
     let server = "/v1/servers/01989c5e-7c1f-7d6e-8f6b-0d3f4a5b6c7d";
-    api.ask("POST", server, &[], "").await.problem(405, "method_not_allowed");
+    let answer = api.ask("POST", server, &[], "").await;
+    assert_eq!(answer.header("allow"), "GET, HEAD, PATCH, DELETE");
+    answer.problem(405, "method_not_allowed");
     api.ask("POST", &format!("{server}:explode"), &[], "").await.problem(404, "not_found");
 }
 

@@ -132,6 +132,28 @@ async fn what_is_secret_of_a_source_is_kept_and_never_shown() {
         assert_eq!(told.last().unwrap().json()["source"]["has_credentials"], username.is_some());
     }
     told.push(api.patch(&path, None, &json!({ "source": { "url": shown } })).await);
+    // Credentials do not follow an address to another place.
+    let given = json!({ "source": { "username": "admin7", "password": "geheim4" } });
+    told.push(api.patch(&path, None, &given).await.expect(200));
+    for source in [
+        json!({ "url": "rtsp://10.6.6.6/" }),
+        json!({ "url": "rtsp://10.0.0.8:8554/" }),
+        json!({ "url": "rtsp://10.6.6.6/", "username": "admin7" }),
+        json!({ "url": "rtsp://10.6.6.6/", "password": "geheim4" }),
+    ] {
+        told.push(api.patch(&path, None, &json!({ "source": source })).await.expect(422));
+        let problem = told.last().unwrap().json();
+        assert_eq!(errors(&problem), [("/source/password", "credentials_needed")]);
+    }
+    let elsewhere = [
+        json!({ "url": "rtsp://10.0.0.8:554/other" }),
+        json!({ "url": "rtsp://10.6.6.6/", "username": "admin7", "password": "geheim5" }),
+        json!({ "url": "rtsp://10.7.7.7/", "username": null, "password": null }),
+    ];
+    for source in elsewhere {
+        told.push(api.patch(&path, None, &json!({ "source": source })).await.expect(200));
+    }
+    told.push(api.patch(&path, None, &json!({ "source": { "url": shown } })).await);
     assert_eq!(told.last().unwrap().json()["errors"][0]["code"], "redacted_url");
     told.push(api.get(&path).await);
     told.push(api.get(CAMERAS).await);

@@ -112,7 +112,9 @@ async fn a_panic_or_a_slow_answer_is_a_problem_like_any_other() {
     let api = layered(routes, &app, Duration::from_millis(50)).with_state(app);
     let problem = send(&api, keyed("GET", "/panic")).await.problem(500, "internal");
     assert!(!problem.to_string().contains("geheim"), "{problem}");
-    send(&api, keyed("GET", "/slow")).await.problem(408, "timeout");
+    let slow = send(&api, keyed("GET", "/slow")).await;
+    assert_eq!(slow.header("retry-after"), "2");
+    slow.problem(503, "timeout");
 }
 
 #[tokio::test]
