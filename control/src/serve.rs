@@ -140,6 +140,8 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
         );
     });
     tokio::select! {
+        // The API ends by itself when it is told to stop: that is not unasked.
+        biased;
         () = stop.cancelled() => {}
         ended = &mut work => return Err(unasked("the fold", ended.err())),
         ended = &mut web => return Err(unasked("the API", ended.err())),

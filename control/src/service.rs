@@ -224,7 +224,15 @@ impl Service {
             problems.push("what workers reported is still being replayed".to_owned());
         }
         problems.extend(self.troubles().values().cloned());
-        Health { ready: problems.is_empty(), problems, progress }
+        let ready = problems.is_empty();
+        // This replica answers all the same; another one would not do better.
+        if let unopened @ 1.. = self.unopened() {
+            problems.push(format!(
+                "the source of {unopened} camera(s) cannot be opened: they are recorded as before, new ones not at all; is \
+                 the master key the one this system was started with first?"
+            ));
+        }
+        Health { ready, problems, progress }
     }
 
     /// Carries out a command: decides, appends, waits for the fold. `event_id` is its id: trying again with the same
