@@ -11,15 +11,11 @@ use longwatch_events::state::State;
 use longwatch_events::subject;
 use tokio::time::{Duration, sleep};
 
-use crate::decide::command::{Command, Refusal};
+use crate::decide::command::{Command, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, MAX_NAME, Refusal};
 use crate::keys::Key;
 use crate::observed::HEARTBEAT_INTERVAL_MS;
 use crate::service::{CommandError, Service};
 
-/// A worker's name may be this long.
-const NAME_LENGTH: usize = 128;
-/// A worker may bring this many labels.
-const LABELS: usize = 64;
 /// Before subscribing again after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -147,6 +143,11 @@ fn find(state: &State, claim: &JoinClaim) -> Found {
     }
 }
 
+/// Whether `text` is neither empty nor longer than `max`, and can be shown.
+fn is_printable(text: &str, max: usize) -> bool {
+    !text.is_empty() && text.chars().count() <= max && !text.chars().any(char::is_control)
+}
+
 fn checked_claim(key: &Key, request: &[u8]) -> Result<JoinClaim, Refused> {
     let malformed = |detail: String| (RefusedReason::Malformed, detail);
     let request: JoinRequest = serde_json::from_slice(request)
@@ -159,15 +160,19 @@ fn checked_claim(key: &Key, request: &[u8]) -> Result<JoinClaim, Refused> {
     })?;
     let claim: JoinClaim = serde_json::from_str(&request.claim)
         .map_err(|error| malformed(format!("the claim is not one: {error}")))?;
-    let name = claim.name.trim();
-    if name.is_empty() || name.len() > NAME_LENGTH || name.chars().any(char::is_control) {
-        return Err(malformed(format!("a server's name has 1 to {NAME_LENGTH} printable characters")));
-    }
-    if claim.labels.len() > LABELS
-        || claim.labels.iter().any(|(k, v)| k.len() > NAME_LENGTH || v.len() > NAME_LENGTH)
-    {
+    if !is_printable(&claim.name, MAX_NAME) || claim.name.trim() != claim.name {
         return Err(malformed(format!(
-            "a server has at most {LABELS} labels of at most {NAME_LENGTH} characters"
+            "a server's name has 1 to {MAX_NAME} printable characters, no spaces around"
+        )));
+    }
+    let fits = |(key, value): (&String, &String)| {
+        is_printable(key, MAX_LABEL_KEY)
+            && value.len() <= MAX_LABEL_VALUE
+            && !value.chars().any(char::is_control)
+    };
+    if claim.labels.len() > MAX_LABELS || !claim.labels.iter().all(fits) {
+        return Err(malformed(format!(
+            "a server has at most {MAX_LABELS} labels, of at most {MAX_LABEL_KEY} and {MAX_LABEL_VALUE} printable bytes"
         )));
     }
     if claim.capacity.max_cameras == 0 {
