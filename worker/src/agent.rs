@@ -5,6 +5,7 @@
 //! recordings, and the facts about them becoming durable in the outbox.
 
 use std::future::Future;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ mod leftovers;
 mod membership;
 mod recorders;
 mod reporting;
+mod told;
 
 use assignments::Store;
 use desired::DesiredSet;
@@ -47,6 +49,7 @@ use leftovers::Leftovers;
 use membership::Standing;
 use recorders::{Counts, Means, Recorders};
 use reporting::Gatherer;
+use told::Told;
 
 /// File operations on the archive at once.
 const PARALLEL_WRITES: usize = 16;
@@ -74,6 +77,9 @@ pub enum Error {
     /// A bug.
     #[error("the start failed by a bug")]
     Aborted,
+    /// A bug: recording would look healthy, and nobody would ever hear of it.
+    #[error("the part of the worker that keeps facts ended by a bug; the next start reports what is missing")]
+    FactsNotKept,
 }
 
 /// What a start finds on the disk.
@@ -89,7 +95,7 @@ struct Found {
 fn find(config: &Config) -> Result<Found, Error> {
     let home = Home::take(&config.archive)?;
     let identity = Identity::load_or_create(&home)?;
-    let leftovers = leftovers::find(&config.archive, &home);
+    let leftovers = leftovers::find(&config.archive, &home, &SystemClock);
     let store = Store::new(home.path("assignments.json"), home.path("unreadable"));
     let last = identity.membership().and_then(|membership| store.load(membership.server_id));
     Ok(Found { home, identity, leftovers, store, last })
@@ -112,7 +118,7 @@ struct Tasks {
 ///
 /// # Errors
 ///
-/// If it cannot begin at all. Once it has begun, nothing ends it but `stop`.
+/// If it cannot begin at all. Once it has begun, nothing ends it but `stop`, or [`Error::FactsNotKept`].
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     // Begins to connect and returns at once: only what is plain wrong is found out here.
     let bus = Bus::connect(&config.nats, config.nats_credentials.as_deref(), &config.name).await?;
@@ -120,9 +126,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let finding = Arc::clone(&config);
     let found = blocking(move || find(&finding)).await??;
     let (mut agent, mut tasks) = start(&config, found, bus, &stop).await?;
-    agent.work(&mut tasks, &stop).await;
+    let worked = agent.work(&mut tasks, &stop).await;
     tracing::info!("stopping");
-    agent.finish(tasks).await
+    // Those who only wait for `stop` must end in any case.
+    stop.cancel();
+    agent.finish(tasks, worked.is_ok()).await;
+    worked
 }
 
 /// Starts the cameras that were recorded last, then everything else.
@@ -136,9 +145,11 @@ async fn start(
     let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
     tracing::info!(name = config.name, %boot_id, ?identity, "worker started");
     let (facts, facts_out) = mpsc::unbounded_channel();
-    let Leftovers { facts: left, resume, doubtful } = leftovers;
+    let Leftovers { facts: left, resume, doubt } = leftovers;
+    let told = Arc::new(Told::new(home.path(told::FILE)));
     left.into_iter().for_each(|fact| facts.send(fact).expect("invariant: the receiver is right here"));
-    let mut recorders = Recorders::new(means(config, facts.clone(), Arc::clone(&clock)), resume);
+    let mut recorders =
+        Recorders::new(means(config, facts.clone(), Arc::clone(&told), Arc::clone(&clock)), resume);
     let known = identity.membership().map(|membership| membership.server_id).zip(last);
     if let Some((server_id, last)) = &known {
         tracing::info!(revision = %last.revision, cameras = last.cameras.len(), "recording as last told");
@@ -154,6 +165,7 @@ async fn start(
         standing: standing_out.clone(),
         boot_id,
         clock: Arc::clone(&clock),
+        told: Arc::clone(&told),
     };
     let (drain, mut helpers) = (CancellationToken::new(), JoinSet::new());
     let (sets, sets_out) = mpsc::channel(4);
@@ -167,8 +179,12 @@ async fn start(
         let (bus, standing) = following.clone();
         assignments::follow(bus, store.clone(), standing, newest, sets.clone())
     }));
-    let (archive, leaving) = (config.archive.clone(), stop.clone());
-    helpers.spawn_blocking(move || leftovers::report_again(&archive, &doubtful, &facts, &leaving));
+    let (archive, leaving, catching_up) = (config.archive.clone(), stop.clone(), Arc::clone(&told));
+    helpers.spawn_blocking(move || {
+        if leftovers::report_again(&archive, doubt, &facts, &leaving) {
+            catching_up.catch_up();
+        }
+    });
     let (sending, draining) = ((Arc::clone(&outbox), bus.clone()), drain.clone());
     let tasks = Tasks {
         gathering: tokio::spawn(gatherer.run(facts_out)),
@@ -186,6 +202,7 @@ async fn start(
         boot_id,
         clock,
         recorders,
+        told,
         meter: Meter::new(config.archive.clone()),
         outbox,
         bus,
@@ -198,11 +215,17 @@ async fn start(
     Ok((agent, tasks))
 }
 
-fn means(config: &Config, facts: mpsc::UnboundedSender<Fact>, clock: Arc<dyn Clock>) -> Means {
+fn means(
+    config: &Config,
+    facts: mpsc::UnboundedSender<Fact>,
+    told: Arc<Told>,
+    clock: Arc<dyn Clock>,
+) -> Means {
     let lengths = Lengths { segment_ms: config.segment_ms, ..Lengths::default() };
     Means {
         archive: Archive::new(config.archive.clone(), PARALLEL_WRITES),
         facts,
+        told,
         clock,
         settings: Settings { lengths, ..Settings::default() },
         policy: AddressPolicy::new(config.rtsp_allow.clone()),
@@ -235,12 +258,25 @@ async fn in_spite_of_bugs<F: Future<Output = ()>>(what: &'static str, mut work: 
     }
 }
 
-async fn bounded(otherwise: &'static str, task: JoinHandle<()>) {
+/// Whether `task` ended as it should within [`FLUSH_LIMIT`].
+async fn bounded(otherwise: &'static str, task: JoinHandle<()>) -> bool {
     match tokio::time::timeout(FLUSH_LIMIT, task).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => return true,
         Ok(Err(error)) => tracing::error!(%error, "{otherwise}"),
         Err(_) => tracing::warn!("{otherwise}"),
     }
+    false
+}
+
+/// Writes a note, which must not keep the process from ending.
+async fn note_within(limit: Duration, leave: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    let error = match tokio::time::timeout(limit, blocking(leave)).await {
+        Ok(Ok(Ok(()))) => return,
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("the disk did not answer within {} s", limit.as_secs()),
+    };
+    tracing::error!(error, "cannot note the clean stop; the next start takes it for a crash");
 }
 
 /// One worker, at work.
@@ -249,6 +285,7 @@ struct Agent {
     boot_id: BootId,
     clock: Arc<dyn Clock>,
     recorders: Recorders,
+    told: Arc<Told>,
     meter: Meter,
     outbox: Arc<Outbox>,
     bus: Bus,
@@ -264,12 +301,20 @@ struct Agent {
 
 impl Agent {
     /// Does what comes, until `stop` is cancelled.
-    async fn work(&mut self, tasks: &mut Tasks, stop: &CancellationToken) {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FactsNotKept`] if the gathering task ended, which it does by a bug only.
+    async fn work(&mut self, tasks: &mut Tasks, stop: &CancellationToken) -> Result<(), Error> {
         let mut next_heartbeat = Instant::now();
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
+                ended = &mut tasks.gathering => {
+                    tracing::error!(error = ?ended.err(), "nobody keeps facts any more; ending, to be started again");
+                    return Err(Error::FactsNotKept);
+                }
                 Ok(()) = self.standing.changed() => {
                     self.take_standing();
                     next_heartbeat = Instant::now();
@@ -322,22 +367,33 @@ impl Agent {
         self.applied = set.revision;
     }
 
-    /// Ends everything that runs, each thing only after what feeds it, and notes how it ended.
-    async fn finish(self, tasks: Tasks) -> Result<(), Error> {
-        let Tasks { gathering, sending, drain, mut helpers, .. } = tasks;
+    /// Ends everything that runs, each thing only after what feeds it, and notes a clean end: one after which every
+    /// segment on the disk is in a fact that is durable. `gathering`: whether facts are still being gathered.
+    async fn finish(self, tasks: Tasks, gathering: bool) {
+        let mut helpers = tasks.helpers;
         helpers.abort_all();
         let breaks = self.recorders.finish(CAMERAS_LIMIT).await;
-        bounded("facts did not all reach the disk in time", gathering).await;
-        drain.cancel();
-        bounded("facts did not all reach the log in time; the next start sends them", sending).await;
-        if let Some(breaks) = breaks {
-            let (home, clock) = (self.home, self.clock);
-            if let Err(error) = blocking(move || leftovers::leave_note(&home, &*clock, &breaks)).await? {
-                tracing::error!(%error, "cannot note the clean stop; the next start takes it for a crash");
+        let gathered =
+            gathering && bounded("facts did not all reach the disk in time", tasks.gathering).await;
+        tasks.drain.cancel();
+        bounded("facts did not all reach the log in time; the next start sends them", tasks.sending).await;
+        let held = self.outbox.held_facts();
+        match breaks {
+            Some(breaks) if gathered && held == 0 && self.told.is_whole() => {
+                let (home, clock) = (self.home, self.clock);
+                note_within(FLUSH_LIMIT, move || leftovers::leave_note(&home, &*clock, &breaks)).await;
+            }
+            Some(_) | None => {
+                let told = self.told.is_whole();
+                tracing::warn!(
+                    gathered,
+                    held,
+                    told,
+                    "not a clean stop; the next start reports what is missing"
+                );
             }
         }
         tracing::info!(waiting_facts = self.outbox.waiting_facts(), "stopped");
-        Ok(())
     }
 
     async fn heartbeat(&mut self) {
@@ -391,6 +447,8 @@ fn next_after(due: Instant, interval: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogFormat;
+    use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     #[tokio::test(start_paused = true)]
@@ -410,5 +468,70 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(next_after(due, interval), Instant::now());
         assert_eq!(heartbeat_interval(0), Duration::from_millis(100));
+    }
+
+    /// A worker without cameras and without NATS, after its start.
+    async fn started(archive: &tempfile::TempDir) -> (Agent, Tasks) {
+        let config = Config {
+            nats: vec!["nats://127.0.0.1:1".into()],
+            name: "test".into(),
+            archive: archive.path().into(),
+            join_key_file: archive.path().join("no_key"),
+            nats_credentials: None,
+            capacity: longwatch_events::settings::Capacity::default(),
+            labels: BTreeMap::new(),
+            rtsp_allow: Vec::new(),
+            segment_ms: 60_000,
+            log_format: LogFormat::Human,
+            log_filter: String::new(),
+        };
+        let bus = Bus::connect(&config.nats, None, "test").await.unwrap();
+        let found = find(&config).unwrap();
+        let started = start(&config, found, bus, &CancellationToken::new()).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !started.0.told.is_whole() {
+            assert!(Instant::now() < deadline, "it never caught up");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        started
+    }
+
+    fn noted(archive: &tempfile::TempDir) -> bool {
+        archive.path().join(".longwatch/clean_stop.json").exists()
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_clean_only_if_nothing_was_lost() {
+        let archive = tempfile::tempdir().unwrap();
+        let (agent, tasks) = started(&archive).await;
+        agent.finish(tasks, true).await;
+        assert!(noted(&archive));
+        let (agent, tasks) = started(&archive).await;
+        assert!(!noted(&archive));
+        agent.told.lose();
+        agent.finish(tasks, true).await;
+        assert!(!noted(&archive));
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_keeps_no_facts_ends_and_leaves_no_note() {
+        let archive = tempfile::tempdir().unwrap();
+        let (mut agent, mut tasks) = started(&archive).await;
+        tasks.gathering.abort();
+        tasks.gathering = tokio::spawn(async { panic!("a bug of this test") });
+        let stop = CancellationToken::new();
+        let worked = tokio::time::timeout(Duration::from_secs(10), agent.work(&mut tasks, &stop));
+        assert!(matches!(worked.await.expect("it ends"), Err(Error::FactsNotKept)));
+        agent.finish(tasks, false).await;
+        assert!(!noted(&archive));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_does_not_keep_a_stop_from_ending() {
+        let (release, hung) = std::sync::mpsc::channel::<()>();
+        let began = Instant::now();
+        note_within(Duration::from_millis(50), move || hung.recv().map_err(io::Error::other)).await;
+        assert!(began.elapsed() < Duration::from_secs(5));
+        drop(release);
     }
 }

@@ -1,11 +1,11 @@
 //! What the last run of the worker left behind: torn segments, segments it may not have reported, and breaks in
 //! recordings whose gap is still to be told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+use super::told;
+use crate::archive::layout::{PART, SegmentName};
 use crate::archive::repair::{self, Repaired, Report, Segment};
 use crate::camera::Break;
 use crate::durable;
@@ -25,8 +27,8 @@ use crate::plan::Key;
 
 /// A segment that was open at a crash is of today or of yesterday.
 const DAYS: usize = 2;
-/// What was stored so long before the last batch of facts was surely in one of them: gathering takes 0.2 s, the rest
-/// is for a slow disk.
+/// Between the moment a segment gets its name and the one its fact is in the gathering task's hands: next to nothing,
+/// the rest is for a slow disk.
 const SURELY_REPORTED: Duration = Duration::from_secs(60);
 
 /// What was found.
@@ -36,8 +38,21 @@ pub(super) struct Leftovers {
     pub(super) facts: Vec<Fact>,
     /// Where cameras resume.
     pub(super) resume: BTreeMap<Key, Break>,
-    /// Segments that may not have been reported. Reporting one twice changes nothing.
-    pub(super) doubtful: Vec<Segment>,
+    /// Segments that may not have been reported; `None` after a clean stop.
+    pub(super) doubt: Option<Doubt>,
+}
+
+/// Which segments may not have been reported. Reporting one twice changes nothing.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    archive: PathBuf,
+    /// Where they are, relative to the archive.
+    folders: Vec<String>,
+    /// They got their names between these times.
+    since: Timestamp,
+    until: Timestamp,
+    /// Keys that this run reports anyway.
+    reported: BTreeSet<String>,
 }
 
 /// The note a run leaves that ended as it was told to.
@@ -80,42 +95,46 @@ fn take_note(home: &Home) -> Option<CleanStop> {
         tracing::error!(path = %path.display(), %error, "cannot read how the last run ended; taking it for a crash");
         None
     })?;
+    let note: Option<CleanStop> = serde_json::from_slice(&bytes)
+        .inspect_err(|error| tracing::error!(%error, "cannot understand how the last run ended; taking it for a crash"))
+        .ok();
+    if let Some(note) = &note
+        && let Err(error) = told::write(&home.path(told::FILE), note.at)
+    {
+        // The older one that stands there is right too.
+        tracing::warn!(%error, "cannot note up to when segments are reported; a crash would report more again");
+    }
     if let Err(error) = durable::remove(&path) {
         // It would make a crash of this run look like a clean stop.
         tracing::error!(path = %path.display(), %error, "cannot remove the last run's note; not using it");
         return None;
     }
-    match serde_json::from_slice(&bytes) {
-        Ok(note) => Some(note),
-        Err(error) => {
-            tracing::error!(%error, "cannot understand how the last run ended; taking it for a crash");
-            None
-        }
-    }
+    note
 }
 
 /// Looks, and repairs what is torn. Must be done before anything is recorded, and before the outbox is opened: when its
 /// folder changed last is evidence. Blocks.
-pub(super) fn find(archive: &Path, home: &Home) -> Leftovers {
+pub(super) fn find(archive: &Path, home: &Home, clock: &dyn Clock) -> Leftovers {
+    let until = clock.now();
     let note = take_note(home);
     let report = repair::scan(archive, DAYS);
     for problem in &report.problems {
         tracing::error!(path = %problem.path.display(), detail = problem.detail, "problem in the archive");
     }
-    let unreported_since = match &note {
-        Some(_) => None,
-        None => Some(last_report(&home.path("outbox"))),
-    };
+    let margin_ms = i64::try_from(SURELY_REPORTED.as_millis()).unwrap_or(i64::MAX);
+    let doubt = note.is_none().then(|| Doubt {
+        archive: archive.into(),
+        folders: report.days.clone(),
+        since: reported_until(home).plus_millis(-margin_ms),
+        until,
+        reported: report.repaired.iter().map(|repaired| repaired.file.key.clone()).collect(),
+    });
     let facts: Vec<_> = report.repaired.iter().map(repaired_fact).collect();
     if !report.latest.is_empty() || !report.problems.is_empty() {
         let (repaired, problems) = (facts.len(), report.problems.len());
         tracing::info!(clean_stop = note.is_some(), repaired, problems, "took over what the last run left");
     }
-    Leftovers {
-        doubtful: unreported_since.map_or_else(Vec::new, |since| doubtful(archive, &report, since)),
-        resume: resume(note, &report),
-        facts,
-    }
+    Leftovers { doubt, resume: resume(note, &report), facts }
 }
 
 /// Where each camera resumes: as the note says, or from the end of its latest segment.
@@ -163,43 +182,102 @@ fn last_report(outbox: &Path) -> Timestamp {
         .map_or(Timestamp::UNIX_EPOCH, |folder| Timestamp::from_millis(folder.mtime() * 1_000))
 }
 
-/// Latest segments that got their name too late for a crash to have let them be reported for sure.
-fn doubtful(archive: &Path, report: &Report, last_report: Timestamp) -> Vec<Segment> {
-    let margin_ms = i64::try_from(SURELY_REPORTED.as_millis()).unwrap_or(i64::MAX);
-    let since = last_report.plus_millis(-margin_ms);
-    let named_at = |segment: &Segment| {
-        let file = std::fs::metadata(archive.join(segment.name.key())).ok()?;
-        Some(Timestamp::from_millis(file.ctime() * 1_000))
-    };
-    let repaired =
-        |segment: &Segment| report.repaired.iter().any(|repaired| repaired.segment.name == segment.name);
-    report
-        .latest
-        .values()
-        .filter(|segment| !repaired(segment) && named_at(segment).is_some_and(|at| at >= since))
-        .cloned()
-        .collect()
-}
-
-/// Reports doubtful segments until cancelled; reads each of them once. Blocks.
-pub(super) fn report_again(
-    archive: &Path,
-    doubtful: &[Segment],
-    facts: &UnboundedSender<Fact>,
-    cancel: &CancellationToken,
-) {
-    for segment in doubtful.iter().take_while(|_| !cancel.is_cancelled()) {
-        let key = segment.name.key();
-        match hash(&archive.join(&key)) {
-            // Nobody takes facts any more: the next start does it again.
-            Ok((bytes, sha256)) => {
-                if facts.send(stored(segment, key, bytes, sha256, false)).is_err() {
-                    return;
-                }
+/// Since when what is stored may not have been reported. Makes sure that this stands in a file of its own: the outbox's
+/// folder, which is the evidence of a run that left no such file, changes with the next batch.
+fn reported_until(home: &Home) -> Timestamp {
+    let path = home.path(told::FILE);
+    match told::read(&path) {
+        Ok(Some(until)) => until,
+        Ok(None) => {
+            let until = last_report(&home.path("outbox"));
+            if let Err(error) = told::write(&path, until) {
+                tracing::error!(path = %path.display(), %error, "cannot note up to when segments are reported");
             }
-            Err(error) => tracing::error!(key, %error, "segment cannot be read; not reported again"),
+            until
+        }
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "cannot read up to when segments are reported; all are in doubt");
+            Timestamp::UNIX_EPOCH
         }
     }
+}
+
+impl Doubt {
+    /// The segments in doubt, and whether all folders could be read.
+    fn segments(&self) -> (Vec<SegmentName>, bool) {
+        let (mut found, mut complete) = (Vec::new(), true);
+        for folder in &self.folders {
+            let listed = std::fs::read_dir(self.archive.join(folder))
+                .and_then(|all| all.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>());
+            let mut names = match listed {
+                Ok(names) => names,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    tracing::error!(folder, %error, "cannot look for segments that were not reported");
+                    complete = false;
+                    continue;
+                }
+            };
+            names.sort();
+            let key = |name: &std::ffi::OsString| Some(format!("{folder}/{}", name.to_str()?));
+            let keys = names.iter().filter_map(key).filter(|key| !key.ends_with(PART));
+            found.extend(keys.filter(|key| self.holds(key)).filter_map(|key| SegmentName::parse(&key)));
+        }
+        (found, complete)
+    }
+
+    /// Whether a file got its name too late to have been reported for sure, and not by this run.
+    fn holds(&self, key: &str) -> bool {
+        match std::fs::metadata(self.archive.join(key)) {
+            Ok(file) => {
+                let named_at = Timestamp::from_millis(file.ctime() * 1_000 + file.ctime_nsec() / 1_000_000);
+                !self.reported.contains(key) && (self.since..=self.until).contains(&named_at)
+            }
+            // Reading it will tell what the matter is.
+            Err(_) => !self.reported.contains(key),
+        }
+    }
+}
+
+/// Reports segments in doubt until cancelled; reads each of them once. Returns whether none is in doubt any more.
+/// Blocks.
+pub(super) fn report_again(
+    archive: &Path,
+    doubt: Option<Doubt>,
+    facts: &UnboundedSender<Fact>,
+    cancel: &CancellationToken,
+) -> bool {
+    let Some(doubt) = doubt else { return true };
+    let (segments, mut complete) = doubt.segments();
+    tracing::info!(segments = segments.len(), since = %doubt.since, "reporting again what may not have been reported");
+    for name in segments {
+        if cancel.is_cancelled() {
+            return false;
+        }
+        let key = name.key();
+        let path = archive.join(&key);
+        let (bytes, sha256) = match hash(&path) {
+            Ok(hashed) => hashed,
+            // Somebody removed it: there is nothing left to report.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                tracing::error!(key, %error, "segment cannot be read; the next start reports it again");
+                complete = false;
+                continue;
+            }
+        };
+        match repair::describe(&path, name) {
+            Ok((segment, _)) => {
+                // Nobody takes facts any more: the next start does it again.
+                if facts.send(stored(&segment, key, bytes, sha256, false)).is_err() {
+                    return false;
+                }
+            }
+            // It was read just now: it will not get any better.
+            Err(detail) => tracing::error!(key, detail, "segment makes no sense; not reported again"),
+        }
+    }
+    complete
 }
 
 fn hash(path: &Path) -> io::Result<(u64, Sha256)> {
@@ -229,7 +307,8 @@ impl io::Write for Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::layout::SegmentName;
+    use crate::fmp4::{Muxer, init};
+    use crate::frame::{Arrival, Tracks, VideoFrame, VideoTrack};
     use longwatch_events::fact::Codec;
     use longwatch_events::id::{ServerId, SystemIds};
     use longwatch_events::position::Epoch;
@@ -261,14 +340,54 @@ mod tests {
         Report { latest: latest.collect(), ..Report::default() }
     }
 
+    /// Stores a segment of one fragment, `minutes` after the first one.
+    fn store(archive: &Path, key: Key, minutes: i64) -> SegmentName {
+        let mut name = segment(key).name;
+        name.start = name.start.plus_millis(minutes * 60_000);
+        let video = VideoTrack {
+            codec: Codec::H264,
+            timescale: std::num::NonZeroU32::new(90_000).unwrap(),
+            sample_entry: bytes::Bytes::from_static(b"\0\0\0\x08avc1"),
+            width: 640,
+            height: 360,
+        };
+        let tracks = Tracks { video, audio: None };
+        let mut muxer = Muxer::new(&tracks);
+        let arrival = Arrival { at: name.start, monotonic_us: 0 };
+        let data = bytes::Bytes::from_static(b"a picture");
+        muxer.push_video(VideoFrame { data, media_time: 0, random_access: true, arrival });
+        let fragment = muxer.finish_fragment(Some(3_600)).unwrap().unwrap();
+        let mut file = init::header(&tracks, name.start);
+        file.extend_from_slice(&fragment.head);
+        fragment.samples.iter().for_each(|sample| file.extend_from_slice(sample));
+        let path = archive.join(name.key());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, file).unwrap();
+        name
+    }
+
+    /// The keys of segments that a start reports again, and whether it got to the end.
+    fn reported_again(archive: &Path, doubt: Option<Doubt>) -> (Vec<String>, bool) {
+        let (facts, mut facts_out) = tokio::sync::mpsc::unbounded_channel();
+        let complete = report_again(archive, doubt, &facts, &CancellationToken::new());
+        let keys = std::iter::from_fn(|| facts_out.try_recv().ok()).map(|fact| {
+            let Fact::SegmentStored(stored) = fact else { panic!("{fact:?}") };
+            let content = std::fs::read(archive.join(&stored.key)).unwrap();
+            assert_eq!((stored.bytes, stored.sha256), (content.len() as u64, Sha256::of(&content)));
+            assert!(!stored.repaired);
+            stored.key
+        });
+        (keys.collect(), complete)
+    }
+
     #[test]
     fn a_note_counts_once() {
         let archive = tempfile::tempdir().unwrap();
         let home = Home::take(archive.path()).unwrap();
         let open = BTreeMap::from([(key(), Break { end: SystemClock.now(), cause: Cause::Refused })]);
         leave_note(&home, &SystemClock, &open).unwrap();
-        assert_eq!(find(archive.path(), &home).resume, open);
-        assert!(find(archive.path(), &home).resume.is_empty());
+        assert_eq!(find(archive.path(), &home, &SystemClock).resume, open);
+        assert!(find(archive.path(), &home, &SystemClock).resume.is_empty());
     }
 
     #[test]
@@ -290,23 +409,69 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_may_have_kept_from_being_reported_is_reported_again() {
+    fn all_that_a_crash_may_have_kept_from_being_reported_is_reported_again() {
         let archive = tempfile::tempdir().unwrap();
-        let (key, content) = (key(), b"a segment");
-        let segment = segment(key);
-        let path = archive.path().join(segment.name.key());
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, content).unwrap();
-        let found = report(&[(key, segment.clone())]);
-        // Given a last batch long after the segment was stored, it was in it; given one just before, who knows.
-        let now = SystemClock.now();
-        assert!(doubtful(archive.path(), &found, now.plus_millis(120_000)).is_empty());
-        let in_doubt = doubtful(archive.path(), &found, now.plus_millis(-120_000));
-        assert_eq!(in_doubt, std::slice::from_ref(&segment));
-        let (facts, mut facts_out) = tokio::sync::mpsc::unbounded_channel();
-        report_again(archive.path(), &in_doubt, &facts, &CancellationToken::new());
-        let Ok(Fact::SegmentStored(stored)) = facts_out.try_recv() else { panic!("nothing was reported") };
-        assert_eq!((stored.bytes, stored.sha256), (9, Sha256::of(content)));
-        assert_eq!((stored.key, stored.repaired), (segment.name.key(), false));
+        let home = Home::take(archive.path()).unwrap();
+        // Given two whole segments and an open one, of a run that never reported anything, and a crash …
+        let key = key();
+        let names = [0, 1, 2].map(|minutes| store(archive.path(), key, minutes));
+        let open = archive.path().join(names[2].key());
+        std::fs::rename(&open, archive.path().join(names[2].key() + PART)).unwrap();
+        let found = find(archive.path(), &home, &SystemClock);
+        assert_eq!((found.facts.len(), found.resume.len()), (1, 1));
+        let (again, complete) = reported_again(archive.path(), found.doubt);
+        // … then the open one is repaired, and not only the latest of the others is in doubt.
+        assert_eq!(again, [names[0].key(), names[1].key()]);
+        assert!(complete);
+        // And when that run crashes too, after it wrote to the outbox, all of them still are.
+        std::fs::create_dir(home.path("outbox")).unwrap();
+        let (again, _) = reported_again(archive.path(), find(archive.path(), &home, &SystemClock).doubt);
+        assert_eq!(again, names.map(|name| name.key()));
+        // And what stands before the mark is in doubt no more.
+        told::write(&home.path(told::FILE), SystemClock.now().plus_millis(120_000)).unwrap();
+        let (again, complete) =
+            reported_again(archive.path(), find(archive.path(), &home, &SystemClock).doubt);
+        assert_eq!((again.len(), complete), (0, true));
+    }
+
+    #[test]
+    fn a_clean_stop_leaves_no_doubt_and_moves_the_mark() {
+        let archive = tempfile::tempdir().unwrap();
+        let home = Home::take(archive.path()).unwrap();
+        store(archive.path(), key(), 0);
+        leave_note(&home, &SystemClock, &BTreeMap::new()).unwrap();
+        let before = SystemClock.now();
+        assert!(find(archive.path(), &home, &SystemClock).doubt.is_none());
+        let mark = told::read(&home.path(told::FILE)).unwrap().unwrap();
+        assert!(mark <= before && before.millis_since(mark) < 60_000, "{mark}");
+    }
+
+    #[test]
+    fn reporting_again_is_not_done_while_something_is_left() {
+        let archive = tempfile::tempdir().unwrap();
+        let home = Home::take(archive.path()).unwrap();
+        let name = store(archive.path(), key(), 0);
+        let (facts, _facts_out) = tokio::sync::mpsc::unbounded_channel();
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        let doubt = || find(archive.path(), &home, &SystemClock).doubt;
+        assert!(!report_again(archive.path(), doubt(), &facts, &stopped));
+        // A file that cannot be read right now stays in doubt: here a folder stands in its place.
+        let doubted = doubt();
+        std::fs::remove_file(archive.path().join(name.key())).unwrap();
+        std::fs::create_dir(archive.path().join(name.key())).unwrap();
+        let doubted = doubted.map(|doubt| Doubt { until: SystemClock.now().plus_millis(60_000), ..doubt });
+        assert_eq!(reported_again(archive.path(), doubted), (vec![], false));
+    }
+
+    #[test]
+    fn a_latest_file_that_makes_no_sense_does_not_cost_the_point_to_resume_from() {
+        let archive = tempfile::tempdir().unwrap();
+        let home = Home::take(archive.path()).unwrap();
+        let key = key();
+        let (older, newest) = (store(archive.path(), key, 0), store(archive.path(), key, 1));
+        std::fs::write(archive.path().join(newest.key()), b"nonsense").unwrap();
+        let resume = find(archive.path(), &home, &SystemClock).resume;
+        assert_eq!(resume[&key].end.millis_since(older.start), 40);
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::told::Told;
 use crate::archive::Archive;
 use crate::camera::{self, Break, CameraState, CameraTask, Settings, Stats, Stopped};
 use crate::identity::Identity;
@@ -35,6 +36,8 @@ pub(super) struct Means {
     pub(super) archive: Archive,
     /// Where facts go.
     pub(super) facts: UnboundedSender<Fact>,
+    /// Hears of what no fact will tell.
+    pub(super) told: Arc<Told>,
     /// Tells the time.
     pub(super) clock: Arc<dyn Clock>,
     /// How cameras are recorded.
@@ -261,6 +264,9 @@ impl Recorders {
     /// The break that a task left which ended because it was told to, with the reason it was told to. Reported, unless
     /// the task had reported a break of its own.
     fn left_open(&self, key: Key, running: &Running, stopped: Stopped) -> Option<Break> {
+        if !stopped.drained {
+            self.means.told.lose();
+        }
         let open = stopped.open_break?;
         // The task only knows that it was told to stop; why is known here.
         if open.cause != Cause::WorkerStopped {
@@ -298,6 +304,10 @@ impl Recorders {
         debug_assert_eq!(running.task, id, "a camera has one task at a time");
         self.received_before += running.stats.bytes();
         let ended = ended.map(|stopped| self.left_open(key, &running, stopped));
+        if ended.is_err() {
+            // What it had stored last may be in no fact.
+            self.means.told.lose();
+        }
         let Some(order) = order else { return };
         match ended {
             Ok(resume) => {
@@ -368,7 +378,10 @@ impl Recorders {
         let mut open = BTreeMap::new();
         let all = async {
             while let Some(ended) = self.tasks.join_next_with_id().await {
-                let Ok((id, stopped)) = ended else { continue };
+                let Ok((id, stopped)) = ended else {
+                    self.means.told.lose();
+                    continue;
+                };
                 let Some(key) = self.camera_of.get(&id).copied() else { continue };
                 let Some(Camera { order, state: State::Running(running), .. }) = self.cameras.get(&key)
                 else {
@@ -384,6 +397,7 @@ impl Recorders {
                 cameras = self.tasks.len(),
                 "recordings did not end in time; the next start repairs them"
             );
+            self.means.told.lose();
             self.tasks.abort_all();
             return None;
         }
@@ -395,7 +409,7 @@ async fn run_after(delay: Duration, task: CameraTask<RtspSource>) -> Stopped {
     let cancelled = task.cancel.clone();
     tokio::select! {
         biased;
-        () = cancelled.cancelled() => return Stopped { stored_until: None, open_break: task.resume },
+        () = cancelled.cancelled() => return Stopped { stored_until: None, open_break: task.resume, drained: true },
         () = tokio::time::sleep(delay) => {}
     }
     camera::run(task).await
@@ -427,6 +441,7 @@ mod tests {
         let means = Means {
             archive: Archive::new(archive.path().into(), 1),
             facts: facts_in,
+            told: Arc::new(Told::new(archive.path().join("told"))),
             clock: Arc::new(SystemClock),
             settings: Settings::default(),
             // Loopback is not allowed: every attempt fails at once, without a connection.
@@ -511,5 +526,30 @@ mod tests {
         assert_eq!(recorders.counts(), Counts::default());
         recorders.next_ended(&identity).await;
         assert!(recorders.cameras.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_task_could_not_wait_for_is_remembered_as_not_told() {
+        for drained in [true, false] {
+            let Given { _archive, identity, mut recorders, facts: _facts, server_id } = given();
+            recorders.means.told.catch_up();
+            let camera = camera(&identity, 3);
+            recorders.apply(server_id, std::slice::from_ref(&camera), &identity);
+            // Given a task in its place whose writer did not end …
+            recorders.tasks.abort_all();
+            while recorders.tasks.join_next().await.is_some() {}
+            recorders.camera_of.clear();
+            let stopped = Stopped { stored_until: None, open_break: None, drained };
+            let task = recorders.tasks.spawn(async move { stopped }).id();
+            recorders.camera_of.insert(task, Key::from(&camera));
+            match &mut recorders.cameras.get_mut(&Key::from(&camera)).unwrap().state {
+                State::Running(running) => running.task = task,
+                State::Sealed => panic!("it was opened"),
+            }
+            // … then a stop is not clean, although all tasks ended.
+            let told = Arc::clone(&recorders.means.told);
+            assert!(recorders.finish(Duration::from_secs(1)).await.is_some());
+            assert_eq!(told.is_whole(), drained);
+        }
     }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use longwatch_events::fact::Fact;
 use longwatch_events::id::{BootId, ServerId, SystemIds};
-use longwatch_events::time::Clock;
+use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::membership::Standing;
+use super::told::Told;
 use crate::bus::{Bus, Error as BusError};
 use crate::outbox::batch::Reporter;
 use crate::outbox::{Outbox, Shed, Waiting};
@@ -41,6 +42,8 @@ pub(super) struct Gatherer {
     pub(super) boot_id: BootId,
     /// Tells the time.
     pub(super) clock: Arc<dyn Clock>,
+    /// Hears what is durable, and what was lost.
+    pub(super) told: Arc<Told>,
 }
 
 impl Gatherer {
@@ -72,11 +75,15 @@ impl Gatherer {
                 },
             };
             known = self.now().or(Some(server_id));
-            if self.put(known.unwrap_or(server_id), std::mem::take(&mut batch), &mut disk, began).await {
+            // In this order: what was owed before the channel was found empty is in this batch or in one before.
+            let all_until = (self.told.is_whole() && facts.is_empty()).then(|| self.clock.now());
+            let (server_id, taken) = (known.unwrap_or(server_id), std::mem::take(&mut batch));
+            if self.put(server_id, taken, all_until, &mut disk, began).await {
                 write_held_at.get_or_insert_with(|| Instant::now() + DISK_RETRY.0);
             }
         }
         if !batch.is_empty() {
+            self.told.lose();
             tracing::error!(
                 facts = batch.len(),
                 "facts lost: this worker never joined, and nobody knows its id"
@@ -108,9 +115,18 @@ impl Gatherer {
         }
     }
 
-    /// Puts facts into the outbox; returns whether some of them wait in memory.
-    async fn put(&self, server_id: ServerId, facts: Vec<Fact>, disk: &mut Retry, began: Instant) -> bool {
+    /// Puts facts into the outbox; returns whether some of them wait in memory. If none do, all facts until `all_until`
+    /// are durable.
+    async fn put(
+        &self,
+        server_id: ServerId,
+        facts: Vec<Fact>,
+        all_until: Option<Timestamp>,
+        disk: &mut Retry,
+        began: Instant,
+    ) -> bool {
         let (outbox, clock, boot_id) = (Arc::clone(&self.outbox), Arc::clone(&self.clock), self.boot_id);
+        let told = Arc::clone(&self.told);
         let result = tokio::task::spawn_blocking(move || {
             let reporter = Reporter { server_id, boot_id, clock: &*clock, ids: &SystemIds };
             let mut result = Ok(());
@@ -118,6 +134,11 @@ impl Gatherer {
                 // Every batch is put, whatever became of the one before.
                 let put = outbox.put(batch);
                 result = result.and(put);
+            }
+            if let Some(at) = all_until.filter(|_| outbox.held_facts() == 0)
+                && let Err(error) = told.advance(at)
+            {
+                tracing::error!(%error, "cannot note what is reported; after a crash more is reported again");
             }
             result
         })
@@ -133,6 +154,7 @@ impl Gatherer {
                 true
             }
             Err(error) => {
+                self.told.lose();
                 tracing::error!(%error, "facts lost by a bug");
                 false
             }
@@ -146,6 +168,9 @@ impl Gatherer {
                 facts = passing,
                 "facts about the state of cameras given up: neither disk nor log took them"
             );
+        }
+        if !lasting.is_empty() {
+            self.told.lose();
         }
         for fact in lasting {
             tracing::error!(?fact, "fact lost: neither disk nor log took it");

@@ -66,6 +66,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// The latest segment of each camera, repaired ones included.
     pub latest: BTreeMap<(TenantId, CameraId), Segment>,
+    /// The day folders that were looked at, relative to the root.
+    pub days: Vec<String>,
 }
 
 /// Repairs the archive in the folder `root`. Blocks. Looks at the newest `days` day folders of each camera: after a
@@ -77,6 +79,7 @@ pub fn scan(root: &Path, days: usize) -> Report {
             let day_folders = folders(&camera, &mut report);
             for day in day_folders.iter().rev().take(days) {
                 repair_day(root, day, &mut report);
+                report.days.push(relative(root, day));
             }
         }
     }
@@ -116,26 +119,20 @@ fn repair_day(root: &Path, day: &Path, report: &mut Report) {
         }
     }
     // Names sort by time; the last one that can be read is the latest.
-    let stored = entries(day, report);
-    let latest = stored.iter().rev().find_map(|path| {
-        let name =
-            SegmentName::parse(&relative(root, path)).filter(|_| !path.to_string_lossy().ends_with(PART))?;
-        Some(describe(path, name).map(|(segment, _)| segment).map_err(|detail| (path, detail)))
-    });
-    match latest {
-        Some(Ok(segment)) => {
-            let latest = report
-                .latest
-                .entry((segment.name.tenant_id, segment.name.camera_id))
-                .or_insert(segment.clone());
-            if segment.end > latest.end {
-                *latest = segment;
+    for path in entries(day, report).iter().rev() {
+        let key = relative(root, path);
+        let Some(name) = SegmentName::parse(&key).filter(|_| !key.ends_with(PART)) else { continue };
+        match describe(path, name) {
+            Ok((segment, _)) => {
+                let camera = (segment.name.tenant_id, segment.name.camera_id);
+                let latest = report.latest.entry(camera).or_insert_with(|| segment.clone());
+                if segment.end > latest.end {
+                    *latest = segment;
+                }
+                return;
             }
+            Err(detail) => report.problems.push(Problem { path: key.into(), detail }),
         }
-        Some(Err((path, detail))) => {
-            report.problems.push(Problem { path: relative(root, path).into(), detail });
-        }
-        None => {}
     }
 }
 

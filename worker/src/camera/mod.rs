@@ -87,6 +87,9 @@ pub struct Stopped {
     pub stored_until: Option<Timestamp>,
     /// The break that was open when it stopped: what a later task should resume from.
     pub open_break: Option<Break>,
+    /// Whether everything that was to be stored was, or is known not to be. If not, a segment may have become durable
+    /// that no fact tells.
+    pub drained: bool,
 }
 
 /// Records until cancelled. Then the open segment is closed, which takes at most [`STOP_LIMIT`].
@@ -102,6 +105,7 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
         open_break: resume,
         unconfirmed: VecDeque::new(),
         stored_until: None,
+        drained: true,
     };
     let mut backoff = Backoff::default();
     loop {
@@ -125,7 +129,8 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
             () = tokio::time::sleep(delay) => {}
         }
     }
-    Stopped { stored_until: camera.stored_until, open_break: camera.open_break }
+    let Camera { stored_until, open_break, drained, .. } = camera;
+    Stopped { stored_until, open_break, drained }
 }
 
 /// How a session ended.
@@ -147,6 +152,8 @@ struct Camera {
     /// What each segment that resumes, and is not durable yet, will have ended.
     unconfirmed: VecDeque<Option<Break>>,
     stored_until: Option<Timestamp>,
+    /// Whether every session's writer was waited for to its end.
+    drained: bool,
 }
 
 /// One session's recording: from the source's frames to the writer.
@@ -192,6 +199,7 @@ impl Camera {
             late = settled => late,
             () = async { cancel.cancelled().await; tokio::time::sleep(STOP_LIMIT).await } => {
                 tracing::warn!(camera_id = %self.reporter.identity.camera_id, "stopped before all was stored");
+                self.drained = false;
                 None
             }
         };
