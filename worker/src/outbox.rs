@@ -6,8 +6,8 @@
 //! ([`crate::durable::replace`]); send; remove after the acknowledgement. Removal is not flushed: a batch that comes
 //! back after a power cut is sent again under the same id.
 //!
-//! Invariants: no fact leaves before every older one has been acknowledged; a file that cannot be read is moved to
-//! `unreadable/` and said, never deleted; when the disk takes no more, batches wait in memory and are sent from there.
+//! Invariants: no fact leaves before every older one has been acknowledged; a file that was read and makes no
+//! sense is moved to `unreadable/` and said, never deleted; one that cannot be read right now is tried again; when the disk takes no more, batches wait in memory and are sent from there.
 //! Files are read and written by whoever calls: all calls block.
 
 use std::collections::BTreeMap;
@@ -115,20 +115,22 @@ impl Outbox {
 
     /// Takes a file of an earlier run into the queue.
     fn take_back(&self, sequence: u64, finished: bool, path: &Path) {
-        let read = std::fs::read(path).map_err(|e| e.to_string()).and_then(|bytes| report_in(&bytes));
-        let taken = read.and_then(|(_, report)| {
-            if !finished {
-                // Written whole, and never renamed: it was never sent either.
-                std::fs::rename(path, self.path(sequence)).map_err(|e| e.to_string())?;
+        let facts = match std::fs::read(path).map(|bytes| report_in(&bytes)) {
+            Ok(Ok((_, report))) => report.facts.len(),
+            Ok(Err(why)) => return self.set_aside(path, &why),
+            Err(error) => {
+                let path = path.display();
+                tracing::error!(%path, %error, "facts cannot be read right now; trying again when it is their turn");
+                // At least.
+                1
             }
-            Ok(report.facts.len())
-        });
-        match taken {
-            Ok(facts) => {
-                self.queue().batches.insert(sequence, Batch::OnDisk { facts });
-            }
-            Err(why) => self.set_aside(path, &why),
+        };
+        // Written, and never renamed: it was never sent either.
+        if !finished && let Err(error) = std::fs::rename(path, self.path(sequence)) {
+            tracing::error!(path = %path.display(), %error, "facts cannot be taken up; the next start tries again");
+            return;
         }
+        self.queue().batches.insert(sequence, Batch::OnDisk { facts });
     }
 
     fn set_aside(&self, path: &Path, why: &str) {
@@ -200,12 +202,16 @@ impl Outbox {
         }
     }
 
-    /// The oldest batch.
-    pub fn first(&self) -> Option<Waiting> {
+    /// The oldest batch; `None` if none waits.
+    ///
+    /// # Errors
+    ///
+    /// If the disk does not let it be read. It stays the oldest: asking again may help.
+    pub fn first(&self) -> Result<Option<Waiting>, Error> {
         loop {
             let (sequence, held) = {
                 let queue = self.queue();
-                let (sequence, batch) = queue.batches.first_key_value()?;
+                let Some((sequence, batch)) = queue.batches.first_key_value() else { return Ok(None) };
                 let held = match batch {
                     Batch::OnDisk { .. } => None,
                     Batch::InMemory(envelope) => Some(envelope.encode()),
@@ -213,12 +219,19 @@ impl Outbox {
                 (*sequence, held)
             };
             let path = self.path(sequence);
-            let bytes = held.map_or_else(|| std::fs::read(&path).map_err(|e| e.to_string()), Ok);
-            let read = bytes.and_then(|bytes| report_in(&bytes).map(|(id, report)| (bytes, id, report)));
-            match read {
-                Ok((bytes, id, report)) => {
+            let bytes = match held.map_or_else(|| std::fs::read(&path), Ok) {
+                Ok(bytes) => bytes,
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                    tracing::error!(path = %path.display(), "facts lost: somebody removed their file");
+                    self.queue().batches.remove(&sequence);
+                    continue;
+                }
+                Err(source) => return Err(Error { step: "read", path, source }),
+            };
+            match report_in(&bytes) {
+                Ok((id, report)) => {
                     let (server_id, facts) = (report.server_id, report.facts.len());
-                    return Some(Waiting { sequence, id, server_id, payload: bytes.into(), facts });
+                    return Ok(Some(Waiting { sequence, id, server_id, payload: bytes.into(), facts }));
                 }
                 Err(why) => {
                     self.set_aside(&path, &why);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// After a look that failed, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// Attempts to read the file at a start, and the time between two of them, at first and at most.
+const READ_ATTEMPTS: u32 = 6;
+const READ_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
 /// The file with the newest set.
 #[derive(Debug, Clone)]
 pub(super) struct Store {
@@ -36,15 +40,16 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// The file `path`; if it cannot be read it is moved to the folder `unreadable`.
+    /// The file `path`; if it makes no sense it is moved to the folder `unreadable`.
     pub(super) const fn new(path: PathBuf, unreadable: PathBuf) -> Self {
         Self { path, unreadable }
     }
 
     /// The set of `server_id` that was saved last. Blocks.
     pub(super) fn load(&self, server_id: ServerId) -> Option<DesiredSet> {
-        match read(&self.path, server_id) {
-            Ok(set) => set,
+        let file = self.read()?;
+        match parse(&file, server_id) {
+            Ok(set) => Some(set),
             Err(why) => {
                 let aside = durable::set_aside(&self.path, &self.unreadable);
                 let aside =
@@ -53,6 +58,27 @@ impl Store {
                 None
             }
         }
+    }
+
+    /// What is in the file. An error of the disk says nothing about the file: it is tried again, and then left there.
+    fn read(&self) -> Option<Vec<u8>> {
+        let mut retry = Retry::new(READ_AGAIN.0, READ_AGAIN.1);
+        let path = self.path.display();
+        for left in (0..READ_ATTEMPTS).rev() {
+            match durable::read(&self.path) {
+                Ok(file) => return file,
+                Err(error) if left == 0 => {
+                    tracing::error!(%path, %error, "saved assignments not read; recording begins when control was heard");
+                }
+                Err(error) => {
+                    let wait = retry.failed(rand::random());
+                    let again_in_ms = wait.as_millis();
+                    tracing::warn!(%path, %error, again_in_ms, "saved assignments cannot be read; trying again");
+                    std::thread::sleep(wait);
+                }
+            }
+        }
+        None
     }
 
     fn save(&self, set: &DesiredSet) -> io::Result<()> {
@@ -78,9 +104,8 @@ impl Store {
     }
 }
 
-fn read(path: &Path, server_id: ServerId) -> Result<Option<DesiredSet>, String> {
-    let Some(file) = durable::read(path).map_err(|e| e.to_string())? else { return Ok(None) };
-    let messages: Vec<&RawValue> = serde_json::from_slice(&file).map_err(|e| e.to_string())?;
+fn parse(file: &[u8], server_id: ServerId) -> Result<DesiredSet, String> {
+    let messages: Vec<&RawValue> = serde_json::from_slice(file).map_err(|e| e.to_string())?;
     let mut collector = Collector::new(server_id, None);
     let mut whole = None;
     for message in messages {
@@ -88,7 +113,7 @@ fn read(path: &Path, server_id: ServerId) -> Result<Option<DesiredSet>, String> 
             collector.offer(Bytes::copy_from_slice(message.get().as_bytes())).map_err(|e| e.to_string())?;
         whole = set.or(whole);
     }
-    whole.map(Some).ok_or_else(|| "it does not hold a whole set".to_owned())
+    whole.ok_or_else(|| "it does not hold a whole set".to_owned())
 }
 
 /// Follows the sets of whatever server this worker is, for as long as the process lives. `known` is the newest set
@@ -254,5 +279,28 @@ impl Follower<'_> {
             tracing::error!(%error, revision = %set.revision, "assignments cannot be saved; a restart would use older ones");
             self.unsaved = Some(set);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use longwatch_events::id::SystemIds;
+
+    #[test]
+    fn only_what_was_read_and_makes_no_sense_is_moved_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, unreadable) = (folder.path().join("assignments.json"), folder.path().join("unreadable"));
+        let (store, server_id) =
+            (Store::new(path.clone(), unreadable.clone()), ServerId::generate(&SystemIds));
+        // Given a file that the disk does not give, then it stays.
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(store.load(server_id), None);
+        assert!(path.is_dir() && !unreadable.exists());
+        // Given one that makes no sense, then it does not.
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::write(&path, b"[{}]").unwrap();
+        assert_eq!(store.load(server_id), None);
+        assert!(!path.exists() && unreadable.join("assignments.json").exists());
     }
 }

@@ -216,9 +216,21 @@ async fn sleep_until(deadline: Option<Instant>) {
 pub(super) async fn send(outbox: Arc<Outbox>, bus: Bus, drain: CancellationToken) {
     let mut retry = Retry::new(SEND_RETRY.0, SEND_RETRY.1);
     let mut refused = Retry::new(REFUSED_RETRY.0, REFUSED_RETRY.1);
+    let mut unread = Retry::new(DISK_RETRY.0, DISK_RETRY.1);
     let began = Instant::now();
     loop {
-        let Some(batch) = first(&outbox).await else {
+        let first = match first(&outbox).await {
+            Ok(first) => first,
+            Err(text) => {
+                if unread.is_news(&text, began.elapsed()) {
+                    tracing::error!(error = text, "facts cannot be read from the disk; kept, trying again");
+                }
+                tokio::time::sleep(unread.failed(rand::random())).await;
+                continue;
+            }
+        };
+        unread.worked();
+        let Some(batch) = first else {
             tokio::select! {
                 () = outbox.changed() => continue,
                 () = drain.cancelled() => {}
@@ -257,7 +269,9 @@ pub(super) async fn send(outbox: Arc<Outbox>, bus: Bus, drain: CancellationToken
     }
 }
 
-async fn first(outbox: &Arc<Outbox>) -> Option<Waiting> {
+/// The oldest batch, or why it cannot be had right now.
+async fn first(outbox: &Arc<Outbox>) -> Result<Option<Waiting>, String> {
     let outbox = Arc::clone(outbox);
-    tokio::task::spawn_blocking(move || outbox.first()).await.ok().flatten()
+    let first = tokio::task::spawn_blocking(move || outbox.first()).await;
+    first.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }

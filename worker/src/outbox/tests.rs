@@ -48,7 +48,7 @@ fn one(fact: Fact) -> Envelope {
 
 fn drain(outbox: &Outbox) -> Vec<Waiting> {
     std::iter::from_fn(|| {
-        let next = outbox.first()?;
+        let next = outbox.first().unwrap()?;
         outbox.done(next.sequence);
         Some(next)
     })
@@ -85,7 +85,7 @@ fn what_was_sent_but_not_acknowledged_is_sent_again_under_the_same_id() {
         outbox.put(one(gap(1))).unwrap();
         outbox.put(one(gap(2))).unwrap();
         // When the process is killed after sending, before the acknowledgement …
-        (outbox.first().unwrap(), one(gap(3)))
+        (outbox.first().unwrap().unwrap(), one(gap(3)))
     };
     let outbox = Outbox::open(folder.path().into()).unwrap();
     outbox.put(second.clone()).unwrap();
@@ -118,8 +118,33 @@ fn a_file_that_is_torn_while_it_waits_is_moved_aside_too() {
     let outbox = Outbox::open(folder.path().into()).unwrap();
     (1..=2).for_each(|n| outbox.put(one(gap(n))).unwrap());
     fs::write(folder.path().join("00000000000000000001.json"), b"").unwrap();
-    assert_eq!(outbox.first().unwrap().sequence, 2);
+    assert_eq!(outbox.first().unwrap().unwrap().sequence, 2);
     assert!(folder.path().join("unreadable/00000000000000000001.json").exists());
+}
+
+#[test]
+fn what_cannot_be_read_right_now_keeps_its_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let batches: Vec<_> = (1..=3).map(|n| one(gap(n))).collect();
+    let outbox = Outbox::open(folder.path().into()).unwrap();
+    batches.iter().for_each(|batch| outbox.put(batch.clone()).unwrap());
+    // Given a file that the disk does not give: here a folder stands in its place for a while …
+    let (path, elsewhere) =
+        (folder.path().join("00000000000000000001.json"), folder.path().join("elsewhere"));
+    fs::rename(&path, &elsewhere).unwrap();
+    fs::create_dir(&path).unwrap();
+    let error = outbox.first().unwrap_err().to_string();
+    assert!(error.contains("cannot read") && error.contains("00000000000000000001"), "{error}");
+    // … even across a start …
+    let outbox = Outbox::open(folder.path().into()).unwrap();
+    assert!(outbox.first().is_err());
+    assert_eq!(outbox.waiting_facts(), 3);
+    // … then nothing overtakes it, and it goes out first when the disk gives it again.
+    fs::remove_dir(&path).unwrap();
+    fs::rename(&elsewhere, &path).unwrap();
+    let ids: Vec<_> = drain(&outbox).iter().map(|waiting| waiting.id).collect();
+    assert_eq!(ids, batches.iter().map(|batch| batch.id).collect::<Vec<_>>());
+    assert!(!folder.path().join("unreadable").exists());
 }
 
 #[test]
@@ -130,7 +155,7 @@ fn an_unfinished_file_is_taken_if_it_is_whole() {
     fs::write(folder.path().join("00000000000000000008.json.tmp"), &torn).unwrap();
     fs::write(folder.path().join("notes.txt"), "somebody else's").unwrap();
     let outbox = Outbox::open(folder.path().into()).unwrap();
-    assert_eq!(outbox.first().unwrap().payload, whole);
+    assert_eq!(outbox.first().unwrap().unwrap().payload, whole);
     assert_eq!(fs::read(folder.path().join("unreadable/00000000000000000008.json.tmp")).unwrap(), torn);
     // A number that was used is not used again while its file is there.
     outbox.put(one(gap(2))).unwrap();
@@ -154,8 +179,8 @@ fn what_the_disk_refuses_is_held_sent_in_order_and_written_later() {
     assert!(outbox.put(batches[1].clone()).is_err());
     outbox.put(batches[2].clone()).unwrap();
     assert_eq!((outbox.waiting_facts(), outbox.held_facts()), (3, 1));
-    outbox.done(outbox.first().unwrap().sequence);
-    assert_eq!(outbox.first().unwrap().payload, batches[1].encode());
+    outbox.done(outbox.first().unwrap().unwrap().sequence);
+    assert_eq!(outbox.first().unwrap().unwrap().payload, batches[1].encode());
     assert!(outbox.write_held().is_err());
     fs::remove_dir(blocked).unwrap();
     outbox.write_held().unwrap();
@@ -210,7 +235,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("00000000000000000001.json"), &content).unwrap();
         let outbox = Outbox::open(folder.path().into()).unwrap();
-        prop_assert_eq!(outbox.first(), None);
+        prop_assert_eq!(outbox.first().unwrap(), None);
         prop_assert_eq!(fs::read(folder.path().join("unreadable/00000000000000000001.json")).unwrap(), content);
     }
 }
