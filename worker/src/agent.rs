@@ -28,7 +28,7 @@ use crate::archive::Archive;
 use crate::bus::{self, Bus};
 use crate::camera::{STOP_LIMIT, Settings};
 use crate::config::Config;
-use crate::identity::{self, Home, Identity};
+use crate::identity::{self, Home, Identity, Unsaved};
 use crate::load::Meter;
 use crate::outbox::{self, Outbox};
 use crate::retry::Retry;
@@ -179,6 +179,8 @@ async fn start(
         let (bus, standing) = following.clone();
         assignments::follow(bus, store.clone(), standing, newest, sets.clone())
     }));
+    let (unsaved, unsaved_out) = mpsc::unbounded_channel();
+    helpers.spawn(save_identities(unsaved_out));
     let (archive, leaving, catching_up) = (config.archive.clone(), stop.clone(), Arc::clone(&told));
     helpers.spawn_blocking(move || {
         if leftovers::report_again(&archive, doubt, &facts, &leaving) {
@@ -208,6 +210,7 @@ async fn start(
         bus,
         standing: standing_out,
         identity,
+        unsaved,
         applied: newest.map_or(Position::START, |(_, revision)| revision),
         sequence: 0,
         interval: heartbeat_interval(interval_ms),
@@ -258,6 +261,15 @@ async fn in_spite_of_bugs<F: Future<Output = ()>>(what: &'static str, mut work: 
     }
 }
 
+/// Saves identities one after the other, so that the newest is the one that stays.
+async fn save_identities(mut unsaved: mpsc::UnboundedReceiver<Unsaved>) {
+    while let Some(unsaved) = unsaved.recv().await {
+        if let Err(error) = blocking(move || unsaved.save()).await.and_then(|saved| Ok(saved?)) {
+            tracing::error!(%error, "cannot remember which server this is");
+        }
+    }
+}
+
 /// Whether `task` ended as it should within [`FLUSH_LIMIT`].
 async fn bounded(otherwise: &'static str, task: JoinHandle<()>) -> bool {
     match tokio::time::timeout(FLUSH_LIMIT, task).await {
@@ -291,6 +303,8 @@ struct Agent {
     bus: Bus,
     standing: watch::Receiver<Standing>,
     identity: Identity,
+    /// Identities on their way to the disk.
+    unsaved: mpsc::UnboundedSender<Unsaved>,
     /// The revision of the set that is in force.
     applied: Position,
     /// Of the last heartbeat.
@@ -339,9 +353,10 @@ impl Agent {
             Standing::Unknown => {}
             Standing::Known { membership, heartbeat_interval_ms } => {
                 self.interval = heartbeat_interval(heartbeat_interval_ms);
-                // A small file, and only when something changed.
-                if let Err(error) = self.identity.remember(membership) {
-                    tracing::error!(%error, "cannot remember which server this is");
+                if let Some(unsaved) = self.identity.remember(membership)
+                    && self.unsaved.send(unsaved).is_err()
+                {
+                    tracing::error!("cannot remember which server this is: nobody saves it any more");
                 }
             }
             Standing::Detached => {
@@ -403,7 +418,7 @@ impl Agent {
             server_id,
             boot_id: self.boot_id,
             sequence: self.sequence,
-            load: self.load(),
+            load: self.load().await,
         });
         let envelope = Envelope {
             id: EventId::generate(&SystemIds),
@@ -417,9 +432,9 @@ impl Agent {
         self.bus.heartbeat(server_id, Bytes::from(envelope.encode())).await;
     }
 
-    fn load(&mut self) -> Load {
+    async fn load(&mut self) -> Load {
         let Counts { cameras, recording, unsettled } = self.recorders.counts();
-        let sample = self.meter.sample(self.recorders.received_bytes());
+        let sample = self.meter.sample(self.recorders.received_bytes()).await;
         Load {
             applied_revision: self.applied,
             cameras,

@@ -35,6 +35,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// Between two attempts to connect, after the first and at most. Well below the time after which a silent server is
 /// taken for lost: when NATS was away and is back, nobody must come back much later than the others.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// Reading the credentials takes no longer.
+const CREDENTIALS_LIMIT: Duration = Duration::from_secs(10);
 /// One attempt takes no longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -100,7 +102,8 @@ impl Bus {
             news: Mutex::new(Retry::new(RECONNECT.0, RECONNECT.1)),
             since: Instant::now(),
         });
-        let client = options(credentials)?
+        let client = options_within(CREDENTIALS_LIMIT, credentials)
+            .await?
             .name(format!("longwatch-worker {name}"))
             .retry_on_initial_connect()
             .max_reconnects(None)
@@ -290,6 +293,18 @@ impl Observer {
     }
 }
 
+/// Reads the credentials where it may block.
+async fn options_within(limit: Duration, credentials: Option<&Path>) -> Result<ConnectOptions, Error> {
+    let Some(path) = credentials.map(PathBuf::from) else { return options(None) };
+    let failed = |path: &Path, detail: String| Error::Credentials { path: path.into(), detail };
+    let reading = path.clone();
+    let read = tokio::task::spawn_blocking(move || options(Some(&reading)));
+    match tokio::time::timeout(limit, read).await {
+        Ok(read) => read.map_err(|e| failed(&path, e.to_string()))?,
+        Err(_) => Err(failed(&path, format!("the disk did not answer within {limit:?}"))),
+    }
+}
+
 fn options(credentials: Option<&Path>) -> Result<ConnectOptions, Error> {
     let Some(path) = credentials else { return Ok(ConnectOptions::new()) };
     let failed = |detail: String| Error::Credentials { path: path.into(), detail };
@@ -356,6 +371,18 @@ mod tests {
         assert!(matches!(bus.last_assignment(server, 1).await, Err(Error::Unavailable(_))));
         bus.heartbeat(server, Bytes::new()).await;
         assert_eq!(*bus.link().borrow(), Link::default());
+    }
+
+    #[tokio::test]
+    async fn credentials_that_never_come_are_not_waited_for() {
+        // A pipe that nobody writes to is opened for as long as a disk that hangs.
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("creds");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = options_within(Duration::from_millis(50), Some(&pipe)).await.map(drop).unwrap_err();
+        assert!(error.to_string().contains("did not answer"), "{error}");
+        // Lets the reader end.
+        drop(std::fs::File::options().write(true).open(&pipe).unwrap());
     }
 
     #[tokio::test]

@@ -118,6 +118,25 @@ pub struct Membership {
     pub adopted: bool,
 }
 
+/// An identity on its way to the disk.
+#[must_use]
+pub struct Unsaved {
+    path: PathBuf,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Unsaved {
+    /// Writes it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be written; the older one is then still there.
+    pub fn save(self) -> Result<(), Error> {
+        let Self { path, bytes } = self;
+        durable::replace(&path, &bytes).map_err(|source| Error::Io { step: "write", path, source })
+    }
+}
+
 const VERSION: u32 = 1;
 
 /// The file: JSON.
@@ -174,6 +193,10 @@ impl Identity {
     }
 
     fn save(&self) -> Result<(), Error> {
+        self.unsaved().save()
+    }
+
+    fn unsaved(&self) -> Unsaved {
         let stored = Stored {
             version: VERSION,
             secret_key: hex::encode(Zeroizing::new(self.secret.to_bytes())),
@@ -182,11 +205,7 @@ impl Identity {
         let bytes = Zeroizing::new(
             serde_json::to_vec_pretty(&stored).expect("invariant: strings and numbers always become JSON"),
         );
-        durable::replace(&self.path, &bytes).map_err(|source| Error::Io {
-            step: "write",
-            path: self.path.clone(),
-            source,
-        })
+        Unsaved { path: self.path.clone(), bytes }
     }
 
     /// What control said last.
@@ -194,16 +213,9 @@ impl Identity {
         self.membership
     }
 
-    /// Remembers what control said; writes only if it is new.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`] if it cannot be written; it is then remembered until the process ends.
-    pub fn remember(&mut self, membership: Membership) -> Result<(), Error> {
-        if self.membership.replace(membership) == Some(membership) {
-            return Ok(());
-        }
-        self.save()
+    /// Remembers what control said until the process ends; for longer, if it is new, once what is returned is saved.
+    pub fn remember(&mut self, membership: Membership) -> Option<Unsaved> {
+        (self.membership.replace(membership) != Some(membership)).then(|| self.unsaved())
     }
 
     /// The key that sources are sealed to.
@@ -240,7 +252,8 @@ mod tests {
         let first = {
             let home = Home::take(archive.path()).unwrap();
             let mut identity = Identity::load_or_create(&home).unwrap();
-            identity.remember(membership).unwrap();
+            identity.remember(membership).expect("it is new").save().unwrap();
+            assert!(identity.remember(membership).is_none());
             identity.public_key()
         };
         let home = Home::take(archive.path()).unwrap();

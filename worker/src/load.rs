@@ -1,19 +1,36 @@
 //! How busy this process and its disk are, for the heartbeat. Linux: `/proc/self/status`, `clock_gettime(2)`,
 //! `statvfs(3)`.
 //!
-//! What cannot be read counts as 0 and is said once: a heartbeat without a figure is better than none.
+//! What cannot be read counts as 0 and is said once: a heartbeat without a figure is better than none. A volume that
+//! does not answer counts as what it said last, and is asked by one thread only.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+/// No heartbeat waits longer for the volume.
+const DISK_LIMIT: Duration = Duration::from_millis(200);
+
 /// Measures between two calls of [`Meter::sample`].
-#[derive(Debug)]
 pub struct Meter {
-    archive: PathBuf,
+    volume: Arc<dyn Fn() -> io::Result<Volume> + Send + Sync>,
+    /// What the volume said last.
+    known: Volume,
+    /// The volume is being asked.
+    asking: Option<JoinHandle<io::Result<Volume>>>,
     last: Reading,
     complained: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Volume {
+    free_bytes: u64,
+    total_bytes: u64,
 }
 
 /// Totals since the process began.
@@ -42,28 +59,46 @@ pub struct Sample {
 impl Meter {
     /// A meter of this process and the volume that `archive` lies on.
     pub fn new(archive: PathBuf) -> Self {
-        Self { archive, last: Reading::now(0), complained: false }
+        Self::of(move || {
+            let volume = rustix::fs::statvfs(&archive)?;
+            Ok(Volume {
+                free_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
+                total_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
+            })
+        })
+    }
+
+    fn of(volume: impl Fn() -> io::Result<Volume> + Send + Sync + 'static) -> Self {
+        let (volume, known) = (Arc::new(volume), Volume::default());
+        Self { volume, known, asking: None, last: Reading::now(0), complained: false }
     }
 
     /// Reads everything. `received_bytes` is a total that only grows.
-    pub fn sample(&mut self, received_bytes: u64) -> Sample {
+    pub async fn sample(&mut self, received_bytes: u64) -> Sample {
         let now = Reading::now(received_bytes);
         let before = std::mem::replace(&mut self.last, now);
-        let (disk_free_bytes, disk_total_bytes) = self.disk();
+        let Volume { free_bytes: disk_free_bytes, total_bytes: disk_total_bytes } = self.disk().await;
         Sample { memory_bytes: self.memory(), disk_free_bytes, disk_total_bytes, ..rates(before, now) }
     }
 
-    fn disk(&mut self) -> (u64, u64) {
-        match rustix::fs::statvfs(&self.archive) {
-            Ok(volume) => (
-                volume.f_bavail.saturating_mul(volume.f_frsize),
-                volume.f_blocks.saturating_mul(volume.f_frsize),
-            ),
-            Err(e) => {
-                self.complain(&format!("statvfs: {e}"));
-                (0, 0)
-            }
-        }
+    /// What the volume says, or said last if it takes longer than [`DISK_LIMIT`] now.
+    async fn disk(&mut self) -> Volume {
+        // One that was asked before and has not answered was waited for long enough.
+        let limit = if self.asking.is_some() { Duration::ZERO } else { DISK_LIMIT };
+        let asking = self.asking.get_or_insert_with(|| {
+            let volume = Arc::clone(&self.volume);
+            tokio::task::spawn_blocking(move || volume())
+        });
+        let Ok(answer) = tokio::time::timeout(limit, asking).await else {
+            self.complain("the archive's volume does not answer");
+            return self.known;
+        };
+        self.asking = None;
+        self.known = answer.map_err(io::Error::other).flatten().unwrap_or_else(|e| {
+            self.complain(&format!("statvfs: {e}"));
+            Volume::default()
+        });
+        self.known
     }
 
     fn memory(&mut self) -> u64 {
@@ -136,11 +171,38 @@ mod tests {
         assert_eq!(resident("Name:\tx\n"), None);
     }
 
-    #[test]
-    fn this_process_has_a_load() {
+    #[tokio::test]
+    async fn this_process_has_a_load() {
         let folder = tempfile::tempdir().unwrap();
-        let sample = Meter::new(folder.path().into()).sample(0);
+        let sample = Meter::new(folder.path().into()).sample(0).await;
         assert!(sample.memory_bytes > 0);
         assert!(sample.disk_total_bytes >= sample.disk_free_bytes && sample.disk_total_bytes > 0);
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_hangs_counts_as_what_it_said_last() {
+        let (answers, volume) = std::sync::mpsc::channel::<u64>();
+        let volume = std::sync::Mutex::new(volume);
+        let mut meter = Meter::of(move || {
+            let free_bytes = volume.lock().unwrap().recv().map_err(io::Error::other)?;
+            Ok(Volume { free_bytes, total_bytes: 100 })
+        });
+        answers.send(7).unwrap();
+        assert_eq!(meter.sample(0).await.disk_free_bytes, 7);
+        // When it hangs …
+        let began = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(meter.sample(0).await.disk_free_bytes, 7);
+        }
+        // … then it is waited for once, not each time, and its answer counts when it comes.
+        assert!(began.elapsed() < 10 * DISK_LIMIT);
+        answers.send(5).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while meter.sample(0).await.disk_free_bytes != 5 {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            // Asked once more after the answer, should it have come in between.
+            answers.send(5).unwrap();
+        }
     }
 }
