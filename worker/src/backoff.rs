@@ -13,8 +13,10 @@ pub const SHORTEST: Duration = Duration::from_millis(250);
 pub const LONGEST: Duration = Duration::from_secs(15);
 /// No retry comes later after refused credentials: cameras lock accounts that knock too often.
 pub const LONGEST_UNAUTHORIZED: Duration = Duration::from_secs(60);
-/// A recording that lasted this long was a success: the next failure starts from the shortest delay again.
-pub const SETTLED: Duration = Duration::from_secs(30);
+/// A recording that lasted this long was a success: the next failure starts from the shortest delay again. Short,
+/// because some cameras close every session after 20 s or so, and the delays between them are all that is lost; long
+/// enough that a camera that fails right after its first keyframe is not knocked at several times a second.
+pub const SETTLED: Duration = Duration::from_secs(5);
 
 /// How often it has failed since it last went well.
 #[derive(Debug, Clone, Copy, Default)]
@@ -64,6 +66,17 @@ mod tests {
         assert!(delays.is_sorted());
         assert_eq!((delays[0], delays[7]), (Duration::from_millis(500), LONGEST));
         assert_eq!(backoff.next_delay(SETTLED, Cause::Closed, 1.0), delays[0]);
+    }
+
+    #[test]
+    fn a_camera_that_closes_every_twenty_seconds_waits_the_shortest_delay_each_time() {
+        let mut backoff = Backoff::default();
+        let delays: Vec<_> =
+            (0..20).map(|_| backoff.next_delay(Duration::from_secs(20), Cause::Closed, 1.0)).collect();
+        assert!(delays.iter().all(|delay| *delay == SHORTEST * 2), "{delays:?}");
+        // One that fails sooner is still given time.
+        let last = (0..8).map(|_| backoff.next_delay(Duration::from_secs(4), Cause::Closed, 1.0)).last();
+        assert_eq!(last, Some(LONGEST));
     }
 
     #[test]
