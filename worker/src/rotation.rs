@@ -23,6 +23,13 @@ impl Default for Lengths {
     }
 }
 
+/// Samples, pictures and audio together, at which a fragment is cut whatever its duration: far more than any camera
+/// sends in a second, and a bound on what tiny samples cost in bookkeeping.
+pub const MAX_FRAGMENT_SAMPLES: u32 = 5_000;
+/// New parameters begin a new segment at most this often, in milliseconds of media time: a camera that changes them
+/// with every keyframe would otherwise have a file each.
+pub const MIN_RENEWAL_MS: i64 = 1_000;
+
 /// What the next video frame means for the pieces before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -44,6 +51,8 @@ pub struct Rotation {
     segment_limit_ms: i64,
     open: Option<Open>,
     renew: bool,
+    /// When new parameters last began a segment.
+    renewed_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,9 +62,16 @@ struct Open {
     latest_ms: i64,
     bytes: usize,
     frames: u32,
+    audio_frames: u32,
     /// The first fragment of a session is as short as can be: the sooner a keyframe is durable, the sooner a takeover
     /// is done. Two pictures, because only the second tells whether the camera reorders them.
     first_fragment: bool,
+}
+
+impl Open {
+    const fn samples(&self) -> u32 {
+        self.frames.saturating_add(self.audio_frames)
+    }
 }
 
 /// How long the first segment of a session may be: between a tenth of `segment_ms` and all of it, by camera, so that
@@ -76,6 +92,7 @@ impl Rotation {
             segment_limit_ms: first_segment_ms(lengths.segment_ms, camera),
             open: None,
             renew: false,
+            renewed_ms: None,
         }
     }
 
@@ -84,7 +101,8 @@ impl Rotation {
         self.open = None;
     }
 
-    /// The parameter sets changed: the next keyframe begins a new segment, because a segment has one sample entry.
+    /// The parameter sets changed: the next keyframe begins a new segment, because a segment has one sample entry. If
+    /// they changed less than [`MIN_RENEWAL_MS`] before, it is the first keyframe after that time.
     pub fn renew_segment(&mut self) {
         self.renew = true;
     }
@@ -103,13 +121,16 @@ impl Rotation {
                 if self.open.is_some() {
                     self.segment_limit_ms = i64::from(self.lengths.segment_ms);
                 }
-                self.renew = false;
+                if std::mem::take(&mut self.renew) {
+                    self.renewed_ms = Some(media_ms);
+                }
                 self.open = Some(Open {
                     segment_start_ms: media_ms,
                     fragment_start_ms: media_ms,
                     latest_ms: media_ms,
                     bytes: 0,
                     frames: 0,
+                    audio_frames: 0,
                     first_fragment: self.open.is_none(),
                 });
             }
@@ -119,6 +140,7 @@ impl Rotation {
                         fragment_start_ms: media_ms,
                         bytes: 0,
                         frames: 0,
+                        audio_frames: 0,
                         first_fragment: false,
                         ..*open
                     };
@@ -134,11 +156,15 @@ impl Rotation {
         step
     }
 
-    /// Counts audio towards the size of the open fragment.
-    pub fn count_audio(&mut self, bytes: usize) {
-        if let Some(open) = &mut self.open {
-            open.bytes = open.bytes.saturating_add(bytes);
-        }
+    /// Counts an audio frame towards the size of the open fragment; returns whether there is room for it. Only a picture
+    /// begins a new fragment, so a camera that sends audio alone is stopped here.
+    pub fn count_audio(&mut self, bytes: usize) -> bool {
+        let Some(open) = self.open.as_mut().filter(|open| open.samples() < MAX_FRAGMENT_SAMPLES) else {
+            return false;
+        };
+        open.bytes = open.bytes.saturating_add(bytes);
+        open.audio_frames = open.audio_frames.saturating_add(1);
+        true
     }
 
     fn decide(&self, media_ms: i64, random_access: bool) -> Step {
@@ -146,7 +172,9 @@ impl Rotation {
             return if random_access { Step::Segment } else { Step::Skip };
         };
         let segment_ms = media_ms.saturating_sub(open.segment_start_ms);
-        if random_access && (self.renew || segment_ms >= self.segment_limit_ms) {
+        let may_renew =
+            self.renewed_ms.is_none_or(|before| media_ms.saturating_sub(before) >= MIN_RENEWAL_MS);
+        if random_access && (self.renew && may_renew || segment_ms >= self.segment_limit_ms) {
             return Step::Segment;
         }
         let fragment_ms = media_ms.saturating_sub(open.fragment_start_ms);
@@ -155,7 +183,9 @@ impl Rotation {
         // A keyframe is the better border, so it may come early; but never a fragment per frame of an intra-only camera.
         let due = (open.first_fragment && open.frames >= 2)
             || fragment_ms >= if random_access { limit_ms / 2 } else { limit_ms };
-        let overdue = fragment_ms >= limit_ms.saturating_mul(2) || open.bytes >= self.lengths.fragment_bytes;
+        let overdue = fragment_ms >= limit_ms.saturating_mul(2)
+            || open.bytes >= self.lengths.fragment_bytes
+            || open.samples() >= MAX_FRAGMENT_SAMPLES;
         if (due && in_order) || overdue { Step::Fragment } else { Step::Append }
     }
 }
@@ -234,6 +264,44 @@ mod tests {
         assert_ne!(rotation.next(40, false, 1), Step::Segment);
         assert_eq!(rotation.next(80, true, 1), Step::Segment);
         assert_ne!(rotation.next(120, true, 1), Step::Segment);
+    }
+
+    #[test]
+    fn parameters_that_change_all_the_time_begin_one_segment_a_second() {
+        let mut rotation = Rotation::new(LENGTHS, camera());
+        let segments = (0..5_000).step_by(40).filter(|ms| {
+            rotation.renew_segment();
+            rotation.next(*ms, true, 1) == Step::Segment
+        });
+        assert_eq!(segments.collect::<Vec<_>>(), [0, 1_000, 2_000, 3_000, 4_000]);
+    }
+
+    #[test]
+    fn a_change_that_had_to_wait_is_not_forgotten() {
+        let mut rotation = Rotation::new(LENGTHS, camera());
+        rotation.next(0, true, 1);
+        rotation.renew_segment();
+        assert_eq!(rotation.next(40, true, 1), Step::Segment);
+        rotation.renew_segment();
+        assert_ne!(rotation.next(80, true, 1), Step::Segment);
+        assert_eq!(rotation.next(1_080, true, 1), Step::Segment);
+    }
+
+    #[test]
+    fn tiny_samples_are_bounded_by_their_number() {
+        let mut rotation = Rotation::new(LENGTHS, camera());
+        rotation.next(0, true, 1);
+        rotation.next(1, false, 1);
+        rotation.next(2, false, 1);
+        // Given audio without pictures, then what the fragment has room for is taken and no more …
+        let taken = (0..2 * MAX_FRAGMENT_SAMPLES).filter(|_| rotation.count_audio(0)).count();
+        assert_eq!(taken + 1, MAX_FRAGMENT_SAMPLES as usize);
+        // … and the next picture makes room again; so it is with pictures of one moment.
+        let cuts = (0..3 * MAX_FRAGMENT_SAMPLES).filter(|_| rotation.next(3, false, 0) == Step::Fragment);
+        assert_eq!(cuts.count(), 3);
+        assert!(!rotation.count_audio(0), "the third of them is full");
+        assert_eq!(rotation.next(3, false, 0), Step::Fragment);
+        assert!(rotation.count_audio(0));
     }
 
     #[test]
