@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, ServerId, SystemIds, TenantId};
 use longwatch_events::position::Epoch;
 use longwatch_events::time::{SystemClock, Timestamp};
-use longwatch_worker::archive::layout::PART;
+use longwatch_worker::archive::layout::{COPY, PART, UNSYNCED};
 use longwatch_worker::archive::{Archive, repair};
 use longwatch_worker::camera::{self, Break, CameraState, CameraTask, Identity, Settings, Stats, Stopped};
 use longwatch_worker::rotation::Lengths;
@@ -368,100 +369,40 @@ async fn a_disk_that_fails_is_told_and_tried_again() {
     task.await.unwrap();
 }
 
-/// Plays what a test feeds it, in one session.
-struct Fed(tokio::sync::Mutex<mpsc::UnboundedReceiver<Received>>);
-struct Feeding(mpsc::UnboundedReceiver<Received>);
-
-impl Source for Fed {
-    type Session = Feeding;
-
-    async fn open(&self) -> Result<Feeding, Failure> {
-        let (_, empty) = mpsc::unbounded_channel();
-        Ok(Feeding(std::mem::replace(&mut *self.0.lock().await, empty)))
-    }
-}
-
-impl Session for Feeding {
-    async fn next(&mut self) -> Result<Received, Failure> {
-        self.0.recv().await.ok_or_else(|| Failure::new(Cause::Closed, "fed up"))
-    }
-
-    async fn close(self) {}
-}
-
-/// Waits until so many pictures were received.
-async fn taken(stats: &Stats, pictures: u64) {
-    let all_taken = async {
-        while stats.frames() < pictures {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), all_taken).await.expect("reading goes on");
-}
-
 #[tokio::test]
-async fn a_slow_disk_costs_frames_up_to_a_keyframe_and_no_memory() {
+async fn a_segment_whose_sync_failed_is_copied_and_never_named_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
-    let path = clip(folder.path(), "clip.mp4", 8, H264, false);
-    let clip = Clip::read(&path, Codec::H264, START);
-    let pictures: Vec<_> = clip.pictures().cloned().collect();
-    let limit: usize = pictures[..60].iter().map(|picture| picture.data.len()).sum();
-    // Given a disk that is busy for as long as the test likes, …
-    let archive = Archive::new(folder.path().into(), 1);
-    let (release, released) = std::sync::mpsc::channel::<()>();
-    let (busy, is_busy) = tokio::sync::oneshot::channel();
-    let blocker = archive.clone();
-    tokio::spawn(async move {
-        blocker.run(move |_| (busy.send(()), released.recv().is_ok())).await.map(|(_, released)| released)
-    });
-    is_busy.await.unwrap();
-    let (feed, fed) = mpsc::unbounded_channel();
-    let (facts, mut facts_out) = mpsc::unbounded_channel();
-    let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
-    let task = tokio::spawn(camera::run(CameraTask {
-        identity: Identity {
-            tenant_id: TenantId::DEFAULT,
-            camera_id: CameraId::generate(&SystemIds),
-            epoch: Epoch(7),
-            server_id: ServerId::generate(&SystemIds),
-        },
-        source: Fed(tokio::sync::Mutex::new(fed)),
-        settings: Settings { max_held_bytes: limit, ..settings(60_000) },
-        archive,
-        facts,
-        clock: Arc::new(SystemClock),
-        stats: Arc::clone(&stats),
-        cancel: cancel.clone(),
-        resume: None,
-    }));
-    let mut next = async || {
-        tokio::time::timeout(Duration::from_secs(10), facts_out.recv())
-            .await
-            .expect("a fact in time")
-            .unwrap()
-    };
-    // … when more comes than may be held, …
-    feed.send(Received::Tracks(Arc::clone(&clip.tracks))).unwrap();
-    pictures[..110].iter().for_each(|picture| feed.send(Received::Video(picture.clone())).unwrap());
-    assert!(matches!(next().await, Fact::Started(_)));
-    taken(&stats, 110).await;
-    // … then what was held is stored once the disk is there again, …
-    release.send(()).unwrap();
-    assert!(matches!(next().await, Fact::FirstKeyframeDurable(_)));
-    let Fact::SegmentStored(first) = next().await else { panic!("the segment before the loss is closed") };
-    assert!((50..=60).contains(&first.video_frames), "{first:?}");
-    // … and the loss is told as a gap that ends at the next keyframe.
-    pictures[110..160].iter().for_each(|picture| feed.send(Received::Video(picture.clone())).unwrap());
-    let Fact::FirstKeyframeDurable(resumed) = next().await else { panic!("recording goes on") };
-    let Fact::Gap(gap) = next().await else { panic!("the gap is told") };
-    assert_eq!((gap.start, gap.end, gap.cause), (first.end, resumed.start, Cause::StorageError));
-    assert_eq!(
-        resumed.start,
-        START.plus_millis(125 * 40),
-        "picture 125 is the first keyframe after picture 110"
-    );
-    cancel.cancel();
-    task.await.unwrap();
-    let Fact::SegmentStored(second) = next().await else { panic!("the rest is stored") };
-    assert_eq!(packets(&probe(&folder.path().join(&second.key)), "video").len(), 160 - 125);
+    let root = folder.path().join("archive");
+    std::fs::create_dir(&root).unwrap();
+    let path = clip(folder.path(), "clip.mp4", 4, H264, true);
+    let recorded = record(&root, vec![Clip::read(&path, Codec::H264, START)], None, settings(60_000)).await;
+    let last = (*recorded.segments().last().unwrap()).clone();
+    let stored = root.join(&last.key);
+    // Given a segment that was marked when its disk failed to sync it, with half a fragment at its end, …
+    let marked = root.join(last.key.clone() + PART + UNSYNCED);
+    let whole = std::fs::read(&stored).unwrap();
+    std::fs::write(&marked, &whole[..whole.len() - 100]).unwrap();
+    std::fs::remove_file(&stored).unwrap();
+    let original = std::fs::metadata(&marked).unwrap().ino();
+    // … and a copy of it that a crash cut short …
+    std::fs::write(root.join(last.key.clone() + COPY), b"cut short").unwrap();
+
+    let report = repair::scan(&root, 2);
+
+    // … then another file has the name, with the whole fragments, …
+    let [repaired] = &report.repaired[..] else { panic!("{report:?}") };
+    let content = std::fs::read(&stored).unwrap();
+    assert_ne!(std::fs::metadata(&stored).unwrap().ino(), original);
+    assert_eq!((repaired.file.bytes, repaired.file.sha256), (content.len() as u64, Sha256::of(&content)));
+    assert_eq!(content, whole[..content.len()]);
+    assert_eq!(packets(&probe(&stored), "video").len() as u64, repaired.segment.video_frames);
+    // … the original is out of the way, whole, and a person is told.
+    let aside: Vec<_> = std::fs::read_dir(root.join(".longwatch/unreadable")).unwrap().collect();
+    let [Ok(aside)] = &aside[..] else { panic!("{aside:?}") };
+    assert_eq!(aside.metadata().unwrap().ino(), original);
+    assert_eq!(std::fs::read(aside.path()).unwrap(), whole[..whole.len() - 100]);
+    assert_eq!(report.problems.len(), 1, "{report:?}");
+    assert_eq!(std::fs::read_dir(stored.parent().unwrap()).unwrap().count(), 1);
+    let again = repair::scan(&root, 2);
+    assert_eq!((again.repaired.len(), again.problems.len(), again.latest), (0, 0, report.latest));
 }

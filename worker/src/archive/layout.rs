@@ -9,6 +9,11 @@ use longwatch_events::time::Timestamp;
 
 /// What the name of an open segment has behind its final one.
 pub const PART: &str = ".part";
+/// What the name of an open segment gets behind [`PART`] when its disk failed to sync it. What the file holds can be
+/// read, but nobody knows how much of it is on the disk, and syncing it again would not tell.
+pub const UNSYNCED: &str = ".unsynced";
+/// What a copy of such a file is called until it is durable; worth nothing after a crash.
+pub const COPY: &str = ".copy";
 /// Where the worker keeps what is not an archive, under the archive's root.
 pub const STATE_FOLDER: &str = ".longwatch";
 

@@ -9,7 +9,7 @@
 //!
 //! Invariant: an existing file is never overwritten, and a failed sync is never repeated, because the kernel may have
 //! dropped the pages and report success the second time (Rebello et al., "Can Applications Recover from fsync
-//! Failures?", USENIX ATC 2020). All calls block: run them through [`super::Archive::run`].
+//! Failures?", USENIX ATC 2020): the file is marked instead, see [`UNSYNCED`], and never named a segment. All calls block: run them through [`super::Archive::run`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -21,7 +21,7 @@ use longwatch_events::hash::Sha256;
 use rustix::fs::{CWD, RenameFlags};
 
 use super::Error;
-use super::layout::{PART, SegmentName};
+use super::layout::{PART, SegmentName, UNSYNCED};
 
 /// A segment that is still growing.
 #[derive(Debug)]
@@ -141,18 +141,27 @@ impl OpenSegment {
     }
 
     /// After [`Self::append`] failed with `after`: cuts the file back to its last whole fragment and closes it. `None` if
-    /// it was a sync that failed: then nothing about the file can be trusted, and it is left for the next start to judge.
+    /// it was a sync that failed: then nothing about the file can be trusted, and it is marked as [`UNSYNCED`], for the
+    /// next start to copy what can be read of it.
     ///
     /// # Errors
     ///
     /// What went wrong in saving it.
     pub fn salvage(self, after: &Error) -> Result<Option<StoredFile>, Error> {
         if matches!(after, Error::Io { step, .. } if *step == SYNC) {
+            self.mark()?;
             return Ok(None);
         }
         self.file.set_len(self.bytes).map_err(|e| self.failed("cut", e))?;
-        self.file.sync_all().map_err(|e| self.failed(SYNC, e))?;
+        if let Err(e) = self.file.sync_all() {
+            self.mark()?;
+            return Err(self.failed(SYNC, e));
+        }
         self.close().map(Some)
+    }
+
+    fn mark(&self) -> Result<(), Error> {
+        mark_unsynced(&part_path(&self.final_path)).map_err(|e| self.failed("mark", e))
     }
 
     /// Its key, see [`SegmentName::key`].
@@ -171,6 +180,14 @@ fn part_path(final_path: &Path) -> PathBuf {
     let mut path = final_path.as_os_str().to_owned();
     path.push(PART);
     path.into()
+}
+
+/// Marks an open segment whose sync failed. The mark itself is not synced: a power cut may take it back, but takes the
+/// page cache along, and what can be read after that is what the disk holds.
+pub(super) fn mark_unsynced(part: &Path) -> io::Result<()> {
+    let mut marked = part.as_os_str().to_owned();
+    marked.push(UNSYNCED);
+    rename_new(part, Path::new(&marked))
 }
 
 /// Writes everything in as few calls as the kernel takes.
@@ -299,6 +316,8 @@ mod tests {
         let segment = OpenSegment::create(root.path(), &name, b"whole", &[]).unwrap();
         let failed = Error::Io { step: SYNC, key: name.key(), source: ErrorKind::Other.into() };
         assert_eq!(segment.salvage(&failed).unwrap(), None);
-        assert!(root.path().join(name.key() + PART).exists());
+        // What the file is called says so, for whoever starts next.
+        assert!(!root.path().join(name.key() + PART).exists() && !root.path().join(name.key()).exists());
+        assert_eq!(fs::read(root.path().join(name.key() + PART + UNSYNCED)).unwrap(), b"whole");
     }
 }

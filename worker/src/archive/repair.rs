@@ -1,7 +1,8 @@
 //! What is done, when a worker starts, about what the last one left behind.
 //!
 //! Every `….mp4.part` is cut to its last whole fragment, made durable and given its name, so that a crash costs what
-//! was not yet flushed and nothing else. A file that makes no sense is moved aside and never deleted. Also says up to
+//! was not yet flushed and nothing else. One whose disk failed to sync it is copied instead, because a second sync of
+//! the same file proves nothing (see [`super::local`]); the copy gets the name, the original is moved aside. A file that makes no sense is moved aside and never deleted. Also says up to
 //! when each camera is stored, so that the gap a crash tore can be told.
 //!
 //! Must be done before recording starts: an open segment of this process looks just like one that was left behind.
@@ -9,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use longwatch_events::fact::Codec;
@@ -17,8 +18,8 @@ use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, TenantId};
 use longwatch_events::time::Timestamp;
 
-use super::layout::{PART, STATE_FOLDER, SegmentName};
-use super::local::{Hasher, StoredFile, rename_new, sync_folder};
+use super::layout::{COPY, PART, STATE_FOLDER, SegmentName, UNSYNCED};
+use super::local::{Hasher, StoredFile, mark_unsynced, rename_new, sync_folder};
 use crate::fmp4::scan;
 use crate::timeline::to_micros;
 
@@ -112,10 +113,18 @@ fn entries(folder: &Path, report: &mut Report) -> Vec<PathBuf> {
 
 fn repair_day(root: &Path, day: &Path, report: &mut Report) {
     let files = entries(day, report);
-    for path in files.iter().filter(|path| path.to_string_lossy().ends_with(PART)) {
-        match repair(root, path) {
+    for path in &files {
+        let key = relative(root, path);
+        let repaired = if let Some(part) = key.strip_suffix(UNSYNCED) {
+            copy(root, path, part, report)
+        } else if key.ends_with(PART) {
+            repair(root, path)
+        } else {
+            continue;
+        };
+        match repaired {
             Ok(repaired) => report.repaired.push(repaired),
-            Err(detail) => report.problems.push(Problem { path: relative(root, path).into(), detail }),
+            Err(detail) => report.problems.push(Problem { path: key.into(), detail }),
         }
     }
     // Names sort by time; the last one that can be read is the latest.
@@ -156,7 +165,10 @@ fn repair(root: &Path, part: &Path) -> Result<Repaired, String> {
     if size > whole {
         file.set_len(whole).map_err(|e| failed("cut", e))?;
     }
-    file.sync_all().map_err(|e| failed("sync", e))?;
+    if let Err(e) = file.sync_all() {
+        mark_unsynced(part).map_err(|e| failed("mark what cannot be synced", e))?;
+        return Err(failed("sync", e));
+    }
     let sha256 = hash(&file).map_err(|e| failed("read", e))?;
     let key = key.strip_suffix(PART).unwrap_or(&key).to_owned();
     let stored = root.join(&key);
@@ -171,6 +183,68 @@ fn repair(root: &Path, part: &Path) -> Result<Repaired, String> {
         sync_folder(folder).map_err(|e| failed("sync the folder", e))?;
     }
     Ok(Repaired { segment, file: StoredFile { key, bytes: whole, sha256 }, cut_bytes: size - whole })
+}
+
+/// Copies what is whole of a segment whose disk failed to sync it, and moves the original aside. `part_key` is the key it
+/// had before it was marked.
+fn copy(root: &Path, marked: &Path, part_key: &str, report: &mut Report) -> Result<Repaired, String> {
+    let (Some(name), Some(key)) = (SegmentName::parse(part_key), part_key.strip_suffix(PART)) else {
+        return Err(set_aside(root, marked, "its name is not a segment's"));
+    };
+    let stored = root.join(key);
+    if stored.exists() {
+        return Err(set_aside(root, marked, "a stored segment has its name"));
+    }
+    let (segment, whole) = match describe(marked, name) {
+        Ok(described) => described,
+        Err(why) => return Err(set_aside(root, marked, &why)),
+    };
+    let failed = |e: io::Error| format!("cannot be copied: {e}; left for the next start");
+    let size = fs::metadata(marked).map_err(failed)?.len();
+    let unfinished = root.join(key.to_owned() + COPY);
+    let copied = copy_durably(marked, whole, &unfinished).and_then(|sha256| {
+        rename_new(&unfinished, &stored)?;
+        stored.parent().map_or(Ok(()), sync_folder)?;
+        Ok(sha256)
+    });
+    let sha256 = copied.map_err(|e| {
+        if let Err(left) = fs::remove_file(&unfinished) {
+            tracing::debug!(key, error = %left, "nothing of the copy to remove");
+        }
+        failed(e)
+    })?;
+    let detail = set_aside(root, marked, "its disk failed to sync it; what can be read of it was copied");
+    report.problems.push(Problem { path: relative(root, marked).into(), detail });
+    let file = StoredFile { key: key.to_owned(), bytes: whole, sha256 };
+    Ok(Repaired { segment, file, cut_bytes: size - whole })
+}
+
+/// Copies the first `bytes` of a file to a new one, and syncs that; replaces what an earlier attempt left. Byte by byte:
+/// a reflink would share the very blocks that are in doubt.
+fn copy_durably(from: &Path, bytes: u64, to: &Path) -> io::Result<Sha256> {
+    match fs::remove_file(to) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => {}
+    }
+    let mut copy = File::options().read(true).write(true).create_new(true).open(to)?;
+    let (mut left, mut buffer) = (File::open(from)?.take(bytes), vec![0; 256 << 10]);
+    let mut copied = 0;
+    loop {
+        match left.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                copy.write_all(&buffer[..read])?;
+                copied += read as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    if copied != bytes {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    copy.sync_all()?;
+    hash(&copy)
 }
 
 /// Moves a file to where nothing reads it as an archive; says what was done.
