@@ -107,6 +107,31 @@ impl JumpGuard {
     }
 }
 
+/// A picture that comes this much later than the one before it, in microseconds of media time, was not waited for
+/// without loss: what is missing between them is told as a gap. From the promise that no gap over 2 s is without a cause.
+pub const MIN_PAUSE_US: i64 = 2_000_000;
+/// Cameras with a picture every few seconds exist: a pause is also this many times longer than the step before it.
+const PAUSE_STEPS: i64 = 3;
+
+/// Notices a camera that stopped sending pictures for a while and went on, in the same session and with a right clock.
+#[derive(Debug, Clone, Default)]
+pub struct PauseGuard {
+    /// Latest presentation time so far, in microseconds. Pictures that are shown before it say nothing about the pace.
+    latest_us: Option<i64>,
+    step_us: Option<i64>,
+}
+
+impl PauseGuard {
+    /// Takes note of a picture; returns the length of the pause before it in microseconds, if there was one. Not before
+    /// the third picture: without a step to compare with, a slow camera and a pause look alike.
+    pub fn check(&mut self, media_us: i64) -> Option<i64> {
+        let latest = self.latest_us.replace(media_us.max(self.latest_us.unwrap_or(media_us)));
+        let step = latest.map(|latest| media_us.saturating_sub(latest)).filter(|step| *step > 0)?;
+        let before = self.step_us.replace(step)?;
+        (step > MIN_PAUSE_US.max(before.saturating_mul(PAUSE_STEPS))).then_some(step)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +198,10 @@ mod tests {
             let mut guard = JumpGuard::default();
             let _ = guard.check(a, b);
             let _ = guard.check(b, c);
+            let mut pauses = PauseGuard::default();
+            for time in [a, b, c] {
+                prop_assert!(pauses.check(time).is_none_or(|pause| pause > MIN_PAUSE_US));
+            }
         }
     }
 
@@ -196,5 +225,25 @@ mod tests {
         for frame in 1..250 {
             assert_eq!(guard.check(frame * 40_000, 9_900_000), Ok(()));
         }
+    }
+
+    fn pauses(times_ms: impl IntoIterator<Item = i64>) -> Vec<i64> {
+        let mut guard = PauseGuard::default();
+        times_ms.into_iter().filter_map(|ms| guard.check(ms * 1_000)).collect()
+    }
+
+    #[test]
+    fn a_pause_is_longer_than_two_seconds_and_than_three_steps() {
+        let with_pause = |ms: i64| (0..50).map(move |n| n * 40 + if n < 25 { 0 } else { ms });
+        assert_eq!(pauses(with_pause(1_950)), [0_i64; 0]);
+        assert_eq!(pauses(with_pause(8_000)), [8_040_000]);
+        assert_eq!(pauses((0..50).map(|n| n * 5_000)), [0_i64; 0], "a picture every 5 s is a pace");
+        // One that slows down for good is a pause once.
+        assert_eq!(pauses([0, 40, 80, 5_080, 10_080, 15_080]), [5_000_000]);
+    }
+
+    #[test]
+    fn pictures_out_of_order_are_no_pause() {
+        assert_eq!(pauses([0, 3, 1, 2, 6, 4, 5, 9, 7, 8].map(|second| second * 900)), [0_i64; 0]);
     }
 }

@@ -134,7 +134,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts a writer. What became of the pieces comes out of the receiver, in order; it ends after the last.
+    /// Starts a writer. What became of the pieces comes out of the receiver, in order; it ends after the last. A segment
+    /// that is still open when the writer is dropped is closed where its last fragment ends.
     pub fn start(archive: Archive, clock: Arc<dyn Clock>) -> (Self, UnboundedReceiver<Done>) {
         let (pieces, pieces_out) = mpsc::unbounded_channel();
         let (done, done_out) = mpsc::unbounded_channel();
@@ -198,6 +199,22 @@ async fn write(
             }
         }
     }
+    // Nobody said where it ends: whoever recorded is gone, by a bug or cut off.
+    if let Some(open) = open {
+        let report = done.clone();
+        if let Err(e) = archive.run(move |_| close(open, &report)).await {
+            let _ = done.send(Done::Failed(e));
+        }
+    }
+}
+
+/// Closes a segment where its last fragment ends.
+fn close(open: Open, report: &UnboundedSender<Done>) {
+    let Open { segment, name, codecs, until, video_frames } = open;
+    let _ = report.send(match segment.close() {
+        Ok(file) => Done::Stored(Stored { name, codecs, file, end: until, video_frames }),
+        Err(e) => Done::Failed(e),
+    });
 }
 
 /// The writer gave up.
@@ -269,7 +286,9 @@ fn save(open: Open, after: &Error, report: &UnboundedSender<Done>) {
         Ok(Some(file)) => {
             let _ = report.send(Done::Stored(Stored { name, codecs, file, end: until, video_frames }));
         }
-        Ok(None) => tracing::error!(key, "segment left as it is: its disk failed to sync"),
+        Ok(None) => {
+            tracing::error!(key, "segment put off: its disk failed to sync; the next start copies it")
+        }
         Err(e) => tracing::error!(key, error = %e, "segment could not be saved; the next start will try"),
     }
 }

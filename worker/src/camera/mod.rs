@@ -11,28 +11,36 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use longwatch_events::fact::{
-    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
-};
+use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::time::{Clock, Timestamp};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
-use crate::archive::writer::{Done, Piece, Stored, Writer};
+use crate::archive::writer::{Done, Piece, Writer};
 use crate::backoff::Backoff;
+use crate::frame::VideoFrame;
 use crate::rotation::Lengths;
 use crate::source::{Failure, Received, Session, Source};
 
+mod outcomes;
 mod recorder;
+mod reporter;
 mod stats;
+
+use outcomes::Outcomes;
+use reporter::{Reporter, Told};
 
 pub use recorder::{Identity, Recorder};
 pub use stats::{CameraState, Stats};
 
 /// How long stopping may take: the last fragment must reach the disk and the camera be told.
 pub const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long pieces may wait without any of them becoming durable before the disk counts as failing. It may still come
+/// back, and then nothing is lost as long as they can be held; but nobody should believe meanwhile that all is well.
+pub const DISK_STALL: Duration = Duration::from_secs(5);
 
 /// How a camera is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +103,7 @@ pub struct Stopped {
 /// Records until cancelled. Then the open segment is closed, which takes at most [`STOP_LIMIT`].
 pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
     let CameraTask { identity, source, settings, archive, facts, clock, stats, cancel, resume } = task;
-    let reporter = Reporter { identity, facts, clock: Arc::clone(&clock), stats, interrupted: None };
+    let reporter = Reporter::new(Told { identity, facts }, Arc::clone(&clock), stats);
     let mut camera = Camera {
         settings,
         archive,
@@ -103,6 +111,7 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
         cancel: cancel.clone(),
         reporter,
         open_break: resume,
+        segment_start: None,
         unconfirmed: VecDeque::new(),
         stored_until: None,
         drained: true,
@@ -122,7 +131,7 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
             Err(failure) => (failure, Duration::ZERO),
         };
         let delay = backoff.next_delay(recorded, failure.cause, rand::random());
-        camera.reporter.interrupted(camera.stored_until, failure, delay);
+        camera.reporter.interrupted(camera.stored_until, failure, Some(delay));
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
@@ -149,6 +158,8 @@ struct Camera {
     reporter: Reporter,
     /// The break that the next segment to resume will end.
     open_break: Option<Break>,
+    /// Where the segment begins that became durable last.
+    segment_start: Option<Timestamp>,
     /// What each segment that resumes, and is not durable yet, will have ended.
     unconfirmed: VecDeque<Option<Break>>,
     stored_until: Option<Timestamp>,
@@ -162,23 +173,47 @@ struct Take {
     recorder: Option<Recorder>,
     /// Too much waits for the disk: frames are being dropped.
     dropping: bool,
+    pace: Pace,
+}
+
+/// How the disk keeps up during one session.
+struct Pace {
     /// Since when frames reach the disk.
     durable_since: Option<Instant>,
+    /// When something became durable last, or began to wait while nothing else did; `None` once it was told that the
+    /// disk has stalled since.
+    moved_at: Option<Instant>,
+}
+
+impl Pace {
+    /// Waits until nothing has moved for [`DISK_STALL`]; forever, if that was told already.
+    async fn stalled(moved_at: Option<Instant>) {
+        match moved_at {
+            Some(at) => tokio::time::sleep_until(at + DISK_STALL).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Camera {
     async fn record<T: Session>(&mut self, mut session: T) -> Ended {
-        let (writer, mut dones) = Writer::start(self.archive.clone(), Arc::clone(&self.clock));
-        let mut take = Take { writer, recorder: None, dropping: false, durable_since: None };
+        let (writer, dones) = Writer::start(self.archive.clone(), Arc::clone(&self.clock));
+        let mut outcomes = Outcomes::new(dones, self.reporter.told.clone());
+        let pace = Pace { durable_since: None, moved_at: None };
+        let mut take = Take { writer, recorder: None, dropping: false, pace };
         let cancel = self.cancel.clone();
         let failure = loop {
             let step = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break None,
-                done = dones.recv() => match done {
-                    Some(done) => self.done(done, &mut take.durable_since),
+                done = outcomes.next() => match done {
+                    Some(done) => self.done(done, &mut take.pace),
                     None => Err(Failure::new(Cause::StorageError, "the writer stopped")),
                 },
+                () = Pace::stalled(take.pace.moved_at), if take.writer.held_bytes() > 0 => {
+                    self.disk_stalled(&mut take.pace);
+                    Ok(())
+                }
                 received = session.next() => match received {
                     Ok(received) => self.received(received, &mut take),
                     Err(failure) => Err(failure),
@@ -188,24 +223,24 @@ impl Camera {
                 break Some(failure);
             }
         };
-        let Take { writer, recorder, mut durable_since, .. } = take;
-        if let Some(mut recorder) = recorder {
-            self.send(&writer, recorder.interrupt());
+        if let Some(pieces) = take.recorder.as_mut().map(Recorder::interrupt) {
+            self.send(&mut take, pieces);
         }
+        let Take { writer, mut pace, .. } = take;
         drop(writer);
-        let settled = async { tokio::join!(session.close(), self.settle(&mut dones, &mut durable_since)).1 };
+        let settled = async { tokio::join!(session.close(), self.settle(&mut outcomes, &mut pace)).1 };
         let late = tokio::select! {
             biased;
             late = settled => late,
             () = async { cancel.cancelled().await; tokio::time::sleep(STOP_LIMIT).await } => {
-                tracing::warn!(camera_id = %self.reporter.identity.camera_id, "stopped before all was stored");
+                tracing::warn!(camera_id = %self.reporter.identity().camera_id, "stopped before all was stored");
                 self.drained = false;
                 None
             }
         };
         let failure = failure.map(|failure| late.unwrap_or(failure));
         self.open_break = self.break_left(failure.as_ref());
-        Ended { failure, recorded: durable_since.map_or(Duration::ZERO, |since| since.elapsed()) }
+        Ended { failure, recorded: pace.durable_since.map_or(Duration::ZERO, |since| since.elapsed()) }
     }
 
     /// The break that is open now that a session is over.
@@ -222,16 +257,20 @@ impl Camera {
     }
 
     /// Waits for the writer to finish; returns its failure, if it failed.
-    async fn settle(
-        &mut self,
-        dones: &mut UnboundedReceiver<Done>,
-        durable_since: &mut Option<Instant>,
-    ) -> Option<Failure> {
+    async fn settle(&mut self, outcomes: &mut Outcomes, pace: &mut Pace) -> Option<Failure> {
         let mut failure = None;
-        while let Some(done) = dones.recv().await {
-            failure = self.done(done, durable_since).err().or(failure);
+        // The writer does not end before everything is written: all that is left of it is waited for.
+        pace.moved_at = Some(Instant::now());
+        loop {
+            tokio::select! {
+                biased;
+                done = outcomes.next() => match done {
+                    Some(done) => failure = self.done(done, pace).err().or(failure),
+                    None => return failure,
+                },
+                () = Pace::stalled(pace.moved_at) => self.disk_stalled(pace),
+            }
         }
-        failure
     }
 
     fn received(&mut self, received: Received, take: &mut Take) -> Result<(), Failure> {
@@ -242,16 +281,13 @@ impl Camera {
                 None => {
                     self.reporter.started(tracks.video.codec, tracks.audio.as_ref().map(|audio| audio.codec));
                     take.recorder =
-                        Some(Recorder::new(self.reporter.identity, self.settings.lengths, tracks));
+                        Some(Recorder::new(self.reporter.identity(), self.settings.lengths, tracks));
                 }
             },
             Received::Video(frame) => {
                 stats.count_picture(frame.data.len(), frame.arrival.at);
-                if self.has_room(take, frame.data.len())
-                    && let Some(recorder) = &mut take.recorder
-                {
-                    let pieces = recorder.video(frame)?;
-                    self.send(&take.writer, pieces);
+                if self.has_room(take, frame.data.len()) {
+                    self.picture(frame, take)?;
                 }
             }
             Received::Audio(frame) => {
@@ -266,137 +302,111 @@ impl Camera {
         Ok(())
     }
 
+    fn picture(&mut self, frame: VideoFrame, take: &mut Take) -> Result<(), Failure> {
+        let Some(recorder) = &mut take.recorder else {
+            return Ok(());
+        };
+        if let Some(pause_us) = recorder.pause_before(&frame)
+            && self.break_off(take, Cause::Stalled)
+        {
+            let why = format!("no picture for {} ms of the camera's time", pause_us / 1_000);
+            self.reporter.interrupted(self.stored_until, Failure::new(Cause::Stalled, why), None);
+        }
+        if let Some(recorder) = &mut take.recorder {
+            let pieces = recorder.video(frame)?;
+            self.send(take, pieces);
+        }
+        Ok(())
+    }
+
     /// Whether a frame may be kept. When too much waits for the disk, the open segment is ended, so that what follows
     /// begins with a keyframe; frames are dropped until half of it is written.
     fn has_room(&mut self, take: &mut Take, bytes: usize) -> bool {
         let limit = self.settings.max_held_bytes;
-        let Some(recorder) = &mut take.recorder else {
+        let Some(recorder) = &take.recorder else {
             return false;
         };
         let held = take.writer.held_bytes() + recorder.pending_bytes();
         if take.dropping {
             take.dropping = held > limit / 2;
         } else if held + bytes > limit {
-            tracing::warn!(camera_id = %self.reporter.identity.camera_id, held, "disk too slow, frames dropped");
             take.dropping = true;
-            let pieces = recorder.interrupt();
-            let ended = pieces.iter().rev().find_map(|piece| match piece {
-                Piece::End { at } => Some(*at),
-                Piece::Begin { .. } | Piece::More { .. } => None,
-            });
-            self.send(&take.writer, pieces);
-            if let Some(end) = ended {
-                self.open_break = Some(Break { end, cause: Cause::StorageError });
-            }
+            self.break_off(take, Cause::StorageError);
+            let why = format!("frames are dropped: {held} bytes wait for the disk");
+            self.reporter.interrupted(self.stored_until, Failure::new(Cause::StorageError, why), None);
         }
         !take.dropping
     }
 
-    fn send(&mut self, writer: &Writer, pieces: Vec<Piece>) {
+    /// Ends the open segment, so that what follows begins with a keyframe and tells what is missing before it. Returns
+    /// whether one was open: otherwise the break before it goes on.
+    fn break_off(&mut self, take: &mut Take, cause: Cause) -> bool {
+        let pieces = take.recorder.as_mut().map(Recorder::interrupt).unwrap_or_default();
+        let ended = pieces.iter().rev().find_map(|piece| match piece {
+            Piece::End { at } => Some(*at),
+            Piece::Begin { .. } | Piece::More { .. } => None,
+        });
+        self.send(take, pieces);
+        if let Some(end) = ended {
+            self.open_break = Some(Break { end, cause });
+        }
+        ended.is_some()
+    }
+
+    fn send(&mut self, take: &mut Take, pieces: Vec<Piece>) {
         for piece in pieces {
             if let Piece::Begin { resumes: true, .. } = &piece {
                 self.unconfirmed.push_back(self.open_break.take());
             }
-            writer.send(piece);
+            if take.writer.held_bytes() == 0 {
+                take.pace.moved_at = Some(Instant::now());
+            }
+            take.writer.send(piece);
         }
     }
 
+    /// Tells that nothing reaches the disk any more. What waits goes on waiting.
+    fn disk_stalled(&mut self, pace: &mut Pace) {
+        pace.moved_at = None;
+        let why = format!("nothing reached the disk for {} ms", DISK_STALL.as_millis());
+        self.reporter.interrupted(self.stored_until, Failure::new(Cause::StorageError, why), None);
+    }
+
     /// Takes note of what became of a piece.
-    fn done(&mut self, done: Done, durable_since: &mut Option<Instant>) -> Result<(), Failure> {
+    fn done(&mut self, done: Done, pace: &mut Pace) -> Result<(), Failure> {
+        pace.moved_at = Some(Instant::now());
         match done {
             Done::Durable { began, until, at } => {
+                self.stored_until = Some(until);
+                self.segment_start = began.map(|began| began.start).or(self.segment_start);
                 if let Some(began) = began.filter(|began| began.resumes) {
-                    durable_since.get_or_insert_with(Instant::now);
+                    pace.durable_since.get_or_insert_with(Instant::now);
                     let ended = self.unconfirmed.pop_front().flatten();
                     self.reporter.resumed(began.start, at, ended);
+                    self.still_broken();
+                } else if let Some(start) = self.segment_start
+                    && self.reporter.is_interrupted()
+                    && self.open_break.is_none()
+                    && self.unconfirmed.is_empty()
+                {
+                    // The disk had stalled and nothing was lost: the recording goes on where it was.
+                    self.reporter.resumed(start, at, None);
                 }
-                self.stored_until = Some(until);
             }
             Done::Stored(stored) => {
                 self.stored_until = Some(stored.end);
-                self.reporter.stored(stored);
+                self.reporter.told.stored(stored);
             }
             Done::Failed(e) => return Err(Failure::new(Cause::StorageError, e.to_string())),
         }
         Ok(())
     }
-}
 
-/// Says what happened.
-struct Reporter {
-    identity: Identity,
-    facts: UnboundedSender<Fact>,
-    clock: Arc<dyn Clock>,
-    stats: Arc<Stats>,
-    /// The cause that was reported last and still holds.
-    interrupted: Option<Cause>,
-}
-
-impl Reporter {
-    fn report(&self, fact: Fact) {
-        if self.facts.send(fact).is_err() {
-            tracing::error!(camera_id = %self.identity.camera_id, "fact lost: nobody takes facts any more");
-        }
-    }
-
-    fn started(&self, video: Codec, audio: Option<Codec>) {
-        let Identity { tenant_id, camera_id, epoch, .. } = self.identity;
-        self.stats.set_state(CameraState::Connecting);
-        self.report(Fact::Started(Started {
-            tenant_id,
-            camera_id,
-            epoch,
-            at: self.clock.now(),
-            video,
-            audio,
-        }));
-    }
-
-    fn resumed(&mut self, start: Timestamp, durable_at: Timestamp, ended: Option<Break>) {
-        let Identity { tenant_id, camera_id, epoch, .. } = self.identity;
-        self.interrupted = None;
-        self.stats.set_state(CameraState::Recording);
-        self.report(Fact::FirstKeyframeDurable(FirstKeyframeDurable {
-            tenant_id,
-            camera_id,
-            epoch,
-            start,
-            durable_at,
-        }));
-        if let Some(Break { end, cause }) = ended.filter(|ended| ended.end < start) {
-            self.report(Fact::Gap(Gap { tenant_id, camera_id, epoch, start: end, end: start, cause }));
-        }
-    }
-
-    fn stored(&self, stored: Stored) {
-        let Identity { tenant_id, camera_id, epoch, .. } = self.identity;
-        self.report(Fact::SegmentStored(SegmentStored {
-            tenant_id,
-            camera_id,
-            epoch,
-            key: stored.file.key,
-            start: stored.name.start,
-            end: stored.end,
-            bytes: stored.file.bytes,
-            sha256: stored.file.sha256,
-            video_frames: stored.video_frames,
-            video: stored.codecs.video,
-            audio: stored.codecs.audio,
-            repaired: false,
-        }));
-    }
-
-    /// Reports a failure if its cause is new.
-    fn interrupted(&mut self, stored_until: Option<Timestamp>, failure: Failure, retry_in: Duration) {
-        let Identity { tenant_id, camera_id, epoch, .. } = self.identity;
-        let Failure { cause, detail } = failure;
-        self.stats.set_state(CameraState::Failing(cause));
-        tracing::info!(%camera_id, %cause, detail, retry_in_ms = retry_in.as_millis(), "camera interrupted");
-        if self.interrupted != Some(cause) {
-            // The first cause explains what is missing from the last frame on; a later one only from now on.
-            let at = stored_until.filter(|_| self.interrupted.is_none()).unwrap_or_else(|| self.clock.now());
-            self.interrupted = Some(cause);
-            self.report(Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail }));
+    /// What was resumed may have been broken off again before it reached the disk: then that break still holds.
+    fn still_broken(&mut self) {
+        if let Some(Break { end, cause }) = self.unconfirmed.front().copied().flatten().or(self.open_break) {
+            let why = "what was held reached the disk; what came after it was not kept";
+            self.reporter.interrupted(Some(end), Failure::new(cause, why), None);
         }
     }
 }

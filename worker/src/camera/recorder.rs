@@ -15,7 +15,7 @@ use crate::fmp4::{Muxer, init};
 use crate::frame::{AudioFrame, Tracks, VideoFrame};
 use crate::rotation::{Lengths, Rotation, Step};
 use crate::source::Failure;
-use crate::timeline::{JumpGuard, Timeline, to_micros};
+use crate::timeline::{JumpGuard, PauseGuard, Timeline, to_micros};
 
 /// Whose recording it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,9 @@ pub struct Recorder {
     tracks: Arc<Tracks>,
     timeline: Option<Timeline>,
     guard: JumpGuard,
+    pauses: PauseGuard,
+    /// It was logged that audio had to be dropped.
+    audio_flood: bool,
     open: Option<Open>,
     /// Where the segment before ended, if the next one follows without a break.
     follows: Option<Timestamp>,
@@ -61,6 +64,8 @@ impl Recorder {
             tracks,
             timeline: None,
             guard: JumpGuard::default(),
+            pauses: PauseGuard::default(),
+            audio_flood: false,
             open: None,
             follows: None,
         }
@@ -73,6 +78,12 @@ impl Recorder {
             self.tracks = tracks;
             self.rotation.renew_segment();
         }
+    }
+
+    /// How long the camera paused before this picture, which comes next, in microseconds of media time; `None` if it did
+    /// not. After a pause [`Self::interrupt`] should be called, or the picture before it lasts until this one.
+    pub fn pause_before(&mut self, frame: &VideoFrame) -> Option<i64> {
+        self.pauses.check(to_micros(frame.media_time, self.tracks.video.timescale))
     }
 
     /// Takes the next picture; returns what it completed.
@@ -106,11 +117,13 @@ impl Recorder {
         Ok(pieces)
     }
 
-    /// Takes the next audio frame; it is dropped while no segment is open.
+    /// Takes the next audio frame; it is dropped while no segment is open, and when far too many come without a picture.
     pub fn audio(&mut self, frame: AudioFrame) {
-        if let Some(open) = &mut self.open {
-            self.rotation.count_audio(frame.data.len());
+        let Some(open) = &mut self.open else { return };
+        if self.rotation.count_audio(frame.data.len()) {
             open.muxer.push_audio(frame);
+        } else if !std::mem::replace(&mut self.audio_flood, true) {
+            tracing::warn!(camera_id = %self.identity.camera_id, "audio dropped: too many frames without a picture");
         }
     }
 
