@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "info,async_nats=error,longwatch_events=warn".into()),
+                .unwrap_or_else(|_| "info,async_nats=error,longwatch_events=error".into()),
         )
         .with_writer(std::io::stderr)
         .init();

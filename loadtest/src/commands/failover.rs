@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures::StreamExt as _;
+use futures::stream::select;
 use longwatch_events::event::Event;
 use longwatch_events::fact::Fact;
 use longwatch_events::id::{CameraId, ServerId};
-use longwatch_events::log::Log as _;
-use longwatch_events::log::jetstream::JetStreamLog;
-use longwatch_events::position::{Epoch, Position};
+use longwatch_events::log::{Follow, Log as _};
+use longwatch_events::position::Epoch;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::{Clock as _, SystemClock, Timestamp};
 use serde_json::json;
@@ -138,13 +138,15 @@ async fn measure(args: &Args) -> anyhow::Result<Measured> {
     let victim_id: ServerId = cluster.server_id(victim).parse()?;
     let its_cameras = cameras_of(&cluster, victim).await?;
     let log = cluster.log().await?;
-    let (after, after_fact) = (log.end(LogStream::Log).await?, log.end(LogStream::Recordings).await?);
+    let after = log.end(LogStream::Log).await?;
+    let facts = log.follow(LogStream::Recordings, log.end(LogStream::Recordings).await?).await?;
+    let sets = log.follow(LogStream::Assignments, log.end(LogStream::Assignments).await?).await?;
     let killed_at = SystemClock.now();
     cluster.worker(victim).kill()?;
 
-    let recordings = watch(&log, after_fact, victim_id, &its_cameras).await?;
+    let others = watch(select(facts, sets).boxed(), victim_id, &its_cameras).await?;
     let entries = history::read(&log, LogStream::Log).await?;
-    let takeovers = trace(victim_id, &its_cameras, after, &entries, &recordings);
+    let takeovers = trace(victim_id, &its_cameras, after, &entries, &others);
     // What is on the disks now is all there will be.
     cluster.kill_workers()?;
     let lost_ms = lost(&cluster, victim, &takeovers)?;
@@ -164,19 +166,17 @@ async fn cameras_of(cluster: &Cluster, server: usize) -> anyhow::Result<BTreeSet
     ids.collect()
 }
 
-/// The facts behind `after` until each of `cameras` has durable video on another server than `lost`, or time is up.
+/// What comes until each of `cameras` has durable video on another server than `lost`, or time is up.
 async fn watch(
-    log: &JetStreamLog,
-    after: Position,
+    mut records: Follow,
     lost: ServerId,
     cameras: &BTreeSet<CameraId>,
 ) -> anyhow::Result<Vec<Entry>> {
-    let mut records = log.follow(LogStream::Recordings, after).await?;
     let mut entries = Vec::new();
     let watching = async {
         let mut missing = cameras.clone();
         while !missing.is_empty() {
-            let record = records.next().await.context("RECORDINGS ended")??;
+            let record = records.next().await.context("the log ended")??;
             let entry = Entry::of(&record)?;
             if let Event::RecordingReported(report) = &entry.event
                 && report.server_id != lost
@@ -252,7 +252,8 @@ fn print(number: u32, measured: &Measured) {
     let detected = measured.takeovers.detected.map(|at| since(measured.killed_at, at));
     row("detected (ServerLost)", detected.into_iter().collect());
     row("planned", measured.after_kill(|camera| camera.planned.map(|planned| planned.at)));
-    row("connected", measured.after_kill(|camera| camera.connected));
+    row("new server told", measured.after_kill(|camera| camera.told));
+    row("connected, first frame", measured.after_kill(|camera| camera.connected));
     row("first keyframe", measured.after_kill(|camera| camera.first_keyframe));
     row("first durable fragment", measured.after_kill(|camera| camera.first_durable));
     row("video lost, s per camera", measured.lost_ms.clone());

@@ -24,7 +24,9 @@ pub struct Takeovers {
 pub struct Takeover {
     /// Its new assignment, and when that stood in the log.
     pub planned: Option<Planned>,
-    /// When it answered the new server's PLAY, by that server's clock.
+    /// When the log held the new server's desired set with it.
+    pub told: Option<Timestamp>,
+    /// When it answered the new server's PLAY and sent its first frame, by that server's clock.
     pub connected: Option<Timestamp>,
     /// Time of the first keyframe that the new server has.
     pub first_keyframe: Option<Timestamp>,
@@ -43,14 +45,14 @@ pub struct Planned {
     pub epoch: Epoch,
 }
 
-/// Follows `cameras` of the server `lost` from position `after` of `LOG`. Only the first assignment to another server
-/// counts. Facts may stand before what caused them: each log stream has its own order.
+/// Follows `cameras` of the server `lost` from position `after` of `LOG`, with what `others` hold of `RECORDINGS` and
+/// `ASSIGNMENTS`. Only the first assignment to another server counts.
 pub fn trace(
     lost: ServerId,
     cameras: &BTreeSet<CameraId>,
     after: Position,
     log: &[Entry],
-    recordings: &[Entry],
+    others: &[Entry],
 ) -> Takeovers {
     let mut found = Takeovers::default();
     found.cameras.extend(cameras.iter().map(|id| (*id, Takeover::default())));
@@ -71,11 +73,20 @@ pub fn trace(
             }
         }
     }
-    for entry in recordings {
-        let Event::RecordingReported(report) = &entry.event else { continue };
-        for fact in &report.facts {
-            if let Some(takeover) = found.cameras.get_mut(&fact.camera_id()) {
-                takeover.learn(report.server_id, fact);
+    for entry in others {
+        if let Event::RecordingReported(report) = &entry.event {
+            for fact in &report.facts {
+                if let Some(takeover) = found.cameras.get_mut(&fact.camera_id()) {
+                    takeover.learn(report.server_id, fact);
+                }
+            }
+        } else if let Event::AssignmentsPublished(set) = &entry.event {
+            for assigned in &set.cameras {
+                if let Some(takeover) = found.cameras.get_mut(&assigned.camera_id)
+                    && takeover.is_new(set.server_id, assigned.epoch)
+                {
+                    takeover.told.get_or_insert(entry.stored_at);
+                }
             }
         }
     }
@@ -83,15 +94,16 @@ pub fn trace(
 }
 
 impl Takeover {
+    fn is_new(&self, server_id: ServerId, epoch: Epoch) -> bool {
+        self.planned.is_some_and(|planned| planned.server_id == server_id && planned.epoch == epoch)
+    }
+
     fn learn(&mut self, server_id: ServerId, fact: &Fact) {
-        let is_new = |epoch: Epoch| {
-            self.planned.is_some_and(|planned| planned.server_id == server_id && planned.epoch == epoch)
-        };
         match fact {
-            Fact::Started(started) if is_new(started.epoch) => {
+            Fact::Started(started) if self.is_new(server_id, started.epoch) => {
                 self.connected.get_or_insert(started.at);
             }
-            Fact::FirstKeyframeDurable(first) if is_new(first.epoch) => {
+            Fact::FirstKeyframeDurable(first) if self.is_new(server_id, first.epoch) => {
                 self.first_keyframe.get_or_insert(first.start);
                 self.first_durable.get_or_insert(first.durable_at);
             }
@@ -106,10 +118,12 @@ impl Takeover {
 
 #[cfg(test)]
 mod tests {
+    use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
     use longwatch_events::event::{PlanEntry, PlanMade, RecordingReported, ServerLost};
     use longwatch_events::fact::{Codec, FirstKeyframeDurable, Started};
     use longwatch_events::id::{BootId, CountingIds, TenantId};
     use longwatch_events::reason::AssignReason;
+    use longwatch_events::sealed::Base64Bytes;
 
     use super::*;
 
@@ -166,20 +180,45 @@ mod tests {
             let boot_id = BootId::generate(&ids);
             entry(1, Event::RecordingReported(RecordingReported { server_id, boot_id, facts }))
         };
-        let recordings = [
+        let published = |server_id, epoch| {
+            let source = Base64Bytes(vec![1]);
+            let settings_version = Position(1);
+            let tenant_id = TenantId::DEFAULT;
+            let cameras = vec![AssignedCamera {
+                tenant_id,
+                camera_id: camera,
+                epoch: Epoch(epoch),
+                settings_version,
+                source,
+            }];
+            let set = AssignmentSet {
+                server_id,
+                revision: Position(epoch),
+                part: 1,
+                parts: 1,
+                heartbeat_interval_ms: 1_000,
+                cameras,
+            };
+            entry(epoch, Event::AssignmentsPublished(set))
+        };
+        let others = [
+            published(old, 3),
+            published(new, 8),
+            published(new, 8),
             report(old, vec![started(3, 310), started(8, 320)]),
             report(new, vec![started(3, 330), started(8, 900), durable.clone(), started(8, 999), durable]),
         ];
-        let found = trace(old, &BTreeSet::from([camera]), Position(3), &log, &recordings);
+        let found = trace(old, &BTreeSet::from([camera]), Position(3), &log, &others);
         assert_eq!(found.detected, Some(at(700)));
         let takeover = Takeover {
             planned: Some(Planned { at: at(800), server_id: new, epoch: Epoch(8) }),
+            told: Some(at(800)),
             connected: Some(at(900)),
             first_keyframe: Some(at(950)),
             first_durable: Some(at(990)),
         };
         assert_eq!(found.cameras, BTreeMap::from([(camera, takeover)]));
-        let untouched = trace(new, &BTreeSet::from([camera]), Position(9), &log, &recordings);
+        let untouched = trace(new, &BTreeSet::from([camera]), Position(9), &log, &others);
         assert_eq!(untouched.cameras[&camera], Takeover::default());
     }
 }
