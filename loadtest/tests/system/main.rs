@@ -8,6 +8,7 @@
 mod api_contract;
 mod crashes;
 mod failing_cameras;
+mod failover;
 mod given;
 mod recording;
 mod replay;
