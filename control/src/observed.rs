@@ -20,6 +20,8 @@ pub const LEASE_MS: u32 = 3_000;
 /// When nobody at all was heard for so long, the log itself stood still. Longer than control's tick and its jitter,
 /// shorter than the lease.
 const PAUSE_MS: i64 = 2_500;
+/// After such a pause a worker has to connect again before it can give a sign of life: it has so much more than a lease.
+const RETURN_MS: i64 = 2_000;
 
 /// The last that was heard of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +57,8 @@ struct Inner {
     /// The first and the newest time the log told, whoever caused it.
     first: Option<Timestamp>,
     now: Timestamp,
-    /// When the log went on after its last pause: nobody is silent before a lease has passed since.
+    /// By when everyone could be heard again after the log's last pause: nobody is silent before a lease has passed
+    /// since.
     went_on: Timestamp,
     /// Whether everything that stood in the log when this process began to listen has been heard.
     is_live: bool,
@@ -71,7 +74,7 @@ impl Observed {
         let mut inner = self.inner();
         inner.first.get_or_insert(at);
         if at.millis_since(inner.now) > PAUSE_MS {
-            inner.went_on = at;
+            inner.went_on = at.plus_millis(RETURN_MS);
         }
         inner.now = inner.now.max(at);
     }
@@ -177,12 +180,12 @@ mod tests {
         observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(1_000));
         // An hour later the log goes on, and control's tick is the first to get through.
         let hour = 3_600_000;
-        for at in [hour, hour + 1_000, hour + 2_000, hour + 3_000] {
+        for at in [hour, hour + 1_000, hour + 2_000, hour + 3_000, hour + 4_000, hour + 5_000] {
             observed.tick(Timestamp::from_millis(at));
             assert_eq!(observed.silent_since(server), None, "after {at} ms");
         }
-        observed.tick(Timestamp::from_millis(hour + 3_001));
+        observed.tick(Timestamp::from_millis(hour + 5_001));
         let silence = Silence { last_heartbeat: Some(Position(1)), since: Timestamp::from_millis(1_000) };
-        assert_eq!(observed.silence(server), Some(silence), "it had a lease to come back and did not");
+        assert_eq!(observed.silence(server), Some(silence), "it had its time to come back and did not");
     }
 }
