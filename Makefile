@@ -33,7 +33,8 @@ check: tools ## formatting, lints, docs, licences, bans, advisories, unused depe
 
 bench: tools ## build for release and print the benchmark report
 	@cargo build --release --workspace --bins
-	@exec $(TARGET_DIR)/release/longwatch-loadtest record
+	@"$(TARGET_DIR)/release/longwatch-loadtest" record
+	@"$(TARGET_DIR)/release/longwatch-loadtest" failover
 
 tools: # what a build and a run need: a Rust toolchain, a C compiler, nats-server
 	@tools/install.sh rust cc nats-server
