@@ -68,9 +68,19 @@ CREATE TABLE placements (
     PRIMARY KEY (tenant_id, camera_id, position)
 ) STRICT, WITHOUT ROWID;
 
+-- Things whose id follows from an Idempotency-Key: where the event stands that was to create them. Stays when the thing
+-- goes, and is there even if it never came to be.
+CREATE TABLE creations (
+    thing_id BLOB NOT NULL PRIMARY KEY CHECK (length(thing_id) = 16),
+    position INTEGER NOT NULL CHECK (position > 0)
+) STRICT, WITHOUT ROWID;
+
 -- From RECORDINGS ---------------------------------------------------------------------------------------------------
 
--- What was last heard of a camera under each of its epochs.
+-- What was last heard of a camera under each of its epochs, from each server that spoke of it. Two servers can speak of
+-- one epoch, and only one was given it: what each says is kept under its own name, so that neither overwrites the other,
+-- and queries show what the one says that was given it. (Not told apart when it is written: whether LOG or RECORDINGS
+-- was folded further must not matter.)
 CREATE TABLE recording_status (
     tenant_id          BLOB NOT NULL CHECK (length(tenant_id) = 16),
     camera_id          BLOB NOT NULL CHECK (length(camera_id) = 16),
@@ -86,7 +96,7 @@ CREATE TABLE recording_status (
     -- growing).
     recording_since_us INTEGER,
     recording_until_us INTEGER,
-    PRIMARY KEY (tenant_id, camera_id, epoch),
+    PRIMARY KEY (tenant_id, camera_id, epoch, server_id),
     CHECK ((state = 'offline') = (cause IS NOT NULL)),
     CHECK (recording_until_us IS NULL OR recording_until_us >= recording_since_us)
 ) STRICT, WITHOUT ROWID;
@@ -115,10 +125,11 @@ CREATE TABLE gaps (
     tenant_id BLOB NOT NULL CHECK (length(tenant_id) = 16),
     camera_id BLOB NOT NULL CHECK (length(camera_id) = 16),
     epoch     INTEGER NOT NULL,
+    server_id BLOB NOT NULL CHECK (length(server_id) = 16),
     start_us  INTEGER NOT NULL,
     end_us    INTEGER NOT NULL,
     cause     TEXT NOT NULL,
-    PRIMARY KEY (tenant_id, camera_id, epoch, start_us),
+    PRIMARY KEY (tenant_id, camera_id, epoch, server_id, start_us),
     CHECK (end_us > start_us)
 ) STRICT, WITHOUT ROWID;
 
@@ -130,12 +141,13 @@ CREATE TABLE interruptions (
     camera_id BLOB NOT NULL CHECK (length(camera_id) = 16),
     at_us     INTEGER NOT NULL,
     epoch     INTEGER NOT NULL,
+    server_id BLOB NOT NULL CHECK (length(server_id) = 16),
     cause     TEXT NOT NULL,
     -- Where it was reported first: a camera that fails for several causes, one after the other, names the end of its
     -- video each time.
     position  INTEGER NOT NULL,
     fact      INTEGER NOT NULL,
-    PRIMARY KEY (tenant_id, camera_id, at_us, epoch, cause)
+    PRIMARY KEY (tenant_id, camera_id, at_us, epoch, server_id, cause)
 ) STRICT, WITHOUT ROWID;
 
 -- Facts that contradict themselves (an end before its start). They stand in the log; here it is said that they do not
