@@ -25,6 +25,8 @@ pub struct AssignmentSet {
     pub parts: u32,
     /// How often the worker is to give a sign of life.
     pub heartbeat_interval_ms: u32,
+    /// How long the worker may be silent before others may take its cameras; `None` in sets from before it was told.
+    pub lease_ms: Option<u32>,
     /// The cameras in this part, by tenant and id.
     pub cameras: Vec<AssignedCamera>,
 }
@@ -43,6 +45,8 @@ pub struct AssignedCamera {
     pub settings_version: Position,
     /// A JSON [`SourceSecret`] sealed to the server's public key.
     pub source: Base64Bytes,
+    /// The camera serves one client only: the worker must stop by itself before its lease ends.
+    pub single_session: bool,
 }
 
 /// The address of a camera with everything needed to open it. A secret: it has no `Debug`, `Display` or `Serialize`;

@@ -2,11 +2,15 @@
 //!
 //! These are the types the program works with. How they are written down, per version, is [`crate::wire`].
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::assignment::AssignmentSet;
 use crate::fact::Fact;
-use crate::id::{BootId, CameraId, ServerId, TenantId};
-use crate::position::Position;
-use crate::reason::{AssignReason, UnplacedReason};
+use crate::id::{BootId, CameraId, CopyKey, ServerId, TenantId};
+use crate::policy::Policy;
+use crate::position::{Epoch, Position};
+use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
 use crate::sealed::{PublicKey, WrappedKey};
 use crate::settings::{CameraSettings, Capacity, Labels, ServerSettings};
 use crate::time::Timestamp;
@@ -32,6 +36,14 @@ pub enum Event {
     ServerLost(ServerLost),
     /// A lost server gives signs of life again.
     ServerReturned(ServerReturned),
+    /// A server's archive is so full now, which is much more or less than the log knew.
+    ServerDiskMeasured(ServerDiskMeasured),
+    /// A server is to be emptied.
+    ServerDrainStarted(ServerDrainStarted),
+    /// A server is not to be emptied any more.
+    ServerDrainStopped(ServerDrainStopped),
+    /// Somebody wants the cameras of a server back on it that others took over.
+    ServerFailbackRequested(ServerFailbackRequested),
     /// A server belongs to this system no longer.
     ServerDetached(ServerDetached),
     /// A camera exists.
@@ -40,6 +52,12 @@ pub enum Event {
     CameraChanged(CameraChanged),
     /// A camera is gone. Its archive is not.
     CameraDeleted(CameraDeleted),
+    /// Somebody wants a camera on another server.
+    CameraMoveRequested(CameraMoveRequested),
+    /// The rules of the whole system are these now.
+    PolicyChanged(PolicyChanged),
+    /// Whoever cannot fold as this says must not go on.
+    VersionRequired(VersionRequired),
     /// Which server records which camera changed.
     PlanMade(PlanMade),
     /// A server lives, with this load.
@@ -143,11 +161,56 @@ pub struct ServerReturned {
     pub heartbeat: Position,
 }
 
+/// See [`Event::ServerDiskMeasured`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerDiskMeasured {
+    /// Which.
+    pub server_id: ServerId,
+    /// Position in `HEARTBEATS` of the sign of life that told it.
+    pub heartbeat: Position,
+    /// How much of the archive's volume is free, in percent.
+    pub free_percent: u8,
+}
+
+/// See [`Event::ServerDrainStarted`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerDrainStarted {
+    /// Which.
+    pub server_id: ServerId,
+}
+
+/// See [`Event::ServerDrainStopped`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerDrainStopped {
+    /// Which.
+    pub server_id: ServerId,
+}
+
+/// See [`Event::ServerFailbackRequested`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFailbackRequested {
+    /// Which.
+    pub server_id: ServerId,
+}
+
 /// See [`Event::ServerDetached`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerDetached {
     /// Which.
     pub server_id: ServerId,
+    /// What becomes of its cameras.
+    pub cameras: DetachedCameras,
+}
+
+/// What becomes of the cameras of a server that is let go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DetachedCameras {
+    /// They stay and are placed anew.
+    #[default]
+    Keep,
+    /// They are gone with it, unless another server has a copy.
+    Remove,
 }
 
 /// See [`Event::CameraAdded`].
@@ -181,29 +244,95 @@ pub struct CameraDeleted {
     pub camera_id: CameraId,
 }
 
+/// See [`Event::CameraMoveRequested`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraMoveRequested {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// Which.
+    pub camera_id: CameraId,
+    /// Which of its copies, from 0.
+    pub copy: u8,
+    /// Where to. Its own server: an earlier wish is taken back.
+    pub server_id: ServerId,
+}
+
+/// See [`Event::PolicyChanged`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyChanged {
+    /// All of it.
+    pub policy: Policy,
+}
+
+/// See [`Event::VersionRequired`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionRequired {
+    /// The [`crate::fold::VERSION`] that a program must have at least.
+    pub fold_version: u32,
+}
+
 /// See [`Event::PlanMade`]. Its position becomes the epoch of every assignment in it.
+///
+/// A plan too large for one event is cut into parts that stand right behind each other, appended all or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanMade {
     /// The position of the log this plan was derived from: re-deriving it from the fold up to there gives it again.
     pub basis: Position,
     /// The version of the placement rules that made it.
     pub rules: u32,
-    /// What changes, by tenant and camera.
+    /// The log's clock when it was made; `None` in logs from before there were planned moves.
+    pub decided_at: Option<Timestamp>,
+    /// Which part of the plan this is.
+    pub part: Part,
+    /// What changes, by tenant, camera and copy.
     pub entries: Vec<PlanEntry>,
 }
 
-/// What a plan says about one camera.
+/// Which of how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Part {
+    /// 1 for the first.
+    pub number: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+impl Part {
+    /// The only one.
+    pub const WHOLE: Self = Self { number: 1, of: 1 };
+
+    pub(crate) fn is_whole(&self) -> bool {
+        *self == Self::WHOLE
+    }
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self::WHOLE
+    }
+}
+
+/// What a plan says about one copy of a camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanEntry {
     /// Owner.
     pub tenant_id: TenantId,
     /// The camera.
     pub camera_id: CameraId,
+    /// Which of its copies, from 0.
+    pub copy: u8,
     /// What is to be.
     pub decision: Decision,
 }
 
-/// What is to be with a camera.
+impl PlanEntry {
+    /// Which copy it is about.
+    pub const fn key(&self) -> CopyKey {
+        CopyKey { tenant_id: self.tenant_id, camera_id: self.camera_id, copy: self.copy }
+    }
+}
+
+/// What is to be with a copy of a camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// This server records it.
@@ -217,6 +346,29 @@ pub enum Decision {
     Unplace {
         /// Why.
         reason: UnplacedReason,
+    },
+    /// This server is to record it instead of the one that does, which goes on until this one has begun.
+    Move {
+        /// Who.
+        server_id: ServerId,
+        /// Why.
+        reason: AssignReason,
+    },
+    /// A planned move is over: the new server has it.
+    Finish {
+        /// Of the plan that began the move.
+        epoch: Epoch,
+        /// Why.
+        reason: FinishReason,
+        /// Position in `RECORDINGS` of the report that showed it, if it was one.
+        evidence: Option<Position>,
+    },
+    /// A planned move is given up: the old server keeps it.
+    Abandon {
+        /// Of the plan that began the move.
+        epoch: Epoch,
+        /// Why.
+        reason: AbandonReason,
     },
 }
 

@@ -90,6 +90,17 @@ id! {
     BootId
 }
 
+/// One copy of a camera: each of them has a server of its own. Ordered by tenant, camera and copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CopyKey {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Which of its copies, from 0.
+    pub copy: u8,
+}
+
 impl TenantId {
     /// The tenant every system begins with. Fixed, so that two control replicas that start on an empty log
     /// create one tenant and not two.

@@ -1,4 +1,5 @@
-//! What a person can set about a camera or a server. Values, shared by events, State and API.
+//! What a person can set about a camera or a server. Values, shared by events, State and API. What is set for the whole
+//! system is [`crate::policy`].
 
 use std::collections::BTreeMap;
 
@@ -28,10 +29,36 @@ pub struct CameraSettings {
     pub failover_priority: Priority,
     /// The server that should record it, if that has room.
     pub preferred_server_id: Option<ServerId>,
-    /// On how many servers at once.
+    /// On how many servers at once; see [`CameraSettings::wanted_copies`].
     pub copies: u8,
     /// What the camera is expected to send, in bits per second; what a server's `max_bitrate_bps` is counted in.
     pub expected_bitrate_bps: Option<u64>,
+    /// Only servers that carry all of these labels may record it.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub server_labels: Labels,
+    /// The camera serves one client only: whoever records it stops by itself before others may take it for lost, and
+    /// the next one begins only then. It costs the seconds that make-before-break would save.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub single_session: bool,
+}
+
+impl CameraSettings {
+    /// The most servers that record one camera at once.
+    pub const MAX_COPIES: u8 = 4;
+
+    /// On how many servers it is recorded at once: 1 to [`Self::MAX_COPIES`], whatever stands in the log.
+    pub const fn wanted_copies(&self) -> u8 {
+        match self.copies {
+            0 => 1,
+            copies if copies > Self::MAX_COPIES => Self::MAX_COPIES,
+            copies => copies,
+        }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Where a camera's video comes from.
@@ -81,6 +108,10 @@ pub struct Retention {
     /// Above this the oldest video may go.
     pub max_bytes: Option<u64>,
 }
+
+/// The label by which servers are apart: redundant copies go to different zones, and a camera that carries it goes to a
+/// server of its zone, both if there is one with room.
+pub const ZONE: &str = "zone";
 
 /// The rank of a camera at failover. Ordered: `High` first.
 #[derive(

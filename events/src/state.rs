@@ -4,11 +4,14 @@
 //! Ordered maps only, so that whatever is derived from it is derived in the same order everywhere.
 
 use std::collections::BTreeMap;
+use std::io;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::hash::Sha256;
-use crate::id::{CameraId, ServerId, TenantId};
+use crate::hash::{Hasher, Sha256};
+use crate::id::{CameraId, CopyKey, ServerId, TenantId};
+use crate::index::Index;
+use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AssignReason, UnplacedReason};
 use crate::sealed::{PublicKey, WrappedKey};
@@ -16,21 +19,28 @@ use crate::settings::{CameraSettings, RecordingMode, ServerSettings};
 use crate::time::Timestamp;
 
 /// The system as the log tells it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct State {
     /// Up to where the log has been folded.
     pub position: Position,
     /// Where the last plan stands: the condition of the next one.
     pub last_plan: Position,
+    /// The rules of the whole system.
+    pub policy: Policy,
+    /// Position of the event that set them: the condition of the next one.
+    pub policy_version: Position,
+    /// Position of the last event that required a version: the condition of the next one.
+    pub barrier_version: Position,
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
     pub(crate) servers: BTreeMap<ServerId, Server>,
     pub(crate) cameras: BTreeMap<TenantId, BTreeMap<CameraId, Camera>>,
-    /// Keys of workers whose server an owner detached: they may not come back by themselves.
-    pub(crate) detached: BTreeMap<PublicKey, ServerId>,
+    /// Follows from the rest; never written down.
+    #[serde(skip)]
+    pub(crate) index: Index,
 }
 
 /// A tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tenant {
     /// For people.
     pub name: String,
@@ -43,24 +53,47 @@ pub struct Tenant {
 }
 
 /// A server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     /// What it was told.
     pub settings: ServerSettings,
     /// Its worker's key; `None` until its worker was seen.
     pub public_key: Option<PublicKey>,
     /// Whether it belongs to the system.
-    pub adopted: bool,
+    pub membership: Membership,
     /// Set while it is lost.
     pub lost: Option<Lost>,
+    /// Since when it is there, by the log's clock: since it was seen first, adopted, or returned.
+    pub present_since: Timestamp,
+    /// Since when it is being emptied, if it is.
+    pub draining_since: Option<Timestamp>,
+    /// Whether somebody wants the cameras back that others took over from it.
+    pub failback_requested: bool,
+    /// How much of its archive's volume was free when the log was told last, in percent.
+    pub disk_free_percent: Option<u8>,
     /// When it was first seen or announced, by the log's clock.
     pub created_at: Timestamp,
     /// Position of its last event.
     pub version: Position,
 }
 
+/// Whether a server belongs to the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Membership {
+    /// It was seen, and nobody took it in yet.
+    Undefined,
+    /// It does.
+    Adopted,
+    /// An owner let it go. It may not come back by itself; an owner may adopt it again, with its archive.
+    Detached {
+        /// Whether its worker was seen since.
+        seen_again: bool,
+    },
+}
+
 /// A server's silence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     /// When it was heard of last, by the log's clock.
     pub heard_at: Timestamp,
@@ -69,14 +102,15 @@ pub struct Lost {
 }
 
 /// A camera.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Camera {
     /// What it was told.
     pub settings: CameraSettings,
     /// Who records it.
-    pub placement: Placement,
-    /// The lost server it was taken from: while it is set, only servers that take over others' cameras may have it.
-    pub home: Option<ServerId>,
+    pub(crate) first: CameraCopy,
+    /// The others that do so as well: the second copy, the third, …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) others: Vec<CameraCopy>,
     /// When it was added, by the log's clock.
     pub created_at: Timestamp,
     /// Position of its last own event (plans do not count).
@@ -86,10 +120,31 @@ pub struct Camera {
     pub source_version: Position,
 }
 
+/// One copy of a camera.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CameraCopy {
+    /// Who records it.
+    pub placement: Placement,
+    /// The server it was taken from because that was lost or drained: while it is set, only servers that take over
+    /// others' cameras may have it.
+    pub home: Option<ServerId>,
+    /// What only few cameras have at a time.
+    pub(crate) transit: Option<Box<Transit>>,
+}
+
+/// What there is to know about a planned move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Transit {
+    pub(crate) successor: Option<Assignment>,
+    pub(crate) requested: Option<ServerId>,
+    pub(crate) gave_up_at: Option<Timestamp>,
+}
+
 /// Who records a camera.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Placement {
     /// No plan has looked at it yet.
+    #[default]
     Unplanned,
     /// A server.
     Assigned(Assignment),
@@ -103,7 +158,7 @@ pub enum Placement {
 }
 
 /// A camera's server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     /// Who.
     pub server_id: ServerId,
@@ -116,14 +171,70 @@ pub struct Assignment {
 }
 
 impl Server {
-    /// Whether it is ours and its worker has shown a key to seal addresses to: it may hold cameras.
-    pub const fn is_ours(&self) -> bool {
-        self.adopted && self.public_key.is_some()
+    /// Whether it belongs to the system.
+    pub fn is_adopted(&self) -> bool {
+        self.membership == Membership::Adopted
     }
 
-    /// Whether it may be given cameras: it is ours and not lost.
-    pub const fn is_assignable(&self) -> bool {
+    /// Whether an owner let it go.
+    pub const fn is_detached(&self) -> bool {
+        match self.membership {
+            Membership::Detached { .. } => true,
+            Membership::Undefined | Membership::Adopted => false,
+        }
+    }
+
+    /// Whether it is ours and its worker has shown a key to seal addresses to: it may hold cameras.
+    pub fn is_ours(&self) -> bool {
+        self.is_adopted() && self.public_key.is_some()
+    }
+
+    /// Whether it can record: it is ours and not lost.
+    pub fn is_assignable(&self) -> bool {
         self.is_ours() && self.lost.is_none()
+    }
+}
+
+impl Placement {
+    /// The server, if there is one.
+    pub const fn assignment(&self) -> Option<&Assignment> {
+        match self {
+            Self::Assigned(assignment) => Some(assignment),
+            Self::Unplanned | Self::Unplaced { .. } => None,
+        }
+    }
+}
+
+impl CameraCopy {
+    /// Its server, if it has one.
+    pub const fn assignment(&self) -> Option<&Assignment> {
+        self.placement.assignment()
+    }
+
+    /// The server that is about to record it instead, if it is on the move.
+    pub fn successor(&self) -> Option<&Assignment> {
+        self.transit.as_ref()?.successor.as_ref()
+    }
+
+    /// The server on which somebody wants it.
+    pub fn requested(&self) -> Option<ServerId> {
+        self.transit.as_ref()?.requested
+    }
+
+    /// When its last planned move was given up.
+    pub fn gave_up_at(&self) -> Option<Timestamp> {
+        self.transit.as_ref()?.gave_up_at
+    }
+
+    /// The servers that have a place taken for it.
+    pub fn servers(&self) -> impl Iterator<Item = ServerId> {
+        self.assignment().into_iter().chain(self.successor()).map(|assignment| assignment.server_id)
+    }
+
+    pub(crate) fn change_transit(&mut self, change: impl FnOnce(&mut Transit)) {
+        let mut transit = self.transit.take().map(|transit| *transit).unwrap_or_default();
+        change(&mut transit);
+        self.transit = (transit != Transit::default()).then(|| Box::new(transit));
     }
 }
 
@@ -136,12 +247,44 @@ impl Camera {
         }
     }
 
-    /// Its server, if it has one.
-    pub const fn assignment(&self) -> Option<&Assignment> {
-        match &self.placement {
-            Placement::Assigned(assignment) => Some(assignment),
-            Placement::Unplanned | Placement::Unplaced { .. } => None,
+    /// One of its copies.
+    pub fn copy(&self, copy: u8) -> Option<&CameraCopy> {
+        match usize::from(copy).checked_sub(1) {
+            None => Some(&self.first),
+            Some(other) => self.others.get(other),
         }
+    }
+
+    pub(crate) fn copy_mut(&mut self, copy: u8) -> Option<&mut CameraCopy> {
+        match usize::from(copy).checked_sub(1) {
+            None => Some(&mut self.first),
+            Some(other) => self.others.get_mut(other),
+        }
+    }
+
+    /// Its copies, by number.
+    pub fn copies(&self) -> impl Iterator<Item = (u8, &CameraCopy)> {
+        (0..).zip(std::iter::once(&self.first).chain(&self.others))
+    }
+
+    /// What the first copy's placement is.
+    pub const fn placement(&self) -> Placement {
+        self.first.placement
+    }
+
+    /// The server of its first copy, if that has one.
+    pub const fn assignment(&self) -> Option<&Assignment> {
+        self.first.assignment()
+    }
+
+    /// Who is to record it now, and under which epoch: of a copy on the move both servers, unless the camera serves one
+    /// client only: then neither, until the old one has stopped.
+    pub fn recorders(&self) -> impl Iterator<Item = &Assignment> {
+        let one_at_a_time = self.settings.single_session;
+        let copies = std::iter::once(&self.first).chain(&self.others);
+        copies
+            .filter(move |copy| !(one_at_a_time && copy.successor().is_some()))
+            .flat_map(|copy| copy.assignment().into_iter().chain(copy.successor()))
     }
 }
 
@@ -156,14 +299,19 @@ impl State {
         self.tenants.iter().map(|(id, tenant)| (*id, tenant))
     }
 
-    /// A server.
+    /// A server, also one that was let go.
     pub fn server(&self, server: ServerId) -> Option<&Server> {
         self.servers.get(&server)
     }
 
-    /// All servers, by id.
+    /// All servers, by id; also those that were let go.
     pub fn servers(&self) -> impl Iterator<Item = (ServerId, &Server)> {
         self.servers.iter().map(|(id, server)| (*id, server))
+    }
+
+    /// How many servers belong to the system and have a worker.
+    pub fn fleet(&self) -> usize {
+        self.servers.values().filter(|server| server.is_ours()).count()
     }
 
     /// The server whose worker holds this key.
@@ -171,19 +319,9 @@ impl State {
         self.servers().find(|(_, server)| server.public_key.as_ref() == Some(key))
     }
 
-    /// The server of this name.
+    /// The server of this name. One that was let go has none any more: another may take its name.
     pub fn server_by_name(&self, name: &str) -> Option<(ServerId, &Server)> {
-        self.servers().find(|(_, server)| server.settings.name == name)
-    }
-
-    /// Whether an owner detached the server that held this key.
-    pub fn is_detached(&self, key: &PublicKey) -> bool {
-        self.detached.contains_key(key)
-    }
-
-    /// The servers that owners detached, by the key of their worker.
-    pub fn detached(&self) -> impl Iterator<Item = (&PublicKey, ServerId)> {
-        self.detached.iter().map(|(key, id)| (key, *id))
+        self.servers().find(|(_, server)| server.settings.name == name && !server.is_detached())
     }
 
     /// A tenant's camera. There is no way to a camera without its tenant.
@@ -191,22 +329,40 @@ impl State {
         self.cameras.get(&tenant)?.get(&camera)
     }
 
+    /// The camera of a copy, and the copy.
+    pub fn copy(&self, key: CopyKey) -> Option<(&Camera, &CameraCopy)> {
+        let camera = self.camera(key.tenant_id, key.camera_id)?;
+        Some((camera, camera.copy(key.copy)?))
+    }
+
     /// A tenant's cameras, by id.
     pub fn cameras_of(&self, tenant: TenantId) -> impl Iterator<Item = (CameraId, &Camera)> {
         self.cameras.get(&tenant).into_iter().flatten().map(|(id, camera)| (*id, camera))
     }
 
-    /// All cameras of all tenants, by tenant and id. For placement; an answer to a tenant uses [`Self::cameras_of`].
+    /// All cameras of all tenants, by tenant and id. An answer to a tenant uses [`Self::cameras_of`].
     pub fn cameras(&self) -> impl Iterator<Item = (TenantId, CameraId, &Camera)> {
         self.cameras
             .iter()
             .flat_map(|(tenant, cameras)| cameras.iter().map(|(id, camera)| (*tenant, *id, camera)))
     }
 
+    /// What can be looked up without walking over everything.
+    pub const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Builds the index of a State that was read from somewhere.
+    pub fn reindex(&mut self) {
+        self.index = Index::of(self);
+    }
+
     /// A hash of all of it: two folds of the same log have the same.
     pub fn content_hash(&self) -> Sha256 {
-        let bytes = serde_json::to_vec(self)
+        let mut hasher = io::BufWriter::with_capacity(1 << 16, Hasher::default());
+        serde_json::to_writer(&mut hasher, self)
             .expect("invariant: State is strings, numbers and ordered maps with string keys");
-        Sha256::of(&bytes)
+        let hasher = hasher.into_inner().map_err(io::IntoInnerError::into_error);
+        hasher.expect("invariant: a hash takes whatever is written").finish()
     }
 }

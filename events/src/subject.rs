@@ -70,6 +70,11 @@ pub fn server(server: ServerId) -> String {
     format!("lw.log.provider.server.{server}")
 }
 
+/// The policy of the whole system.
+pub const POLICY: &str = "lw.log.provider.policy.system";
+/// What programs must be able to do.
+pub const VERSION: &str = "lw.log.provider.version.system";
+
 /// One server's heartbeats.
 pub fn heartbeat(server: ServerId) -> String {
     format!("lw.heartbeat.{server}")
@@ -111,10 +116,17 @@ pub fn of(event: &Event) -> (LogStream, String) {
         Event::ServerChanged(e) => (LogStream::Log, server(e.server_id)),
         Event::ServerLost(e) => (LogStream::Log, server(e.server_id)),
         Event::ServerReturned(e) => (LogStream::Log, server(e.server_id)),
+        Event::ServerDiskMeasured(e) => (LogStream::Log, server(e.server_id)),
+        Event::ServerDrainStarted(e) => (LogStream::Log, server(e.server_id)),
+        Event::ServerDrainStopped(e) => (LogStream::Log, server(e.server_id)),
+        Event::ServerFailbackRequested(e) => (LogStream::Log, server(e.server_id)),
         Event::ServerDetached(e) => (LogStream::Log, server(e.server_id)),
         Event::CameraAdded(e) => (LogStream::Log, camera(e.tenant_id, e.camera_id)),
         Event::CameraChanged(e) => (LogStream::Log, camera(e.tenant_id, e.camera_id)),
         Event::CameraDeleted(e) => (LogStream::Log, camera(e.tenant_id, e.camera_id)),
+        Event::CameraMoveRequested(e) => (LogStream::Log, camera(e.tenant_id, e.camera_id)),
+        Event::PolicyChanged(_) => (LogStream::Log, POLICY.to_owned()),
+        Event::VersionRequired(_) => (LogStream::Log, VERSION.to_owned()),
         Event::PlanMade(_) => (LogStream::Log, PLAN.to_owned()),
         Event::ServerHeartbeat(e) => (LogStream::Heartbeats, heartbeat(e.server_id)),
         Event::ControlTicked(_) => (LogStream::Heartbeats, CONTROL_TICK.to_owned()),

@@ -3,11 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::event::{DetachedCameras, Part};
 use crate::fact::{Cause, Codec};
 use crate::hash::Sha256;
 use crate::id::{BootId, CameraId, ServerId, TenantId};
+use crate::policy::Policy;
 use crate::position::{Epoch, Position};
-use crate::reason::{AssignReason, UnplacedReason};
+use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
 use crate::sealed::{Base64Bytes, PublicKey, WrappedKey};
 use crate::settings::{CameraSettings, Capacity, Labels, ServerSettings};
 use crate::time::Timestamp;
@@ -15,11 +17,15 @@ use crate::{assignment, event, fact};
 
 /// Writes a shape beside the type it stands for, and the way there and back.
 macro_rules! shapes {
-    ($($(#[$doc:meta])* $shape:ident = $domain:path { $($field:ident: $ty:ty,)* })*) => {$(
+    ($($(#[$doc:meta])* $shape:ident = $domain:path { $($(#[$attribute:meta])* $field:ident: $ty:ty,)* })*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub struct $shape {
-            $(#[allow(missing_docs, reason = "told by the type it stands for")] pub $field: $ty,)*
+            $(
+                #[allow(missing_docs, reason = "told by the type it stands for")]
+                $(#[$attribute])*
+                pub $field: $ty,
+            )*
         }
 
         impl From<$domain> for $shape {
@@ -113,9 +119,33 @@ shapes! {
         heartbeat: Position,
     }
 
+    /// See [`crate::event::ServerDiskMeasured`].
+    ServerDiskMeasured = event::ServerDiskMeasured {
+        server_id: ServerId,
+        heartbeat: Position,
+        free_percent: u8,
+    }
+
+    /// See [`crate::event::ServerDrainStarted`].
+    ServerDrainStarted = event::ServerDrainStarted {
+        server_id: ServerId,
+    }
+
+    /// See [`crate::event::ServerDrainStopped`].
+    ServerDrainStopped = event::ServerDrainStopped {
+        server_id: ServerId,
+    }
+
+    /// See [`crate::event::ServerFailbackRequested`].
+    ServerFailbackRequested = event::ServerFailbackRequested {
+        server_id: ServerId,
+    }
+
     /// See [`crate::event::ServerDetached`].
     ServerDetached = event::ServerDetached {
         server_id: ServerId,
+        #[serde(default, skip_serializing_if = "is_default")]
+        cameras: DetachedCameras,
     }
 
     /// See [`crate::event::CameraAdded`].
@@ -138,10 +168,32 @@ shapes! {
         camera_id: CameraId,
     }
 
+    /// See [`crate::event::CameraMoveRequested`].
+    CameraMoveRequested = event::CameraMoveRequested {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        copy: u8,
+        server_id: ServerId,
+    }
+
+    /// See [`crate::event::PolicyChanged`].
+    PolicyChanged = event::PolicyChanged {
+        policy: Policy,
+    }
+
+    /// See [`crate::event::VersionRequired`].
+    VersionRequired = event::VersionRequired {
+        fold_version: u32,
+    }
+
     /// See [`crate::event::PlanMade`].
     PlanMade = event::PlanMade {
         basis: Position,
         rules: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        decided_at: Option<Timestamp>,
+        #[serde(default, skip_serializing_if = "Part::is_whole")]
+        part: Part,
         entries: List<PlanEntry>,
     }
 
@@ -149,6 +201,8 @@ shapes! {
     PlanEntry = event::PlanEntry {
         tenant_id: TenantId,
         camera_id: CameraId,
+        #[serde(default, skip_serializing_if = "is_default")]
+        copy: u8,
         decision: Decision,
     }
 
@@ -249,6 +303,8 @@ shapes! {
         part: u32,
         parts: u32,
         heartbeat_interval_ms: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease_ms: Option<u32>,
         cameras: List<AssignedCamera>,
     }
 
@@ -259,7 +315,14 @@ shapes! {
         epoch: Epoch,
         settings_version: Position,
         source: Base64Bytes,
+        #[serde(default, skip_serializing_if = "is_default")]
+        single_session: bool,
     }
+}
+
+/// Whether an optional field may be left out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// See [`crate::event::Decision`].
@@ -278,6 +341,29 @@ pub enum Decision {
         /// Why.
         reason: UnplacedReason,
     },
+    /// This server is to record it instead of the one that does, which goes on until this one has begun.
+    Move {
+        /// Who.
+        server_id: ServerId,
+        /// Why.
+        reason: AssignReason,
+    },
+    /// A planned move is over: the new server has it.
+    Finish {
+        /// Of the plan that began the move.
+        epoch: Epoch,
+        /// Why.
+        reason: FinishReason,
+        /// Position in `RECORDINGS` of the report that showed it, if it was one.
+        evidence: Option<Position>,
+    },
+    /// A planned move is given up: the old server keeps it.
+    Abandon {
+        /// Of the plan that began the move.
+        epoch: Epoch,
+        /// Why.
+        reason: AbandonReason,
+    },
 }
 
 impl From<event::Decision> for Decision {
@@ -285,6 +371,9 @@ impl From<event::Decision> for Decision {
         match domain {
             event::Decision::Assign { server_id, reason } => Self::Assign { server_id, reason },
             event::Decision::Unplace { reason } => Self::Unplace { reason },
+            event::Decision::Move { server_id, reason } => Self::Move { server_id, reason },
+            event::Decision::Finish { epoch, reason, evidence } => Self::Finish { epoch, reason, evidence },
+            event::Decision::Abandon { epoch, reason } => Self::Abandon { epoch, reason },
         }
     }
 }
@@ -294,6 +383,9 @@ impl From<Decision> for event::Decision {
         match shape {
             Decision::Assign { server_id, reason } => Self::Assign { server_id, reason },
             Decision::Unplace { reason } => Self::Unplace { reason },
+            Decision::Move { server_id, reason } => Self::Move { server_id, reason },
+            Decision::Finish { epoch, reason, evidence } => Self::Finish { epoch, reason, evidence },
+            Decision::Abandon { epoch, reason } => Self::Abandon { epoch, reason },
         }
     }
 }

@@ -1,0 +1,142 @@
+//! What plans do to the copies of cameras.
+
+use crate::event::{Decision, PlanEntry, PlanMade};
+use crate::fold::{Outcome, camera};
+use crate::id::{CopyKey, ServerId};
+use crate::position::{Epoch, Position};
+use crate::reason::{AbandonReason, AssignReason, UnplacedReason};
+use crate::state::{Assignment, CameraCopy, Placement, State};
+use crate::time::Timestamp;
+
+pub(super) fn made(state: &mut State, position: Position, at: Timestamp, e: &PlanMade) -> Outcome {
+    state.last_plan = position;
+    let stale = e.entries.iter().filter(|entry| !took_effect(state, position, at, entry)).count();
+    if stale == 0 { Outcome::Applied } else { Outcome::Stale(stale) }
+}
+
+/// Folds one entry; false if it lost a race and changed nothing.
+fn took_effect(state: &mut State, position: Position, at: Timestamp, entry: &PlanEntry) -> bool {
+    let key = entry.key();
+    if !may_record(state, key, &entry.decision) {
+        return false;
+    }
+    let epoch = Epoch::from(position);
+    let changed = camera::change(state, position, key, |copy| match entry.decision {
+        Decision::Assign { server_id, reason } => {
+            assign(copy, Assignment { server_id, epoch, since: at, reason })
+        }
+        Decision::Unplace { reason } => unplace(copy, reason, at),
+        Decision::Move { server_id, reason } => {
+            set_out(copy, Assignment { server_id, epoch, since: at, reason })
+        }
+        Decision::Finish { epoch, .. } => finish(copy, epoch, at),
+        Decision::Abandon { epoch, reason } => abandon(copy, epoch, reason, at),
+    });
+    changed == Some(true)
+}
+
+/// Whether the server that `decision` names can record the copy: it can record at all, and holds no other copy of it.
+fn may_record(state: &State, key: CopyKey, decision: &Decision) -> bool {
+    let server_id = match decision {
+        Decision::Assign { server_id, .. } | Decision::Move { server_id, .. } => *server_id,
+        Decision::Unplace { .. } | Decision::Finish { .. } | Decision::Abandon { .. } => return true,
+    };
+    let is_assignable = state.servers.get(&server_id).is_some_and(|server| server.is_assignable());
+    let has_another = state.camera(key.tenant_id, key.camera_id).is_some_and(|camera| {
+        let mut others = camera.copies().filter(|(number, _)| *number != key.copy);
+        others.any(|(_, copy)| copy.servers().any(|server| server == server_id))
+    });
+    is_assignable && !has_another
+}
+
+fn assign(copy: &mut CameraCopy, assignment: Assignment) -> bool {
+    copy.home = home(copy, assignment.reason);
+    copy.placement = Placement::Assigned(assignment);
+    copy.change_transit(|transit| {
+        transit.successor = None;
+        transit.requested = transit.requested.filter(|wanted| *wanted != assignment.server_id);
+    });
+    true
+}
+
+fn unplace(copy: &mut CameraCopy, reason: UnplacedReason, at: Timestamp) -> bool {
+    copy.home = match reason {
+        UnplacedReason::Disabled => None,
+        UnplacedReason::NoServer
+        | UnplacedReason::NoCapacity
+        | UnplacedReason::NoBitrate
+        | UnplacedReason::NoTakeover
+        | UnplacedReason::NoLabels
+        | UnplacedReason::NoDisk
+        | UnplacedReason::NoOtherServer => taken_from(copy),
+        // Its server is well: it is that one's place that was needed.
+        UnplacedReason::Preempted => copy.home,
+    };
+    copy.placement = Placement::Unplaced { reason, since: at };
+    copy.change_transit(|transit| {
+        transit.successor = None;
+        // Whoever is not recorded at all is not waiting for a better place.
+        if reason == UnplacedReason::Disabled {
+            transit.requested = None;
+            transit.gave_up_at = None;
+        }
+    });
+    true
+}
+
+fn set_out(copy: &mut CameraCopy, successor: Assignment) -> bool {
+    let stays = copy.assignment().is_none_or(|now| now.server_id == successor.server_id);
+    if stays || copy.successor().is_some() {
+        return false;
+    }
+    copy.change_transit(|transit| transit.successor = Some(successor));
+    true
+}
+
+fn finish(copy: &mut CameraCopy, epoch: Epoch, at: Timestamp) -> bool {
+    let Some(successor) = copy.successor().copied().filter(|successor| successor.epoch == epoch) else {
+        return false;
+    };
+    copy.home = home(copy, successor.reason);
+    copy.placement = Placement::Assigned(Assignment { since: at, ..successor });
+    copy.change_transit(|transit| {
+        transit.successor = None;
+        transit.requested = transit.requested.filter(|wanted| *wanted != successor.server_id);
+        transit.gave_up_at = None;
+    });
+    true
+}
+
+fn abandon(copy: &mut CameraCopy, epoch: Epoch, reason: AbandonReason, at: Timestamp) -> bool {
+    let Some(successor) = copy.successor().copied().filter(|successor| successor.epoch == epoch) else {
+        return false;
+    };
+    copy.change_transit(|transit| {
+        transit.successor = None;
+        transit.requested = transit.requested.filter(|wanted| *wanted != successor.server_id);
+        transit.gave_up_at = match reason {
+            AbandonReason::TimedOut | AbandonReason::NewLost => Some(at),
+            AbandonReason::NotWanted => transit.gave_up_at,
+        };
+    });
+    true
+}
+
+/// Where a copy belongs once a server has it for `reason`: one that is taken from its server remembers it.
+fn home(copy: &CameraCopy, reason: AssignReason) -> Option<ServerId> {
+    match reason {
+        AssignReason::Failover | AssignReason::Drain => taken_from(copy),
+        // The load of those who took it over is evened out; it still belongs where it came from.
+        AssignReason::Rebalance | AssignReason::OverCapacity => copy.home,
+        AssignReason::Preferred
+        | AssignReason::LeastLoaded
+        | AssignReason::Home
+        | AssignReason::Failback
+        | AssignReason::Labels
+        | AssignReason::Requested => None,
+    }
+}
+
+fn taken_from(copy: &CameraCopy) -> Option<ServerId> {
+    copy.home.or(copy.assignment().map(|assignment| assignment.server_id))
+}

@@ -1,0 +1,222 @@
+//! What happens to servers.
+
+use crate::event::{
+    DetachedCameras, ServerAdded, ServerAdopted, ServerChanged, ServerDetached, ServerDiskMeasured,
+    ServerDrainStarted, ServerDrainStopped, ServerFailbackRequested, ServerJoined, ServerLost,
+    ServerReturned,
+};
+use crate::fold::{Folded, Outcome, camera};
+use crate::id::{CopyKey, ServerId};
+use crate::position::Position;
+use crate::settings::{Failover, ServerSettings};
+use crate::state::{CameraCopy, Lost, Membership, Placement, Server, State};
+use crate::time::Timestamp;
+
+fn new(settings: ServerSettings, membership: Membership, at: Timestamp, version: Position) -> Server {
+    Server {
+        settings,
+        public_key: None,
+        membership,
+        lost: None,
+        present_since: at,
+        draining_since: None,
+        failback_requested: false,
+        disk_free_percent: None,
+        created_at: at,
+        version,
+    }
+}
+
+pub(super) fn added(state: &mut State, position: Position, at: Timestamp, e: &ServerAdded) -> Folded {
+    if state.servers.contains_key(&e.server_id) {
+        return Err(format!("server {} was added before", e.server_id));
+    }
+    if is_taken(state, &e.settings.name, e.server_id) {
+        return Ok(Outcome::Stale(1));
+    }
+    state.servers.insert(e.server_id, new(e.settings.clone(), Membership::Adopted, at, position));
+    Ok(Outcome::Applied)
+}
+
+pub(super) fn joined(state: &mut State, position: Position, at: Timestamp, e: &ServerJoined) -> Folded {
+    // Two replicas may have answered one worker at once, under two ids: the first one counts. An owner may even have
+    // detached that one by now: then the worker must not be back under the other.
+    if state.server_by_key(&e.public_key).is_some_and(|(id, _)| id != e.server_id) {
+        if let Some(server) = state.servers.get_mut(&e.server_id) {
+            server.version = position;
+        }
+        return Ok(Outcome::Stale(1));
+    }
+    if let Some(server) = state.servers.get_mut(&e.server_id) {
+        server.version = position;
+        if let Membership::Detached { seen_again } = &mut server.membership {
+            // Announced, let go before anybody came, and now somebody comes: it is not this server's worker.
+            if server.public_key != Some(e.public_key) {
+                return Ok(Outcome::Stale(1));
+            }
+            *seen_again = true;
+        }
+        server.public_key = Some(e.public_key);
+        server.present_since = at;
+        state.index.touch(e.server_id, position);
+        return Ok(Outcome::Applied);
+    }
+    if is_taken(state, &e.name, e.server_id) {
+        return Ok(Outcome::Stale(1));
+    }
+    let settings = ServerSettings {
+        name: e.name.clone(),
+        labels: e.labels.clone(),
+        capacity: e.capacity,
+        failover: Failover::default(),
+    };
+    let public_key = Some(e.public_key);
+    let server = Server { public_key, ..new(settings, Membership::Undefined, at, position) };
+    state.servers.insert(e.server_id, server);
+    state.index.touch(e.server_id, position);
+    Ok(Outcome::Applied)
+}
+
+pub(super) fn adopted(state: &mut State, position: Position, at: Timestamp, e: &ServerAdopted) -> Outcome {
+    let name = state.servers.get(&e.server_id).map(|server| server.settings.name.clone());
+    let is_taken = name.is_some_and(|name| is_taken(state, &name, e.server_id));
+    // Its join may have been the stale one of two.
+    let Some(server) = state.servers.get_mut(&e.server_id) else { return Outcome::Stale(1) };
+    server.version = position;
+    if is_taken {
+        return Outcome::Stale(1);
+    }
+    server.membership = Membership::Adopted;
+    server.present_since = at;
+    Outcome::Applied
+}
+
+pub(super) fn changed(state: &mut State, position: Position, e: &ServerChanged) -> Folded {
+    let is_taken = is_taken(state, &e.settings.name, e.server_id);
+    let server = state
+        .servers
+        .get_mut(&e.server_id)
+        .ok_or_else(|| format!("server {} does not exist", e.server_id))?;
+    server.version = position;
+    if is_taken {
+        return Ok(Outcome::Stale(1));
+    }
+    server.settings = e.settings.clone();
+    Ok(Outcome::Applied)
+}
+
+/// Whether another server has the name: two were given it at once, each to a server of its own. The first one counts.
+fn is_taken(state: &State, name: &str, server_id: ServerId) -> bool {
+    state.server_by_name(name).is_some_and(|(id, _)| id != server_id)
+}
+
+/// Changes a server that may be gone by now, or let go.
+fn change(
+    state: &mut State,
+    position: Position,
+    server_id: ServerId,
+    change: impl FnOnce(&mut Server),
+) -> Outcome {
+    let Some(server) = state.servers.get_mut(&server_id) else { return Outcome::Stale(1) };
+    server.version = position;
+    if server.is_detached() {
+        return Outcome::Stale(1);
+    }
+    change(server);
+    Outcome::Applied
+}
+
+pub(super) fn lost(state: &mut State, position: Position, e: &ServerLost) -> Outcome {
+    change(state, position, e.server_id, |server| {
+        server.lost = Some(Lost { heard_at: e.heard_at, last_heartbeat: e.last_heartbeat });
+        // A wish to have cameras back is about those that others took over before.
+        server.failback_requested = false;
+    })
+}
+
+pub(super) fn returned(state: &mut State, position: Position, at: Timestamp, e: &ServerReturned) -> Outcome {
+    change(state, position, e.server_id, |server| {
+        server.lost = None;
+        server.present_since = at;
+    })
+}
+
+pub(super) fn disk_measured(state: &mut State, position: Position, e: &ServerDiskMeasured) -> Outcome {
+    change(state, position, e.server_id, |server| server.disk_free_percent = Some(e.free_percent))
+}
+
+pub(super) fn drain_started(
+    state: &mut State,
+    position: Position,
+    at: Timestamp,
+    e: &ServerDrainStarted,
+) -> Outcome {
+    change(state, position, e.server_id, |server| {
+        server.draining_since.get_or_insert(at);
+        server.failback_requested = false;
+    })
+}
+
+pub(super) fn drain_stopped(state: &mut State, position: Position, e: &ServerDrainStopped) -> Outcome {
+    change(state, position, e.server_id, |server| server.draining_since = None)
+}
+
+pub(super) fn failback_requested(
+    state: &mut State,
+    position: Position,
+    e: &ServerFailbackRequested,
+) -> Outcome {
+    change(state, position, e.server_id, |server| server.failback_requested = true)
+}
+
+pub(super) fn detached(state: &mut State, position: Position, e: &ServerDetached) -> Folded {
+    let server = state
+        .servers
+        .get_mut(&e.server_id)
+        .ok_or_else(|| format!("server {} does not exist", e.server_id))?;
+    server.version = position;
+    if server.is_detached() {
+        return Ok(Outcome::Stale(1));
+    }
+    server.membership = Membership::Detached { seen_again: false };
+    server.lost = None;
+    server.draining_since = None;
+    server.failback_requested = false;
+    let held: Vec<_> = state.index.roster(e.server_id).copies().collect();
+    let away: Vec<_> = state.index.away_from(e.server_id).collect();
+    for key in held.into_iter().chain(away) {
+        match e.cameras {
+            DetachedCameras::Remove if is_only_on(state, key, e.server_id) => {
+                camera::remove(state, position, key.tenant_id, key.camera_id);
+            }
+            DetachedCameras::Remove | DetachedCameras::Keep => {
+                camera::change(state, position, key, |copy| let_go(copy, e.server_id));
+            }
+        }
+    }
+    state.index.touch(e.server_id, position);
+    Ok(Outcome::Applied)
+}
+
+/// Whether no other server has to do with the camera of `key`.
+fn is_only_on(state: &State, key: CopyKey, server_id: ServerId) -> bool {
+    let Some(camera) = state.camera(key.tenant_id, key.camera_id) else { return false };
+    camera.copies().all(|(_, copy)| match copy.home {
+        Some(home) => home == server_id,
+        None => copy.assignment().is_none_or(|assignment| assignment.server_id == server_id),
+    })
+}
+
+/// A copy after `server_id` was let go: whoever was about to take it over has it now.
+fn let_go(copy: &mut CameraCopy, server_id: ServerId) {
+    let successor = copy.successor().copied();
+    copy.home = copy.home.filter(|home| *home != server_id);
+    if copy.assignment().is_some_and(|assignment| assignment.server_id == server_id) {
+        copy.placement = successor.map_or(Placement::Unplanned, Placement::Assigned);
+        copy.change_transit(|transit| transit.successor = None);
+    }
+    copy.change_transit(|transit| {
+        transit.successor = transit.successor.filter(|successor| successor.server_id != server_id);
+        transit.requested = transit.requested.filter(|requested| *requested != server_id);
+    });
+}

@@ -1,0 +1,237 @@
+//! What State is looked up by: which copies a server holds, which have no server, which are on the move. Kept up to date
+//! by [`crate::fold`] beside State, so that a decision about one server of ten thousand looks at that one's cameras and
+//! not at a million.
+//!
+//! Derived and nothing else. Invariant: it equals [`Index::of`] of the State it stands in; the property tests of the fold
+//! and the simulation compare them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{CameraId, CopyKey, ServerId, TenantId};
+use crate::position::Position;
+use crate::reason::UnplacedReason;
+use crate::state::{Camera, CameraCopy, Placement, State};
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Index {
+    rosters: BTreeMap<ServerId, Roster>,
+    away: BTreeMap<ServerId, BTreeSet<CopyKey>>,
+    waiting: BTreeSet<CopyKey>,
+    moving: BTreeSet<CopyKey>,
+    particular: BTreeSet<CopyKey>,
+    requested: BTreeSet<CopyKey>,
+    /// When a roster, or what its server is to know of it, changed last. Not what follows from State alone: a State that
+    /// was read from a snapshot has forgotten it.
+    changed: BTreeMap<ServerId, Position>,
+}
+
+/// What one server holds: what it records, and what is on its way to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Roster {
+    copies: BTreeSet<CopyKey>,
+    bitrate_bps: u64,
+    leaving: u32,
+    leaving_bps: u64,
+}
+
+impl PartialEq for Index {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { rosters, away, waiting, moving, particular, requested, changed: _ } = self;
+        *rosters == other.rosters
+            && *away == other.away
+            && *waiting == other.waiting
+            && *moving == other.moving
+            && *particular == other.particular
+            && *requested == other.requested
+    }
+}
+
+impl Eq for Index {}
+
+static EMPTY: Roster = Roster { copies: BTreeSet::new(), bitrate_bps: 0, leaving: 0, leaving_bps: 0 };
+
+impl Roster {
+    /// The copies, by tenant, camera and number.
+    pub fn copies(&self) -> impl DoubleEndedIterator<Item = CopyKey> {
+        self.copies.iter().copied()
+    }
+
+    /// How many copies a place is taken for.
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.copies.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.copies.is_empty()
+    }
+
+    /// The sum of what their cameras are expected to send, in bits per second.
+    pub const fn bitrate_bps(&self) -> u64 {
+        self.bitrate_bps
+    }
+
+    /// How many of them are about to leave, and what their cameras are expected to send.
+    pub const fn leaving(&self) -> (u32, u64) {
+        (self.leaving, self.leaving_bps)
+    }
+}
+
+impl Index {
+    /// The index of `state`, made from nothing.
+    pub fn of(state: &State) -> Self {
+        let mut index = Self::default();
+        for (tenant_id, camera_id, camera) in state.cameras() {
+            index.add(tenant_id, camera_id, camera, state.position);
+        }
+        index
+    }
+
+    /// What `server` holds.
+    pub fn roster(&self, server: ServerId) -> &Roster {
+        self.rosters.get(&server).unwrap_or(&EMPTY)
+    }
+
+    /// The copies that others took over from `home`, wherever they are.
+    pub fn away_from(&self, home: ServerId) -> impl Iterator<Item = CopyKey> {
+        self.away.get(&home).into_iter().flatten().copied()
+    }
+
+    /// The servers that copies were taken from.
+    pub fn homes(&self) -> impl Iterator<Item = ServerId> {
+        self.away.keys().copied()
+    }
+
+    /// The copies that a plan has to look at: they want a server and have none, or have one and want none.
+    pub fn waiting(&self) -> impl Iterator<Item = CopyKey> {
+        self.waiting.iter().copied()
+    }
+
+    /// The copies that are on the move.
+    pub fn moving(&self) -> impl ExactSizeIterator<Item = CopyKey> {
+        self.moving.iter().copied()
+    }
+
+    /// The copies whose camera asks for certain servers: by labels, or by a preference that is not met.
+    pub fn particular(&self) -> impl Iterator<Item = CopyKey> {
+        self.particular.iter().copied()
+    }
+
+    /// The copies that somebody wants elsewhere.
+    pub fn requested(&self) -> impl Iterator<Item = CopyKey> {
+        self.requested.iter().copied()
+    }
+
+    /// The position from which on `server` holds what it holds now; if it never held anything, the beginning.
+    pub fn changed(&self, server: ServerId) -> Position {
+        self.changed.get(&server).copied().unwrap_or(Position::START)
+    }
+
+    /// Takes note that what `server` is to know changed at `position`.
+    pub(crate) fn touch(&mut self, server: ServerId, position: Position) {
+        self.changed.insert(server, position);
+    }
+
+    /// Takes note of a camera. It is not in the index yet.
+    pub(crate) fn add(
+        &mut self,
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        camera: &Camera,
+        position: Position,
+    ) {
+        for (number, copy) in camera.copies() {
+            let key = CopyKey { tenant_id, camera_id, copy: number };
+            let bitrate_bps = bitrate(camera);
+            for server_id in copy.servers() {
+                let roster = self.rosters.entry(server_id).or_default();
+                roster.copies.insert(key);
+                roster.bitrate_bps += bitrate_bps;
+                self.changed.insert(server_id, position);
+            }
+            if let (Some(_), Some(old)) = (copy.successor(), copy.assignment()) {
+                let roster = self.rosters.entry(old.server_id).or_default();
+                roster.leaving += 1;
+                roster.leaving_bps += bitrate_bps;
+                self.moving.insert(key);
+            }
+            if let Some(home) = copy.home {
+                self.away.entry(home).or_default().insert(key);
+            }
+            insert_if(&mut self.waiting, key, is_waiting(camera, copy));
+            insert_if(&mut self.particular, key, is_particular(camera, copy));
+            insert_if(&mut self.requested, key, copy.requested().is_some());
+        }
+    }
+
+    /// Forgets a camera that [`Self::add`] took note of just as it is.
+    pub(crate) fn remove(
+        &mut self,
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        camera: &Camera,
+        position: Position,
+    ) {
+        for (number, copy) in camera.copies() {
+            let key = CopyKey { tenant_id, camera_id, copy: number };
+            let bitrate_bps = bitrate(camera);
+            if let (Some(_), Some(old)) = (copy.successor(), copy.assignment())
+                && let Some(roster) = self.rosters.get_mut(&old.server_id)
+            {
+                roster.leaving -= 1;
+                roster.leaving_bps -= bitrate_bps;
+            }
+            for server_id in copy.servers() {
+                self.changed.insert(server_id, position);
+                let Some(roster) = self.rosters.get_mut(&server_id) else { continue };
+                roster.copies.remove(&key);
+                roster.bitrate_bps -= bitrate_bps;
+                if roster.is_empty() {
+                    self.rosters.remove(&server_id);
+                }
+            }
+            if let Some(home) = copy.home
+                && let Some(away) = self.away.get_mut(&home)
+            {
+                away.remove(&key);
+                if away.is_empty() {
+                    self.away.remove(&home);
+                }
+            }
+            self.moving.remove(&key);
+            self.waiting.remove(&key);
+            self.particular.remove(&key);
+            self.requested.remove(&key);
+        }
+    }
+}
+
+fn insert_if(set: &mut BTreeSet<CopyKey>, key: CopyKey, belongs: bool) {
+    if belongs {
+        set.insert(key);
+    }
+}
+
+/// What a camera is counted with, in bits per second. Bounded at a terabit, so that no sum over cameras overflows.
+pub fn bitrate(camera: &Camera) -> u64 {
+    camera.settings.expected_bitrate_bps.unwrap_or(0).min(1 << 40)
+}
+
+/// See [`Index::waiting`].
+fn is_waiting(camera: &Camera, copy: &CameraCopy) -> bool {
+    match (camera.wants_recording(), copy.placement) {
+        (true, Placement::Assigned(_))
+        | (false, Placement::Unplaced { reason: UnplacedReason::Disabled, .. }) => false,
+        (true, Placement::Unplanned | Placement::Unplaced { .. })
+        | (false, Placement::Unplanned | Placement::Unplaced { .. } | Placement::Assigned(_)) => true,
+    }
+}
+
+/// See [`Index::particular`].
+fn is_particular(camera: &Camera, copy: &CameraCopy) -> bool {
+    let Some(assignment) = copy.assignment() else { return false };
+    let preferred = camera.settings.preferred_server_id;
+    !camera.settings.server_labels.is_empty()
+        || preferred.is_some_and(|preferred| preferred != assignment.server_id)
+}
