@@ -59,7 +59,7 @@ pub enum AbandonReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnplacedReason {
-    /// There is no adopted server, or all are lost.
+    /// There is no adopted server, or all are lost or being drained.
     NoServer,
     /// Every server holds as many cameras as its capacity allows.
     NoCapacity,

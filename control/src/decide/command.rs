@@ -5,9 +5,12 @@
 //! replicas that decide at once cannot both win.
 
 use longwatch_events::event::{
-    CameraAdded, CameraChanged, CameraDeleted, Event, ServerAdded, ServerAdopted, ServerChanged,
-    ServerDetached, ServerJoined, TenantChanged, TenantCreated, TenantDeleted,
+    CameraAdded, CameraChanged, CameraDeleted, CameraMoveRequested, DetachedCameras, Event, PolicyChanged,
+    ServerAdded, ServerAdopted, ServerChanged, ServerDetached, ServerDrainStarted, ServerDrainStopped,
+    ServerFailbackRequested, ServerJoined, TenantChanged, TenantCreated, TenantDeleted, VersionRequired,
 };
+use longwatch_events::fold;
+use longwatch_events::policy::Policy;
 use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::sealed::{PublicKey, WrappedKey};
@@ -93,6 +96,29 @@ pub enum Command {
         server_id: ServerId,
         /// The version the wish was based on.
         expected: Position,
+        /// What becomes of its cameras.
+        cameras: DetachedCameras,
+    },
+    /// Emptying a server.
+    StartDrain {
+        /// Which.
+        server_id: ServerId,
+        /// The version the wish was based on.
+        expected: Position,
+    },
+    /// Not emptying it any more.
+    StopDrain {
+        /// Which.
+        server_id: ServerId,
+        /// The version the wish was based on.
+        expected: Position,
+    },
+    /// Having back what others took over.
+    FailBack {
+        /// Which server.
+        server_id: ServerId,
+        /// The version the wish was based on.
+        expected: Position,
     },
     /// A new camera.
     AddCamera {
@@ -113,6 +139,33 @@ pub enum Command {
         expected: Position,
         /// All of them.
         settings: Box<CameraSettings>,
+    },
+    /// A copy of a camera on another server.
+    MoveCamera {
+        /// Owner.
+        tenant_id: TenantId,
+        /// Which.
+        camera_id: CameraId,
+        /// Which of its copies.
+        copy: u8,
+        /// The version the wish was based on.
+        expected: Position,
+        /// Where to.
+        server_id: ServerId,
+    },
+    /// Other rules for the whole system.
+    ChangePolicy {
+        /// The version the change was based on.
+        expected: Position,
+        /// All of it.
+        policy: Policy,
+    },
+    /// A barrier for programs that are too old.
+    RequireVersion {
+        /// The version the wish was based on.
+        expected: Position,
+        /// What a program must have at least; not more than this one has.
+        fold_version: u32,
     },
     /// An end to a camera; its archive stays.
     DeleteCamera {
@@ -179,8 +232,36 @@ pub enum Refusal {
     )]
     UnknownPreferredServer(ServerId),
     /// An owner let this server go.
-    #[error("this server was detached; it may not join again with the same key")]
+    #[error("this server was detached; it records again once an owner adopts it again")]
     Detached,
+    /// It belongs to no system yet, or not any more, or was never seen.
+    #[error("server {0} holds no cameras: it is not adopted, or its worker was never seen; adopt and start it first")]
+    NotOurs(ServerId),
+    /// The camera has no such copy.
+    #[error("the camera has {copies} copies, numbered from 0; there is no copy {copy}")]
+    NoCopy {
+        /// Asked for.
+        copy: u8,
+        /// There are.
+        copies: u8,
+    },
+    /// It would be moved right back.
+    #[error("the camera prefers server {0}; change preferred_server_id instead")]
+    PrefersAnother(ServerId),
+    /// Another copy of the camera is there.
+    #[error("server {0} records another copy of this camera; choose another one")]
+    HasAnotherCopy(ServerId),
+    /// A camera without a server is placed as soon as there is room.
+    #[error("the camera has no server yet; it is placed as soon as there is room")]
+    NotPlaced,
+    /// This program would not start again.
+    #[error("this program folds as version {actual}, so it cannot require version {asked}; start a newer one first")]
+    TooNew {
+        /// Asked for.
+        asked: u32,
+        /// What this program has.
+        actual: u32,
+    },
 }
 
 impl Refusal {
@@ -195,6 +276,12 @@ impl Refusal {
             Self::DefaultTenant => "default_tenant",
             Self::UnknownPreferredServer(_) => "unknown_server",
             Self::Detached => "detached",
+            Self::NotOurs(_) => "server_not_adopted",
+            Self::NoCopy { .. } => "no_such_copy",
+            Self::PrefersAnother(_) => "prefers_another_server",
+            Self::HasAnotherCopy(_) => "server_has_another_copy",
+            Self::NotPlaced => "camera_not_placed",
+            Self::TooNew { .. } => "version_too_new",
         }
     }
 }
@@ -231,15 +318,13 @@ pub fn decide(state: &State, command: Command) -> Result<Decided, Refusal> {
             Ok(first(Event::ServerAdded(ServerAdded { server_id, settings })))
         }
         Command::JoinServer { server_id, name, public_key, labels, capacity } => {
-            if state.is_detached(&public_key) {
-                return Err(Refusal::Detached);
-            }
             let joined = ServerJoined { server_id, name, public_key, labels, capacity };
             join_server(state, joined)
         }
         Command::AdoptServer { server_id, expected } => {
             let server = server(state, server_id)?;
             at_version("server", server_id, expected, server.version)?;
+            name_is_free(state, &server.settings.name, Some(server_id))?;
             Ok(behind(expected, Event::ServerAdopted(ServerAdopted { server_id })))
         }
         Command::ChangeServer { server_id, expected, settings } => {
@@ -248,10 +333,38 @@ pub fn decide(state: &State, command: Command) -> Result<Decided, Refusal> {
             name_is_free(state, &settings.name, Some(server_id))?;
             Ok(behind(expected, Event::ServerChanged(ServerChanged { server_id, settings })))
         }
-        Command::DetachServer { server_id, expected } => {
+        Command::DetachServer { server_id, expected, cameras } => {
             let server = server(state, server_id)?;
             at_version("server", server_id, expected, server.version)?;
-            Ok(behind(expected, Event::ServerDetached(ServerDetached { server_id })))
+            Ok(behind(expected, Event::ServerDetached(ServerDetached { server_id, cameras })))
+        }
+        Command::StartDrain { server_id, expected } => {
+            our_server(state, server_id, expected)?;
+            Ok(behind(expected, Event::ServerDrainStarted(ServerDrainStarted { server_id })))
+        }
+        Command::StopDrain { server_id, expected } => {
+            our_server(state, server_id, expected)?;
+            Ok(behind(expected, Event::ServerDrainStopped(ServerDrainStopped { server_id })))
+        }
+        Command::FailBack { server_id, expected } => {
+            our_server(state, server_id, expected)?;
+            Ok(behind(expected, Event::ServerFailbackRequested(ServerFailbackRequested { server_id })))
+        }
+        Command::ChangePolicy { expected, policy } => {
+            at_version("policy", "of the system", expected, state.policy_version)?;
+            Ok(behind(expected, Event::PolicyChanged(PolicyChanged { policy })))
+        }
+        Command::RequireVersion { expected, fold_version } => {
+            at_version("version", "of the system", expected, state.barrier_version)?;
+            if fold_version > fold::VERSION {
+                return Err(Refusal::TooNew { asked: fold_version, actual: fold::VERSION });
+            }
+            Ok(behind(expected, Event::VersionRequired(VersionRequired { fold_version })))
+        }
+        Command::MoveCamera { tenant_id, camera_id, copy, expected, server_id } => {
+            may_move(state, tenant_id, camera_id, copy, expected, server_id)?;
+            let wish = CameraMoveRequested { tenant_id, camera_id, copy, server_id };
+            Ok(behind(expected, Event::CameraMoveRequested(wish)))
         }
         Command::AddCamera { tenant_id, camera_id, settings } => {
             tenant(state, tenant_id)?;
@@ -291,7 +404,48 @@ fn delete_tenant(state: &State, tenant_id: TenantId, expected: Position) -> Resu
     }
 }
 
+fn our_server(state: &State, server_id: ServerId, expected: Position) -> Result<(), Refusal> {
+    let server = server(state, server_id)?;
+    at_version("server", server_id, expected, server.version)?;
+    if server.is_ours() { Ok(()) } else { Err(Refusal::NotOurs(server_id)) }
+}
+
+fn may_move(
+    state: &State,
+    tenant_id: TenantId,
+    camera_id: CameraId,
+    copy: u8,
+    expected: Position,
+    to: ServerId,
+) -> Result<(), Refusal> {
+    let camera = camera(state, tenant_id, camera_id)?;
+    at_version("camera", camera_id, expected, camera.version)?;
+    if !server(state, to)?.is_ours() {
+        return Err(Refusal::NotOurs(to));
+    }
+    let copies = camera.settings.wanted_copies();
+    let Some(now) = camera.copy(copy) else { return Err(Refusal::NoCopy { copy, copies }) };
+    if now.assignment().is_none() {
+        return Err(Refusal::NotPlaced);
+    }
+    if let Some(preferred) = camera.settings.preferred_server_id.filter(|preferred| *preferred != to) {
+        return Err(Refusal::PrefersAnother(preferred));
+    }
+    let mut others = camera.copies().filter(|(number, _)| *number != copy);
+    if others.any(|(_, other)| other.servers().any(|server_id| server_id == to)) {
+        return Err(Refusal::HasAnotherCopy(to));
+    }
+    Ok(())
+}
+
 fn join_server(state: &State, joined: ServerJoined) -> Result<Decided, Refusal> {
+    // Seen again after an owner let it go: that is worth a line in the log, no more.
+    if let Some((id, server)) = state.server_by_key(&joined.public_key)
+        && server.is_detached()
+        && id == joined.server_id
+    {
+        return Ok(behind(server.version, Event::ServerJoined(joined)));
+    }
     match state.server_by_name(&joined.name) {
         // Announced under this name, and nobody came yet: this is it.
         Some((id, announced)) if announced.public_key.is_none() && id == joined.server_id => {
@@ -344,7 +498,9 @@ fn name_is_free(state: &State, name: &str, own: Option<ServerId>) -> Result<(), 
 
 fn preferred_server_exists(state: &State, settings: &CameraSettings) -> Result<(), Refusal> {
     match settings.preferred_server_id {
-        Some(id) if state.server(id).is_none() => Err(Refusal::UnknownPreferredServer(id)),
+        Some(id) if state.server(id).is_none_or(Server::is_detached) => {
+            Err(Refusal::UnknownPreferredServer(id))
+        }
         Some(_) | None => Ok(()),
     }
 }

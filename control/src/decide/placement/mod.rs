@@ -1,0 +1,190 @@
+//! Placement: which server records which copy of which camera. `plan(&Inputs) -> Plan`, pure and total.
+//!
+//! Goals, in order of importance:
+//! 1. never exceed a capacity: cameras, declared bitrate, free disk; takeover limits;
+//! 2. constraints: labels a camera asks for, copies of a camera on different servers;
+//! 3. take over the cameras of a lost server, but those with priority `never`: they wait for it;
+//! 4. place by failover priority, then first copies before second ones, then by tenant and id; if policy says so, a `low`
+//!    camera gives up its place to a `high` one that has none;
+//! 5. a camera goes home if its server is back and nobody took it, else to its preferred server, both if there is room; a
+//!    server takes cameras of others only while failover is enabled on it and it holds fewer than its takeover limit;
+//! 6. move nothing that may stay. What is moved all the same (drain, failback, a wish, a label, a preference, too full a
+//!    server) is moved so many at a time, and the old server goes on until the new one has begun: [`moves`];
+//! 7. copies of one camera in different zones, a camera in the zone that it carries as a label;
+//! 8. spread by relative load, then by free disk; ties end on the server id.
+//!
+//! Postconditions (checked by property tests against an independent oracle): no server exceeds a capacity because of
+//! a plan; a plan folded into State makes the next plan empty; the same inputs give the same plan.
+//!
+//! Why: a camera that stays where it is loses nothing, and a plan that can be derived again can be explained.
+//!
+//! Cost: servers once, then only copies that need a decision. Losing one of ten thousand servers looks at its cameras,
+//! not at all the others.
+
+mod explain;
+mod moves;
+mod rebalance;
+mod rooms;
+mod waiting;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use longwatch_events::event::{Decision, PlanEntry};
+use longwatch_events::id::{CopyKey, ServerId};
+use longwatch_events::position::{Epoch, Position};
+use longwatch_events::reason::UnplacedReason;
+use longwatch_events::state::{Camera, CameraCopy, Server, State};
+use longwatch_events::time::Timestamp;
+
+pub use explain::{Candidate, Explanation, explain};
+pub use rooms::Refusal;
+use rooms::{Request, Rooms};
+
+/// The version of these rules; stands in every plan, so that an auditor re-derives it with the rules in force then.
+pub const RULES: u32 = 3;
+
+/// What a plan follows from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The system as the log tells it.
+    pub state: &'a State,
+    /// The log's clock.
+    pub now: Timestamp,
+    /// What `RECORDINGS` shows of the moves that are under way.
+    pub evidence: &'a Evidence,
+    /// Servers that are taken for lost, whatever State says: for what-if.
+    pub lose: &'a BTreeSet<ServerId>,
+    /// How much is planned.
+    pub scope: Scope,
+}
+
+/// What was reported of copies on the move, by the epoch of the move.
+pub type Evidence = BTreeMap<(CopyKey, Epoch), Shown>;
+
+/// What a worker's report shows of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// Where the report stands in `RECORDINGS`.
+    pub position: Position,
+    /// What it says.
+    pub what: Step,
+}
+
+/// A step of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The new server's first keyframe is durable.
+    Begun,
+    /// The old server does not record any more.
+    Stopped,
+}
+
+/// How much is planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything.
+    All,
+    /// What has no server, and what is on the way: no new moves.
+    Failover,
+}
+
+/// What has to change. Entries are by tenant, camera and copy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Changes only: a copy that stays as it is has none.
+    pub entries: Vec<PlanEntry>,
+}
+
+/// Plans the whole system: what has to change so that every camera is where it should be.
+pub fn plan(inputs: &Inputs<'_>) -> Plan {
+    let mut draft = Draft::new(inputs);
+    draft.draw_up();
+    draft.into_plan()
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    inputs: Inputs<'a>,
+    rooms: Rooms<'a>,
+    decided: BTreeMap<CopyKey, Decision>,
+    /// For which requests no room was left, by what they ask for: none will be, rooms only fill.
+    exhausted: BTreeMap<rooms::Kind<'a>, u64>,
+    /// Why, by the same and the bitrate.
+    reasons: BTreeMap<(rooms::Kind<'a>, u64), UnplacedReason>,
+    /// The copy whose candidates are to be noted down, and what was noted.
+    probe: Option<CopyKey>,
+    noted: Vec<Candidate>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(inputs: &Inputs<'a>) -> Self {
+        Self {
+            inputs: *inputs,
+            rooms: Rooms::of(inputs),
+            decided: BTreeMap::new(),
+            exhausted: BTreeMap::new(),
+            reasons: BTreeMap::new(),
+            probe: None,
+            noted: Vec::new(),
+        }
+    }
+
+    fn draw_up(&mut self) {
+        self.settle_moves();
+        self.place_waiting();
+        match self.inputs.scope {
+            Scope::All => self.begin_moves(),
+            Scope::Failover => {}
+        }
+    }
+
+    fn into_plan(self) -> Plan {
+        let entry = |(key, decision): (CopyKey, Decision)| {
+            let CopyKey { tenant_id, camera_id, copy } = key;
+            PlanEntry { tenant_id, camera_id, copy, decision }
+        };
+        Plan { entries: self.decided.into_iter().map(entry).collect() }
+    }
+
+    fn copy(&self, key: CopyKey) -> (&'a Camera, &'a CameraCopy) {
+        self.inputs.state.copy(key).expect("invariant: the index names copies that are there")
+    }
+
+    /// Whether a server can record now.
+    fn is_up(&self, server_id: ServerId) -> bool {
+        self.inputs.is_up(server_id, self.inputs.state.server(server_id))
+    }
+
+    /// What is asked for when `key` is to have a place among servers that it is not on.
+    fn request(&self, key: CopyKey, home: Option<ServerId>) -> Request<'a> {
+        let (camera, copy) = self.copy(key);
+        let others = camera.copies().filter(|(number, _)| *number != key.copy);
+        let mut taken: Vec<_> = others.flat_map(|(_, copy)| copy.servers()).collect();
+        // Copies of this camera that this plan has placed already.
+        let siblings = (0..camera.settings.wanted_copies()).map(|copy| CopyKey { copy, ..key });
+        taken.extend(siblings.filter(|other| *other != key).filter_map(|other| self.going_to(other)));
+        let away_from = copy.assignment().map(|assignment| assignment.server_id);
+        self.rooms.request(camera, home, taken, away_from)
+    }
+
+    /// The server that this plan sends `key` to.
+    fn going_to(&self, key: CopyKey) -> Option<ServerId> {
+        match self.decided.get(&key)? {
+            Decision::Assign { server_id, .. } | Decision::Move { server_id, .. } => Some(*server_id),
+            Decision::Unplace { .. } | Decision::Finish { .. } | Decision::Abandon { .. } => None,
+        }
+    }
+
+    /// Notes down what speaks for and against every server, if `key` is the copy that is looked at.
+    fn note(&mut self, key: CopyKey, request: &Request<'a>) {
+        if self.probe == Some(key) {
+            self.noted = explain::candidates(&self.inputs, &self.rooms, request);
+        }
+    }
+}
+
+impl Inputs<'_> {
+    fn is_up(&self, server_id: ServerId, server: Option<&Server>) -> bool {
+        server.is_some_and(Server::is_assignable) && !self.lose.contains(&server_id)
+    }
+}

@@ -1,0 +1,346 @@
+//! How much room servers have, as a plan fills it, and which of them is best for a copy.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use longwatch_events::id::ServerId;
+use longwatch_events::index::{self, Roster};
+use longwatch_events::settings::{Capacity, Failover, Labels, ServerSettings, ZONE};
+use longwatch_events::state::{Camera, Server};
+
+use super::Inputs;
+
+/// Why a server may not have a copy. In the order in which they are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// It does not belong to the system, or was never seen.
+    NotAdopted,
+    /// It is lost.
+    Lost,
+    /// It lacks a label that the camera asks for.
+    Labels,
+    /// It is being emptied.
+    Draining,
+    /// Its archive is nearly full.
+    Disk,
+    /// It is the one that the copy is to leave.
+    Leaving,
+    /// It records another copy of the camera.
+    OtherCopy,
+    /// It holds as many cameras as it may.
+    Cameras,
+    /// It has not that much bitrate left.
+    Bitrate,
+    /// It does not take over cameras of others.
+    FailoverOff,
+    /// It has taken over as many as it may.
+    TakeoverLimit,
+}
+
+impl Refusal {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAdopted => "not_adopted",
+            Self::Lost => "lost",
+            Self::Labels => "labels",
+            Self::Draining => "draining",
+            Self::Disk => "disk",
+            Self::Leaving => "leaving",
+            Self::OtherCopy => "other_copy",
+            Self::Cameras => "cameras",
+            Self::Bitrate => "bitrate",
+            Self::FailoverOff => "failover_off",
+            Self::TakeoverLimit => "takeover_limit",
+        }
+    }
+}
+
+/// One server's room.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room<'a> {
+    capacity: Capacity,
+    failover: Failover,
+    labels: &'a Labels,
+    zone: Option<&'a str>,
+    is_draining: bool,
+    is_disk_low: bool,
+    disk_used_percent: u8,
+    cameras: u32,
+    bitrate_bps: u64,
+    leaving: u32,
+    leaving_bps: u64,
+}
+
+/// What a copy asks of a server.
+#[derive(Debug, Clone)]
+pub(super) struct Request<'a> {
+    pub(super) bitrate_bps: u64,
+    labels: &'a Labels,
+    zone: Option<&'a str>,
+    /// The server that it belongs to, if it was or is to be taken from there: every other one would take it over.
+    home: Option<ServerId>,
+    /// The servers of the camera's other copies.
+    taken: Vec<ServerId>,
+    /// The server that it is to leave.
+    away_from: Option<ServerId>,
+}
+
+/// Requests of one kind that differ in nothing but bitrate: if one finds no room, none that asks for more does.
+pub(super) type Kind<'a> = (bool, &'a Labels);
+
+/// How good a server is for a copy; the smallest is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// Whether another copy of the camera is in its zone.
+    shares_zone: bool,
+    /// Whether its zone is another than the one the camera carries as a label.
+    other_zone: bool,
+    load: Load,
+}
+
+/// How full a server is. Ordered: the emptiest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Load {
+    /// Share of its capacity in use, in millionths.
+    relative: u64,
+    /// Of its archive's volume.
+    disk_used_percent: u8,
+    /// So that there is never a tie.
+    server_id: ServerId,
+}
+
+/// All servers that can record, with their room.
+#[derive(Debug, Clone)]
+pub(super) struct Rooms<'a> {
+    rooms: BTreeMap<ServerId, Room<'a>>,
+    /// Those that may be given something, by zone, the emptiest first.
+    open: BTreeMap<Option<&'a str>, BTreeSet<Load>>,
+}
+
+impl<'a> Room<'a> {
+    fn of(server: &'a Server, roster: &Roster, min_disk_free_percent: u8) -> Self {
+        let ServerSettings { capacity, failover, ref labels, .. } = server.settings;
+        let (leaving, leaving_bps) = roster.leaving();
+        let free_percent = server.disk_free_percent;
+        Self {
+            capacity,
+            failover,
+            labels,
+            zone: labels.get(ZONE).map(String::as_str),
+            is_draining: server.draining_since.is_some(),
+            is_disk_low: free_percent.is_some_and(|free| free < min_disk_free_percent),
+            disk_used_percent: 100_u8.saturating_sub(free_percent.unwrap_or(100)),
+            cameras: roster.len(),
+            bitrate_bps: roster.bitrate_bps(),
+            leaving,
+            leaving_bps,
+        }
+    }
+
+    fn load(&self, server_id: ServerId) -> Load {
+        let relative = self.relative(self.cameras, self.bitrate_bps);
+        Load { relative, disk_used_percent: self.disk_used_percent, server_id }
+    }
+
+    /// The fuller of its two measures, in millionths of the capacity.
+    fn relative(&self, cameras: u32, bitrate_bps: u64) -> u64 {
+        let by_cameras = millionths(u64::from(cameras), u64::from(self.capacity.max_cameras));
+        let by_bitrate = self.capacity.max_bitrate_bps.map_or(0, |max| millionths(bitrate_bps, max));
+        by_cameras.max(by_bitrate)
+    }
+
+    /// How full it will be once what is leaving has left, in millionths.
+    pub(super) fn settled_load(&self) -> u64 {
+        let cameras = self.cameras.saturating_sub(self.leaving);
+        self.relative(cameras, self.bitrate_bps.saturating_sub(self.leaving_bps))
+    }
+
+    /// The same, with one more copy.
+    pub(super) fn settled_load_with(&self, bitrate_bps: u64) -> u64 {
+        let more = Self {
+            cameras: self.cameras.saturating_add(1),
+            bitrate_bps: self.bitrate_bps.saturating_add(bitrate_bps),
+            ..*self
+        };
+        more.settled_load()
+    }
+
+    /// The same, with one copy less.
+    pub(super) fn settled_load_without(&self, bitrate_bps: u64) -> u64 {
+        let less = Self {
+            leaving: self.leaving.saturating_add(1),
+            leaving_bps: self.leaving_bps.saturating_add(bitrate_bps),
+            ..*self
+        };
+        less.settled_load()
+    }
+
+    /// By how many cameras it exceeds what it may hold, once what is leaving has left.
+    pub(super) fn surplus(&self) -> u32 {
+        let staying = self.cameras.saturating_sub(self.leaving);
+        staying.saturating_sub(self.capacity.max_cameras)
+    }
+
+    /// Whether it exceeds the bitrate it may take, once what is leaving has left.
+    pub(super) fn is_over_bitrate(&self) -> bool {
+        let staying = self.bitrate_bps.saturating_sub(self.leaving_bps);
+        self.capacity.max_bitrate_bps.is_some_and(|max| staying > max)
+    }
+
+    const fn is_open(&self) -> bool {
+        !self.is_draining && !self.is_disk_low
+    }
+
+    pub(super) fn has_labels(&self, wanted: &Labels) -> bool {
+        wanted.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+
+    fn has_bitrate(&self, bitrate_bps: u64) -> bool {
+        self.capacity.max_bitrate_bps.is_none_or(|max| self.bitrate_bps.saturating_add(bitrate_bps) <= max)
+    }
+
+    /// Why it may not have what is asked for, if it may not.
+    fn refusal(&self, server_id: ServerId, request: &Request<'_>) -> Option<Refusal> {
+        let is_takeover = request.home.is_some_and(|home| home != server_id);
+        let checks = [
+            (Refusal::Labels, !self.has_labels(request.labels)),
+            (Refusal::Draining, self.is_draining),
+            (Refusal::Disk, self.is_disk_low),
+            (Refusal::Leaving, request.away_from == Some(server_id)),
+            (Refusal::OtherCopy, request.taken.contains(&server_id)),
+            (Refusal::Cameras, self.cameras >= self.capacity.max_cameras),
+            (Refusal::Bitrate, !self.has_bitrate(request.bitrate_bps)),
+            (Refusal::FailoverOff, is_takeover && !self.failover.enabled),
+            (Refusal::TakeoverLimit, is_takeover && self.cameras >= self.failover.takeover_limit),
+        ];
+        checks.into_iter().find(|(_, applies)| *applies).map(|(refusal, _)| refusal)
+    }
+}
+
+impl<'a> Request<'a> {
+    /// What it has in common with other requests; `None` if it is one of its own.
+    pub(super) const fn kind(&self) -> Option<Kind<'a>> {
+        if self.taken.is_empty() && self.away_from.is_none() {
+            return Some((self.home.is_some(), self.labels));
+        }
+        None
+    }
+
+    /// The labels that a server must carry.
+    pub(super) const fn labels(&self) -> &'a Labels {
+        self.labels
+    }
+}
+
+impl<'a> Rooms<'a> {
+    pub(super) fn of(inputs: &Inputs<'a>) -> Self {
+        let state = inputs.state;
+        let low = state.policy.min_disk_free_percent;
+        let up = state.servers().filter(|(id, server)| inputs.is_up(*id, Some(server)));
+        let room = |(id, server): (ServerId, &'a Server)| (id, Room::of(server, state.index().roster(id), low));
+        let rooms: BTreeMap<_, _> = up.map(room).collect();
+        let mut open: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (id, room) in rooms.iter().filter(|(_, room)| room.is_open()) {
+            open.entry(room.zone).or_default().insert(room.load(*id));
+        }
+        Self { rooms, open }
+    }
+
+    /// What a copy of `camera` asks for.
+    pub(super) fn request(
+        &self,
+        camera: &'a Camera,
+        home: Option<ServerId>,
+        taken: Vec<ServerId>,
+        away_from: Option<ServerId>,
+    ) -> Request<'a> {
+        Request {
+            bitrate_bps: index::bitrate(camera),
+            labels: &camera.settings.server_labels,
+            zone: camera.settings.labels.get(ZONE).map(String::as_str),
+            home,
+            taken,
+            // A server that is lost is no room at all.
+            away_from: away_from.filter(|server_id| self.rooms.contains_key(server_id)),
+        }
+    }
+
+    pub(super) fn get(&self, server_id: ServerId) -> Option<&Room<'a>> {
+        self.rooms.get(&server_id)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (ServerId, &Room<'a>)> {
+        self.rooms.iter().map(|(id, room)| (*id, room))
+    }
+
+    /// Why `server_id` may not have what is asked for; `None`: it may.
+    pub(super) fn refusal(&self, server_id: ServerId, request: &Request<'_>) -> Option<Refusal> {
+        self.get(server_id).map_or(Some(Refusal::Lost), |room| room.refusal(server_id, request))
+    }
+
+    pub(super) fn may_have(&self, server_id: ServerId, request: &Request<'_>) -> bool {
+        self.refusal(server_id, request).is_none()
+    }
+
+    /// The best server for what is asked for.
+    pub(super) fn best(&self, request: &Request<'_>) -> Option<ServerId> {
+        let taken_zones: BTreeSet<_> =
+            request.taken.iter().filter_map(|id| self.get(*id)?.zone).collect();
+        let first_fitting = |(zone, servers): (&Option<&str>, &BTreeSet<Load>)| {
+            let mut fitting = servers.iter().filter(|load| self.may_have(load.server_id, request));
+            let load = *fitting.next()?;
+            let shares_zone = zone.is_some_and(|zone| taken_zones.contains(zone));
+            let other_zone = request.zone.is_some() && *zone != request.zone;
+            Some(Rank { shares_zone, other_zone, load })
+        };
+        self.open.iter().filter_map(first_fitting).min().map(|rank| rank.load.server_id)
+    }
+
+    /// The share of its capacity that `server_id` uses, in millionths.
+    pub(super) fn relative_load(&self, server_id: ServerId) -> Option<u64> {
+        self.get(server_id).map(|room| room.load(server_id).relative)
+    }
+
+    /// `server_id` has one more copy.
+    pub(super) fn take(&mut self, server_id: ServerId, bitrate_bps: u64) {
+        self.change(server_id, |room| {
+            room.cameras = room.cameras.saturating_add(1);
+            room.bitrate_bps = room.bitrate_bps.saturating_add(bitrate_bps);
+        });
+    }
+
+    /// `server_id` has one copy less.
+    pub(super) fn give(&mut self, server_id: ServerId, bitrate_bps: u64) {
+        self.change(server_id, |room| {
+            room.cameras = room.cameras.saturating_sub(1);
+            room.bitrate_bps = room.bitrate_bps.saturating_sub(bitrate_bps);
+        });
+    }
+
+    /// One of the copies of `server_id` is about to leave it.
+    pub(super) fn leave(&mut self, server_id: ServerId, bitrate_bps: u64) {
+        self.change(server_id, |room| {
+            room.leaving = room.leaving.saturating_add(1);
+            room.leaving_bps = room.leaving_bps.saturating_add(bitrate_bps);
+        });
+    }
+
+    fn change(&mut self, server_id: ServerId, change: impl FnOnce(&mut Room<'a>)) {
+        let Some(room) = self.rooms.get_mut(&server_id) else { return };
+        let before = room.load(server_id);
+        change(room);
+        let (after, zone) = (room.load(server_id), room.zone);
+        if room.is_open()
+            && let Some(open) = self.open.get_mut(&zone)
+        {
+            open.remove(&before);
+            open.insert(after);
+        }
+    }
+}
+
+fn millionths(part: u64, whole: u64) -> u64 {
+    // 128 bits: a bitrate of 18 Tbit/s times a million does not fit in 64.
+    let share = (u128::from(part) * 1_000_000).checked_div(u128::from(whole)).unwrap_or(u128::MAX);
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
