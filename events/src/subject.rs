@@ -41,6 +41,14 @@ impl LogStream {
             Self::Assignments => "lw.assignment.>",
         }
     }
+
+    /// Whether it keeps only the newest record of each subject.
+    pub const fn keeps_last_only(self) -> bool {
+        match self {
+            Self::Log | Self::Heartbeats | Self::Recordings => false,
+            Self::Assignments => true,
+        }
+    }
 }
 
 impl fmt::Display for LogStream {

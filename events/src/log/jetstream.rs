@@ -20,7 +20,7 @@ use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorK
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{
     Compression, Config, DirectGetErrorKind, DiscardPolicy, RawMessageErrorKind, Republish, RetentionPolicy,
-    StorageType,
+    StorageType, Stream,
 };
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
@@ -162,14 +162,29 @@ impl JetStreamLog {
         }
     }
 
-    /// Whether the batch stands there already: then its conditional entry does, and the others right around it.
+    /// Whether the batch stands there already: then its conditional entry does, and the others right around it. The
+    /// first of its subject is the conditional one, so it is the first record of the subject behind the expected one.
     async fn own_batch_or_conflict(&self, entries: &[Entry]) -> Result<Position, Attempt> {
         let conditional = entries.iter().rev().zip(0_u64..).find(|(entry, _)| entry.expected_last.is_some());
-        let Some((entry, behind)) = conditional else {
+        let (Some((entry, behind)), Some(last)) = (conditional, entries.last()) else {
             return Err(Attempt::Final(Error::Refused("no entry is conditional".to_owned())));
         };
         let Position(at) = self.own_or_conflict(entry).await?;
-        Ok(Position(at.saturating_add(behind)))
+        let end = Position(at.saturating_add(behind));
+        let handle = self.handle(entry.stream).await?;
+        match handle.get_raw_message(end.0).await {
+            Ok(found) if message_id(&found) != last.id.to_string() => {
+                Err(Attempt::Final(Error::Refused("some of the events stand there already".to_owned())))
+            }
+            Ok(_) => Ok(end),
+            // Replaced by a newer one of its subject since.
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(end),
+            Err(error) => Err(Attempt::Again(error.to_string())),
+        }
+    }
+
+    async fn handle(&self, stream: LogStream) -> Result<Stream<()>, Attempt> {
+        self.context.get_stream_no_info(stream.name()).await.map_err(|e| Attempt::Again(e.to_string()))
     }
 
     async fn acknowledged(&self, entry: &Entry, headers: HeaderMap) -> Result<Position, PublishError> {
@@ -182,9 +197,7 @@ impl JetStreamLog {
     /// subject behind the expected one; others may have appended behind it since. The leader is asked: a replica that
     /// lags would turn our own record into a conflict.
     async fn own_or_conflict(&self, entry: &Entry) -> Result<Position, Attempt> {
-        let stream = entry.stream.name();
-        let handle =
-            self.context.get_stream_no_info(stream).await.map_err(|e| Attempt::Again(e.to_string()))?;
+        let handle = self.handle(entry.stream).await?;
         let behind = entry.expected_last.unwrap_or(Position::START).next();
         let conflict = || Attempt::Final(Error::Conflict { subject: entry.subject.clone() });
         match handle.get_first_raw_message_by_subject(&entry.subject, behind.0).await {
@@ -345,6 +358,9 @@ fn headers(entry: &Entry) -> HeaderMap {
 }
 
 fn refused_or_again(error: &PublishError) -> Attempt {
+    if server_code(error) == Some(ErrorCode::ATOMIC_PUBLISH_TOO_LARGE_BATCH) {
+        return Attempt::Final(Error::Refused(format!("too many entries to append atomically: {error}")));
+    }
     match error.kind() {
         PublishErrorKind::MaxPayloadExceeded => {
             Attempt::Final(Error::Refused(format!("the event is too large: {error}")))
@@ -361,11 +377,14 @@ fn refused_or_again(error: &PublishError) -> Attempt {
 
 /// Whether the server says that a batch was committed before, by its ids or by its conditions.
 fn is_repeated(error: &PublishError) -> bool {
-    let code = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<jetstream::Error>())
-        .map(jetstream::Error::error_code);
     error.kind() == PublishErrorKind::WrongLastSequence
-        || code == Some(ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE)
+        || server_code(error) == Some(ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE)
+}
+
+/// What the server answered, if it did.
+fn server_code(error: &PublishError) -> Option<ErrorCode> {
+    let answer = std::error::Error::source(error)?.downcast_ref::<jetstream::Error>()?;
+    Some(answer.error_code())
 }
 
 fn message_id(message: &StreamMessage) -> &str {

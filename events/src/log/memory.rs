@@ -55,7 +55,7 @@ impl Stream {
         self.end = position;
         self.by_id.insert(entry.id, position);
         self.last_of_subject.insert(entry.subject, position);
-        if entry.stream == LogStream::Assignments {
+        if entry.stream.keeps_last_only() {
             self.records.remove(&last);
         }
         self.followers.retain(|follower| {
