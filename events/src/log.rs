@@ -93,6 +93,9 @@ pub trait Log: Send + Sync {
         stream: LogStream,
         subject: &'a str,
     ) -> BoxFuture<'a, Result<Option<Record>, Error>>;
+
+    /// The record at `position`. In a cluster a replica answers that may not yet have the very newest.
+    fn get(&self, stream: LogStream, position: Position) -> BoxFuture<'_, Result<Option<Record>, Error>>;
 }
 
 /// The bytes of the largest payload there can be; the limit of a message, headers included, is the same.

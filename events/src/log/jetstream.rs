@@ -5,6 +5,7 @@
 //! happened to the connection or the consumer.
 
 mod connect;
+mod read;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +20,7 @@ use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{
-    Compression, Config, DirectGetErrorKind, DiscardPolicy, RawMessageErrorKind, Republish, RetentionPolicy,
-    StorageType, Stream,
+    Compression, Config, DiscardPolicy, RawMessageErrorKind, Republish, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
@@ -208,20 +208,6 @@ impl JetStreamLog {
         }
     }
 
-    async fn last_record(&self, stream: LogStream, subject: &str) -> Result<Option<Record>, Error> {
-        let handle = self.context.get_stream_no_info(stream.name()).await.map_err(unavailable)?;
-        match handle.direct_get_last_for_subject(subject).await {
-            Ok(message) => Ok(Some(Record {
-                position: Position(message.sequence),
-                stored_at: micros(message.time.unix_timestamp_nanos()),
-                subject: message.subject.to_string(),
-                payload: message.payload,
-            })),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unavailable(error)),
-        }
-    }
-
     async fn consume(&self, stream: LogStream, after: Position) -> Result<push::Ordered, Error> {
         let handle = self.context.get_stream(stream.name()).await.map_err(unavailable)?;
         let config = push::OrderedConfig {
@@ -344,6 +330,10 @@ impl Log for JetStreamLog {
         subject: &'a str,
     ) -> BoxFuture<'a, Result<Option<Record>, Error>> {
         self.last_record(stream, subject).boxed()
+    }
+
+    fn get(&self, stream: LogStream, position: Position) -> BoxFuture<'_, Result<Option<Record>, Error>> {
+        self.record_at(stream, position).boxed()
     }
 }
 

@@ -144,4 +144,10 @@ impl Log for MemoryLog {
             streams.get(&stream).and_then(|stream| stream.records.get(stream.last_of_subject.get(subject)?));
         ready(Ok(last.cloned())).boxed()
     }
+
+    fn get(&self, stream: LogStream, position: Position) -> BoxFuture<'_, Result<Option<Record>, Error>> {
+        let streams = self.streams();
+        let record = streams.get(&stream).and_then(|stream| stream.records.get(&position));
+        ready(Ok(record.cloned())).boxed()
+    }
 }

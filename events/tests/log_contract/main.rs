@@ -8,6 +8,7 @@ mod nats;
 mod alike;
 mod atomic;
 mod cases;
+mod reading;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +85,10 @@ contract! {
         what_stands_there_in_part_is_refused,
         of_concurrent_plans_exactly_one_wins,
         the_largest_plan_is_appended_atomically,
+    }
+    reading {
+        a_record_is_got_by_its_position,
+        what_was_replaced_is_not_got,
     }
 }
 

@@ -49,6 +49,14 @@ impl Log for ReadOnly {
     ) -> BoxFuture<'a, Result<Option<Record>, log::Error>> {
         self.0.last(stream, subject)
     }
+
+    fn get(
+        &self,
+        stream: LogStream,
+        position: Position,
+    ) -> BoxFuture<'_, Result<Option<Record>, log::Error>> {
+        self.0.get(stream, position)
+    }
 }
 
 /// A service that folds nothing by itself.
