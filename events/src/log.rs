@@ -96,6 +96,10 @@ pub trait Log: Send + Sync {
 
     /// The record at `position`. In a cluster a replica answers that may not yet have the very newest.
     fn get(&self, stream: LogStream, position: Position) -> BoxFuture<'_, Result<Option<Record>, Error>>;
+
+    /// Behind which position stands what was stored at `at` or later, by the log's clock: to follow from there is to
+    /// see all of it. The end, if nothing is that new. Exact while the log's clock does not go back.
+    fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>>;
 }
 
 /// The bytes of the largest payload there can be; the limit of a message, headers included, is the same.

@@ -108,6 +108,24 @@ async fn ensuring_the_streams_brings_older_settings_up_to_date() {
 }
 
 #[tokio::test]
+async fn heartbeats_that_are_gone_are_not_what_a_time_leads_to() {
+    let nats = NatsServer::start().await;
+    let (log, context) = empty_log(&nats).await;
+    for n in 1..=5 {
+        log.append(entry(n, LogStream::Heartbeats, subject::CONTROL_TICK)).await.expect("appended");
+    }
+    let third = log.get(LogStream::Heartbeats, Position(3)).await.expect("an answer").expect("a record");
+    let stream = context.get_stream("HEARTBEATS").await.expect("it exists");
+    stream.purge().sequence(5).await.expect("purged");
+
+    let since = log.since(LogStream::Heartbeats, third.stored_at).await.expect("an answer");
+
+    assert_eq!(since, Position(4));
+    let mut follow = log.follow(LogStream::Heartbeats, since).await.expect("a follower");
+    assert_eq!(next(&mut follow).await.position, Position(5));
+}
+
+#[tokio::test]
 async fn nobody_deletes_from_the_log() {
     let nats = NatsServer::start().await;
     let (log, context) = empty_log(&nats).await;

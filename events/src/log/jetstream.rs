@@ -335,6 +335,10 @@ impl Log for JetStreamLog {
     fn get(&self, stream: LogStream, position: Position) -> BoxFuture<'_, Result<Option<Record>, Error>> {
         self.record_at(stream, position).boxed()
     }
+
+    fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {
+        self.position_since(stream, at).boxed()
+    }
 }
 
 fn headers(entry: &Entry) -> HeaderMap {

@@ -150,4 +150,13 @@ impl Log for MemoryLog {
         let record = streams.get(&stream).and_then(|stream| stream.records.get(&position));
         ready(Ok(record.cloned())).boxed()
     }
+
+    fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {
+        let streams = self.streams();
+        let since = streams.get(&stream).map_or(Position::START, |stream| {
+            let first = stream.records.values().find(|record| record.stored_at >= at);
+            first.map_or(stream.end, |record| record.position.previous())
+        });
+        ready(Ok(since)).boxed()
+    }
 }

@@ -21,7 +21,7 @@ use longwatch_events::log::memory::MemoryLog;
 use longwatch_events::log::{Entry, Error, Follow, Log, MAX_ATOMIC_ENTRIES, Record};
 use longwatch_events::position::Position;
 use longwatch_events::subject::{LogStream, PLAN};
-use longwatch_events::time::SystemClock;
+use longwatch_events::time::{SystemClock, Timestamp};
 use uuid::Uuid;
 
 const A: &str = "lw.log.provider.server.a";
@@ -89,6 +89,9 @@ contract! {
     reading {
         a_record_is_got_by_its_position,
         what_was_replaced_is_not_got,
+        a_time_leads_to_what_was_stored_since,
+        an_empty_stream_leads_to_its_start,
+        a_time_leads_past_what_was_replaced,
     }
 }
 

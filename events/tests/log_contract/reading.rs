@@ -28,3 +28,43 @@ pub(super) async fn what_was_replaced_is_not_got(log: &dyn Log) {
         assert_eq!(found, payload.map(Bytes::from), "position {position}");
     }
 }
+
+async fn since(log: &dyn Log, stream: LogStream, micros: i64) -> u64 {
+    log.since(stream, Timestamp::from_micros(micros)).await.expect("an answer").0
+}
+
+pub(super) async fn a_time_leads_to_what_was_stored_since(log: &dyn Log) {
+    append_series(log, 20).await;
+    let mut records = follow(log, 0).await;
+    let mut standing = Vec::new();
+    for _ in 1..=20 {
+        let record = next(&mut records).await;
+        standing.push((record.position.0, record.stored_at.as_micros()));
+    }
+
+    for (_, stored_at) in &standing {
+        for at in [stored_at - 1, *stored_at, stored_at + 1] {
+            let first = standing.iter().find(|(_, stored_at)| *stored_at >= at);
+            let expected = first.map_or(20, |(position, _)| position - 1);
+            assert_eq!(since(log, LogStream::Log, at).await, expected, "at {at} of {standing:?}");
+        }
+    }
+    for (at, expected) in [(i64::MIN, 0), (0, 0), (i64::MAX, 20)] {
+        assert_eq!(since(log, LogStream::Log, at).await, expected, "at {at}");
+    }
+}
+
+pub(super) async fn an_empty_stream_leads_to_its_start(log: &dyn Log) {
+    append_series(log, 2).await;
+    for at in [0, i64::MAX] {
+        assert_eq!(since(log, LogStream::Heartbeats, at).await, 0);
+    }
+}
+
+pub(super) async fn a_time_leads_past_what_was_replaced(log: &dyn Log) {
+    for n in 1..=3 {
+        let subject = "lw.assignment.a.1".to_owned();
+        append(log, Entry { stream: LogStream::Assignments, subject, ..entry(n, A, None) }).await;
+    }
+    assert_eq!(since(log, LogStream::Assignments, 0).await, 2);
+}
