@@ -5,6 +5,7 @@
 //! happened to the connection or the consumer.
 
 mod connect;
+mod lease;
 mod read;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::subject::{self, LogStream};
 use crate::time::Timestamp;
 
 pub use connect::{Error as ConnectError, connect};
+pub use lease::Lease;
 
 /// How long one answer of the log may take before the append is tried again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
