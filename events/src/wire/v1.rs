@@ -9,7 +9,7 @@ use crate::id::{BootId, CameraId, ServerId, TenantId};
 use crate::position::{Epoch, Position};
 use crate::reason::{AssignReason, UnplacedReason};
 use crate::sealed::{Base64Bytes, PublicKey, WrappedKey};
-use crate::settings::{CameraSettings, Capacity, Labels, ServerSettings};
+use crate::settings::{CameraSettings, Capacity, Labels, Priority, ServerSettings};
 use crate::time::Timestamp;
 use crate::{assignment, event, fact};
 
@@ -259,6 +259,16 @@ shapes! {
         epoch: Epoch,
         settings_version: Position,
         source: Base64Bytes,
+    }
+
+    /// See [`crate::event::CameraBacklogged`].
+    CameraBacklogged = event::CameraBacklogged {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        copy: u8,
+        priority: Priority,
+        reason: UnplacedReason,
+        since: Timestamp,
     }
 }
 
