@@ -404,6 +404,7 @@ const fn tenant_of(event: &Event) -> Option<TenantId> {
         Event::CameraAdded(e) => Some(e.tenant_id),
         Event::CameraChanged(e) => Some(e.tenant_id),
         Event::CameraDeleted(e) => Some(e.tenant_id),
+        Event::CameraBacklogged(e) => Some(e.tenant_id),
         Event::ServerAdded(_)
         | Event::ServerJoined(_)
         | Event::ServerAdopted(_)

@@ -290,6 +290,8 @@ async fn a_worker_cannot_use_the_rest_of_the_jetstream_api() {
         ("$JS.API.DIRECT.GET.LOG", json!({ "seq": 1 })),
         ("$JS.API.DIRECT.GET.LOG.lw.log.plan", json!({})),
         ("$JS.API.DIRECT.GET.ASSIGNMENTS", json!({ "seq": 1 })),
+        ("$JS.API.DIRECT.GET.BACKLOG", json!({ "seq": 1 })),
+        ("$JS.API.CONSUMER.INFO.BACKLOG.backlog", json!({})),
     ];
     assert_refused(&worker, requests).await;
 
@@ -299,7 +301,7 @@ async fn a_worker_cannot_use_the_rest_of_the_jetstream_api() {
         left.push(name.unwrap());
     }
     left.sort();
-    assert_eq!(left, ["ASSIGNMENTS", "HEARTBEATS", "LOG", "RECORDINGS"]);
+    assert_eq!(left, ["ASSIGNMENTS", "BACKLOG", "HEARTBEATS", "LOG", "RECORDINGS"]);
     assert_eq!(stored(&server, LogStream::Log).await.len(), 1);
 }
 

@@ -163,6 +163,7 @@ impl fmt::Display for Subject<'_> {
             Event::ControlTicked(e) => write!(f, "control/{}", e.boot_id),
             Event::RecordingReported(e) => write!(f, "server/{}", e.server_id),
             Event::AssignmentsPublished(e) => write!(f, "server/{}", e.server_id),
+            Event::CameraBacklogged(e) => write!(f, "camera/{}", e.camera_id),
         }
     }
 }

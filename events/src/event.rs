@@ -12,7 +12,7 @@ use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
 use crate::sealed::{PublicKey, WrappedKey};
-use crate::settings::{CameraSettings, Capacity, Labels, ServerSettings};
+use crate::settings::{CameraSettings, Capacity, Labels, Priority, ServerSettings};
 use crate::time::Timestamp;
 
 /// One thing that happened.
@@ -68,6 +68,8 @@ pub enum Event {
     RecordingReported(RecordingReported),
     /// One part of what one server is to record.
     AssignmentsPublished(AssignmentSet),
+    /// A camera waits for a server with room.
+    CameraBacklogged(CameraBacklogged),
 }
 
 /// See [`Event::TenantCreated`].
@@ -428,4 +430,21 @@ pub struct RecordingReported {
     pub boot_id: BootId,
     /// In the order in which they happened.
     pub facts: Vec<Fact>,
+}
+
+/// See [`Event::CameraBacklogged`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraBacklogged {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// Which.
+    pub camera_id: CameraId,
+    /// Which of its copies: 0 for the first or only one, then 1, 2, …
+    pub copy: u8,
+    /// Its rank among those that wait.
+    pub priority: Priority,
+    /// Why no server has it.
+    pub reason: UnplacedReason,
+    /// Since when, by the log's clock.
+    pub since: Timestamp,
 }

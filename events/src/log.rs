@@ -75,8 +75,10 @@ pub trait Log: Send + Sync {
     fn append(&self, entry: Entry) -> BoxFuture<'_, Result<Position, Error>>;
 
     /// Appends all `entries` or none, one right behind the other, and answers the position of the last once they are
-    /// durable. They go to one log stream, under a subject each, and at least one is conditional: by that one a retry
-    /// finds out that the first try did arrive. Anything else is refused.
+    /// durable. They go to one log stream, at most [`MAX_ATOMIC_ENTRIES`] of them, and at least one is conditional: by
+    /// that one a retry finds out that the first try did arrive. Several may stand under one subject, in a log stream
+    /// that keeps them all; a condition is then the first one's, as where the others stand follows from it. Anything
+    /// else is refused.
     fn append_atomically(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Position, Error>>;
 
     /// Every record of `stream` behind `after`, in order, each once, across reconnects.
@@ -91,10 +93,21 @@ pub trait Log: Send + Sync {
         stream: LogStream,
         subject: &'a str,
     ) -> BoxFuture<'a, Result<Option<Record>, Error>>;
+
+    /// The record at `position`. In a cluster a replica answers that may not yet have the very newest.
+    fn get(&self, stream: LogStream, position: Position) -> BoxFuture<'_, Result<Option<Record>, Error>>;
+
+    /// Behind which position stands what was stored at `at` or later, by the log's clock: to follow from there is to
+    /// see all of it. The end, if nothing is that new. Exact while the log's clock does not go back.
+    fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>>;
 }
 
 /// The bytes of the largest payload there can be; the limit of a message, headers included, is the same.
 const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+
+/// How many entries can be appended atomically: nats-server's default for a batch
+/// ([ADR-50](https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md)).
+pub const MAX_ATOMIC_ENTRIES: usize = 1_000;
 
 /// The log stream of `entries`, unless they cannot be appended atomically, whatever stands in the log.
 fn check_atomic(entries: &[Entry]) -> Result<LogStream, Error> {
@@ -103,9 +116,20 @@ fn check_atomic(entries: &[Entry]) -> Result<LogStream, Error> {
     if entries.iter().any(|entry| entry.stream != first.stream) {
         return refuse("entries of several log streams cannot be appended atomically".to_owned());
     }
-    let subjects: BTreeSet<_> = entries.iter().map(|entry| &entry.subject).collect();
-    if subjects.len() < entries.len() {
-        return refuse("two entries of one subject cannot be appended atomically".to_owned());
+    if entries.len() > MAX_ATOMIC_ENTRIES {
+        return refuse(format!("{} entries are more than can be appended atomically", entries.len()));
+    }
+    let mut subjects = BTreeSet::new();
+    for entry in entries {
+        if subjects.insert(&entry.subject) {
+            continue;
+        }
+        if first.stream.keeps_last_only() {
+            return refuse(format!("of two entries under `{}` only one would be kept", entry.subject));
+        }
+        if entry.expected_last.is_some() {
+            return refuse(format!("only the first entry under `{}` can be conditional", entry.subject));
+        }
     }
     if entries.iter().all(|entry| entry.expected_last.is_none()) {
         return refuse("none of the entries to append atomically is conditional".to_owned());

@@ -16,11 +16,14 @@ pub enum LogStream {
     Recordings,
     /// The desired set of each server; last one only.
     Assignments,
+    /// Cameras that no server has room for, until one has; the last of each only.
+    Backlog,
 }
 
 impl LogStream {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Log, Self::Heartbeats, Self::Recordings, Self::Assignments];
+    pub const ALL: [Self; 5] =
+        [Self::Log, Self::Heartbeats, Self::Recordings, Self::Assignments, Self::Backlog];
 
     /// The stream's name in NATS.
     pub const fn name(self) -> &'static str {
@@ -29,6 +32,7 @@ impl LogStream {
             Self::Heartbeats => "HEARTBEATS",
             Self::Recordings => "RECORDINGS",
             Self::Assignments => "ASSIGNMENTS",
+            Self::Backlog => "BACKLOG",
         }
     }
 
@@ -39,6 +43,15 @@ impl LogStream {
             Self::Heartbeats => "lw.heartbeat.*",
             Self::Recordings => "lw.recording.*",
             Self::Assignments => "lw.assignment.>",
+            Self::Backlog => "lw.backlog.camera.*",
+        }
+    }
+
+    /// Whether it keeps only the newest record of each subject.
+    pub const fn keeps_last_only(self) -> bool {
+        match self {
+            Self::Log | Self::Heartbeats | Self::Recordings => false,
+            Self::Assignments | Self::Backlog => true,
         }
     }
 }
@@ -104,6 +117,26 @@ pub fn assigned(server: ServerId) -> String {
     format!("lw.assigned.{server}.*")
 }
 
+const BACKLOG_CAMERA: &str = "lw.backlog.camera.";
+
+/// Where a copy of a camera waits for a server with room: one token for both, which the log stream's wildcard covers.
+pub fn backlog(camera: CameraId, copy: u8) -> String {
+    match copy {
+        0 => format!("{BACKLOG_CAMERA}{camera}"),
+        _ => format!("{BACKLOG_CAMERA}{camera}-{copy}"),
+    }
+}
+
+/// Which copy of which camera waits under a subject that [`backlog`] made.
+pub fn backlogged(subject: &str) -> Option<(CameraId, u8)> {
+    const ID_CHARS: usize = 36;
+    let (camera, copy) = subject.strip_prefix(BACKLOG_CAMERA)?.split_at_checked(ID_CHARS)?;
+    let camera = camera.parse().ok()?;
+    let copy = if copy.is_empty() { 0 } else { copy.strip_prefix('-')?.parse().ok()? };
+    // One spelling: `-0` or `-01` is nobody's.
+    (backlog(camera, copy) == subject).then_some((camera, copy))
+}
+
 /// Where an event belongs.
 pub fn of(event: &Event) -> (LogStream, String) {
     match event {
@@ -132,5 +165,27 @@ pub fn of(event: &Event) -> (LogStream, String) {
         Event::ControlTicked(_) => (LogStream::Heartbeats, CONTROL_TICK.to_owned()),
         Event::RecordingReported(e) => (LogStream::Recordings, recording(e.server_id)),
         Event::AssignmentsPublished(e) => (LogStream::Assignments, assignment(e.server_id, e.part)),
+        Event::CameraBacklogged(e) => (LogStream::Backlog, backlog(e.camera_id, e.copy)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_of_the_backlog_reads_back() {
+        let camera = CameraId::from_uuid(uuid::Uuid::from_u128(7));
+        for copy in 0..=u8::MAX {
+            assert_eq!(backlogged(&backlog(camera, copy)), Some((camera, copy)));
+        }
+        let base = backlog(camera, 0);
+        assert!(!base[BACKLOG_CAMERA.len()..].contains('.') && !backlog(camera, 3).ends_with(".3"));
+        for suffix in ["-", "-0", "-01", "-256", "-x", ".1", "1", "--1", "-+1"] {
+            assert_eq!(backlogged(&format!("{base}{suffix}")), None, "{suffix}");
+        }
+        for other in ["", "lw.backlog.camera.", "lw.backlog.camera.x", "lw.log.plan"] {
+            assert_eq!(backlogged(other), None, "{other}");
+        }
     }
 }

@@ -60,6 +60,8 @@ const CONTENT_HASH: &str = "f41fcbf3fc1873c671ceb5519bd763f829a4eb212c5618fe8341
 const OTHERS: &[&str] = &[
     "assignments.published.v1",
     "assignments.published.v1.minimal",
+    "camera.backlogged.v1",
+    "camera.backlogged.v1.copy",
     "control.ticked.v1",
     "recording.reported.v1",
     "recording.reported.v1.causes",

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::stream::{Compression, Config};
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use futures::StreamExt;
 use longwatch_events::id::{EventId, ServerId};
 use longwatch_events::log::jetstream::{JetStreamLog, Settings};
-use longwatch_events::log::{self, Entry, Error, Follow, Log, Record};
+use longwatch_events::log::{self, Entry, Error, Follow, Log, MAX_ATOMIC_ENTRIES, Record};
 use longwatch_events::position::Position;
 use longwatch_events::subject::{self, LogStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -104,6 +105,24 @@ async fn ensuring_the_streams_brings_older_settings_up_to_date() {
         config_of(&context, LogStream::Heartbeats).await.max_age,
         Settings::default().heartbeats_max_age
     );
+}
+
+#[tokio::test]
+async fn heartbeats_that_are_gone_are_not_what_a_time_leads_to() {
+    let nats = NatsServer::start().await;
+    let (log, context) = empty_log(&nats).await;
+    for n in 1..=5 {
+        log.append(entry(n, LogStream::Heartbeats, subject::CONTROL_TICK)).await.expect("appended");
+    }
+    let third = log.get(LogStream::Heartbeats, Position(3)).await.expect("an answer").expect("a record");
+    let stream = context.get_stream("HEARTBEATS").await.expect("it exists");
+    stream.purge().sequence(5).await.expect("purged");
+
+    let since = log.since(LogStream::Heartbeats, third.stored_at).await.expect("an answer");
+
+    assert_eq!(since, Position(4));
+    let mut follow = log.follow(LogStream::Heartbeats, since).await.expect("a follower");
+    assert_eq!(next(&mut follow).await.position, Position(5));
 }
 
 #[tokio::test]
@@ -210,6 +229,117 @@ async fn a_follower_whose_consumer_is_deleted_goes_on_behind_what_it_saw() {
 async fn next(follow: &mut Follow) -> Record {
     let record = timeout(Duration::from_secs(60), follow.next()).await.expect("a record within 60 s");
     record.expect("following has no end").expect("no error")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_is_recognised_by_its_condition_once_its_ids_are_forgotten() {
+    // Given: a plan in parts, another one behind it, and a server that remembers ids for a tenth of a second.
+    let nats = NatsServer::start().await;
+    let (log, context) = empty_log(&nats).await;
+    let window = Duration::from_millis(100);
+    let forgetful = Config { duplicate_window: window, ..config_of(&context, LogStream::Log).await };
+    context.update_stream(forgetful).await.expect("updated");
+    let (first, second) = (plan(1, 3, Position::START), plan(4, 2, Position(3)));
+    log.append_atomically(first.clone()).await.expect("appended");
+    log.append_atomically(second.clone()).await.expect("appended");
+    let ids_are_forgotten = async {
+        let probe = entry(100, LogStream::Log, "lw.log.provider.server.probe");
+        let first = log.append(probe.clone()).await.expect("appended");
+        while log.append(probe.clone()).await.expect("appended") == first {}
+        log.end(LogStream::Log).await.expect("an answer")
+    };
+    let end = timeout(Duration::from_secs(20), ids_are_forgotten).await.expect("in time");
+
+    // When, Then
+    assert_eq!(log.append_atomically(first).await.expect("it stands there"), Position(3));
+    assert_eq!(log.append_atomically(second).await.expect("it stands there"), Position(5));
+    let late = log.append_atomically(plan(10, 2, Position(3))).await;
+    assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
+    assert_eq!(log.end(LogStream::Log).await.expect("an answer"), end);
+}
+
+#[tokio::test]
+async fn the_most_entries_are_as_many_as_the_server_takes() {
+    let nats = NatsServer::start().await;
+    let (log, context) = empty_log(&nats).await;
+    let client = context.client();
+    let batch = async |id: &str, size: usize| {
+        let headers = |number: usize| {
+            let mut headers = HeaderMap::new();
+            headers.insert("Nats-Batch-Id", id);
+            headers.insert("Nats-Batch-Sequence", number.to_string());
+            headers
+        };
+        for number in 1..size {
+            let publish = client.publish_with_headers(subject::PLAN, headers(number), "part".into());
+            publish.await.expect("published");
+        }
+        let mut last = headers(size);
+        last.insert("Nats-Batch-Commit", "1");
+        context.publish_with_headers(subject::PLAN, last, "part".into()).await.expect("sent").await
+    };
+
+    let refused = batch("too large", MAX_ATOMIC_ENTRIES + 1).await.expect_err("it is too large");
+    assert!(refused.to_string().contains("batch is too large"), "{refused}");
+    let taken = batch("largest", MAX_ATOMIC_ENTRIES).await.expect("it is not too large");
+
+    assert_eq!(taken.sequence, MAX_ATOMIC_ENTRIES as u64);
+    assert_eq!(log.end(LogStream::Log).await.expect("an answer"), Position(taken.sequence));
+}
+
+/// A plan in parts whose ids begin at `n`, behind the one that ends at `expected_last`.
+fn plan(n: u128, parts: u128, expected_last: Position) -> Vec<Entry> {
+    let part = |id| Entry {
+        expected_last: (id == n).then_some(expected_last),
+        ..entry(id, LogStream::Log, subject::PLAN)
+    };
+    (n..n + parts).map(part).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_keeps_plans_whole_and_once() {
+    // Given: a planner that appends plan after plan, each in parts, and repeats what it knows no outcome of.
+    const PLANS: usize = 120;
+    const PARTS: usize = 5;
+    let mut nats = NatsServer::start().await;
+    let (log, _) = empty_log(&nats).await;
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let (planner, counter) = (log.clone(), Arc::clone(&acknowledged));
+    let planner = tokio::spawn(async move {
+        let mut end = Position::START;
+        for number in 0..PLANS {
+            let parts = plan((number * PARTS) as u128, PARTS as u128, end);
+            let deadline = Instant::now() + Duration::from_secs(60);
+            end = loop {
+                match planner.append_atomically(parts.clone()).await {
+                    Ok(end) => break end,
+                    Err(Error::Unavailable(_)) if Instant::now() < deadline => {}
+                    Err(error) => panic!("plan {number}: {error}"),
+                }
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        end
+    });
+
+    // When
+    for kill in 1..=KILLS {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while acknowledged.load(Ordering::Relaxed) < kill * PLANS / (KILLS + 1) {
+            assert!(Instant::now() < deadline, "the planner stands still before kill {kill}");
+            sleep(Duration::from_millis(1)).await;
+        }
+        nats.kill();
+        nats.restart().await;
+    }
+
+    // Then
+    assert_eq!(planner.await.expect("no plan failed").0, (PLANS * PARTS) as u64);
+    let standing = collect(open(&log).await, PLANS * PARTS).await;
+    let found: Vec<_> = standing.into_iter().map(|record| record.payload).collect();
+    let expected: Vec<_> = (0..PLANS * PARTS).map(|n| Bytes::from(format!("event {n}"))).collect();
+    assert!(found == expected, "{}", first_difference(&found, &expected));
+    assert_eq!(log.end(LogStream::Log).await.expect("an answer").0, (PLANS * PARTS) as u64);
 }
 
 /// How many append at once, how much each, and how often the server is killed meanwhile.

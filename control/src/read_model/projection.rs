@@ -47,7 +47,8 @@ pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &E
         Event::ServerHeartbeat(_)
         | Event::ControlTicked(_)
         | Event::RecordingReported(_)
-        | Event::AssignmentsPublished(_) => Vec::new(),
+        | Event::AssignmentsPublished(_)
+        | Event::CameraBacklogged(_) => Vec::new(),
     }
 }
 

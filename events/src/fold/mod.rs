@@ -98,7 +98,8 @@ fn apply_next(state: &mut State, position: Position, at: Timestamp, event: &Even
         Event::ServerHeartbeat(_)
         | Event::ControlTicked(_)
         | Event::RecordingReported(_)
-        | Event::AssignmentsPublished(_) => Err("an event of another log stream stands in LOG".to_owned()),
+        | Event::AssignmentsPublished(_)
+        | Event::CameraBacklogged(_) => Err("an event of another log stream stands in LOG".to_owned()),
     }
 }
 

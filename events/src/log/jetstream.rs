@@ -5,6 +5,9 @@
 //! happened to the connection or the consumer.
 
 mod connect;
+mod lease;
+mod read;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +21,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{
-    Compression, Config, DirectGetErrorKind, DiscardPolicy, RawMessageErrorKind, Republish, RetentionPolicy,
-    StorageType,
-};
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -32,10 +32,12 @@ use tokio::time::{Instant, sleep};
 
 use super::{Entry, Error, Follow, Log, Record};
 use crate::position::Position;
-use crate::subject::{self, LogStream};
+use crate::subject::LogStream;
 use crate::time::Timestamp;
 
 pub use connect::{Error as ConnectError, connect};
+pub use lease::Lease;
+pub use streams::Settings;
 
 /// How long one answer of the log may take before the append is tried again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,27 +46,6 @@ const APPEND_DEADLINE: Duration = Duration::from_secs(8);
 /// Pauses between tries: doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
-
-/// How the log streams are kept.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// On how many NATS servers each record stands: 1 for Single, 3 in a cluster.
-    pub replicas: usize,
-    /// How long heartbeats are kept.
-    pub heartbeats_max_age: Duration,
-    /// How many bytes of heartbeats are kept.
-    pub heartbeats_max_bytes: i64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            replicas: 1,
-            heartbeats_max_age: Duration::from_secs(7 * 24 * 3600),
-            heartbeats_max_bytes: 1 << 30,
-        }
-    }
-}
 
 /// A log in NATS JetStream. Cloning it gives another handle.
 #[derive(Clone)]
@@ -78,24 +59,6 @@ impl JetStreamLog {
         let context =
             ContextBuilder::new().timeout(ANSWER_TIMEOUT).backpressure_on_inflight(true).build(client);
         Self { context: Arc::new(context) }
-    }
-
-    /// Creates the log streams, or brings the settings of existing ones up to date.
-    ///
-    /// # Errors
-    /// If NATS does not answer, has no JetStream, or refuses (for example a subject that another stream holds).
-    pub async fn ensure_streams(&self, settings: Settings) -> Result<(), Error> {
-        for stream in LogStream::ALL {
-            self.context.create_or_update_stream(config(stream, settings)).await.map_err(|error| {
-                let text = format!("cannot create the log stream {stream}: {error}");
-                if matches!(error.kind(), jetstream::context::CreateStreamErrorKind::TimedOut) {
-                    Error::Unavailable(text)
-                } else {
-                    Error::Refused(text)
-                }
-            })?;
-        }
-        Ok(())
     }
 
     async fn append_with_retries(&self, entries: &[Entry]) -> Result<Position, Error> {
@@ -162,14 +125,29 @@ impl JetStreamLog {
         }
     }
 
-    /// Whether the batch stands there already: then its conditional entry does, and the others right around it.
+    /// Whether the batch stands there already: then its conditional entry does, and the others right around it. The
+    /// first of its subject is the conditional one, so it is the first record of the subject behind the expected one.
     async fn own_batch_or_conflict(&self, entries: &[Entry]) -> Result<Position, Attempt> {
         let conditional = entries.iter().rev().zip(0_u64..).find(|(entry, _)| entry.expected_last.is_some());
-        let Some((entry, behind)) = conditional else {
+        let (Some((entry, behind)), Some(last)) = (conditional, entries.last()) else {
             return Err(Attempt::Final(Error::Refused("no entry is conditional".to_owned())));
         };
         let Position(at) = self.own_or_conflict(entry).await?;
-        Ok(Position(at.saturating_add(behind)))
+        let end = Position(at.saturating_add(behind));
+        let handle = self.handle(entry.stream).await?;
+        match handle.get_raw_message(end.0).await {
+            Ok(found) if message_id(&found) != last.id.to_string() => {
+                Err(Attempt::Final(Error::Refused("some of the events stand there already".to_owned())))
+            }
+            Ok(_) => Ok(end),
+            // Replaced by a newer one of its subject since.
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(end),
+            Err(error) => Err(Attempt::Again(error.to_string())),
+        }
+    }
+
+    async fn handle(&self, stream: LogStream) -> Result<Stream<()>, Attempt> {
+        self.context.get_stream_no_info(stream.name()).await.map_err(|e| Attempt::Again(e.to_string()))
     }
 
     async fn acknowledged(&self, entry: &Entry, headers: HeaderMap) -> Result<Position, PublishError> {
@@ -182,9 +160,7 @@ impl JetStreamLog {
     /// subject behind the expected one; others may have appended behind it since. The leader is asked: a replica that
     /// lags would turn our own record into a conflict.
     async fn own_or_conflict(&self, entry: &Entry) -> Result<Position, Attempt> {
-        let stream = entry.stream.name();
-        let handle =
-            self.context.get_stream_no_info(stream).await.map_err(|e| Attempt::Again(e.to_string()))?;
+        let handle = self.handle(entry.stream).await?;
         let behind = entry.expected_last.unwrap_or(Position::START).next();
         let conflict = || Attempt::Final(Error::Conflict { subject: entry.subject.clone() });
         match handle.get_first_raw_message_by_subject(&entry.subject, behind.0).await {
@@ -192,20 +168,6 @@ impl JetStreamLog {
             Ok(_) => Err(conflict()),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Err(conflict()),
             Err(error) => Err(Attempt::Again(error.to_string())),
-        }
-    }
-
-    async fn last_record(&self, stream: LogStream, subject: &str) -> Result<Option<Record>, Error> {
-        let handle = self.context.get_stream_no_info(stream.name()).await.map_err(unavailable)?;
-        match handle.direct_get_last_for_subject(subject).await {
-            Ok(message) => Ok(Some(Record {
-                position: Position(message.sequence),
-                stored_at: micros(message.time.unix_timestamp_nanos()),
-                subject: message.subject.to_string(),
-                payload: message.payload,
-            })),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unavailable(error)),
         }
     }
 
@@ -332,6 +294,14 @@ impl Log for JetStreamLog {
     ) -> BoxFuture<'a, Result<Option<Record>, Error>> {
         self.last_record(stream, subject).boxed()
     }
+
+    fn get(&self, stream: LogStream, position: Position) -> BoxFuture<'_, Result<Option<Record>, Error>> {
+        self.record_at(stream, position).boxed()
+    }
+
+    fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {
+        self.position_since(stream, at).boxed()
+    }
 }
 
 fn headers(entry: &Entry) -> HeaderMap {
@@ -345,6 +315,9 @@ fn headers(entry: &Entry) -> HeaderMap {
 }
 
 fn refused_or_again(error: &PublishError) -> Attempt {
+    if server_code(error) == Some(ErrorCode::ATOMIC_PUBLISH_TOO_LARGE_BATCH) {
+        return Attempt::Final(Error::Refused(format!("too many entries to append atomically: {error}")));
+    }
     match error.kind() {
         PublishErrorKind::MaxPayloadExceeded => {
             Attempt::Final(Error::Refused(format!("the event is too large: {error}")))
@@ -361,11 +334,14 @@ fn refused_or_again(error: &PublishError) -> Attempt {
 
 /// Whether the server says that a batch was committed before, by its ids or by its conditions.
 fn is_repeated(error: &PublishError) -> bool {
-    let code = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<jetstream::Error>())
-        .map(jetstream::Error::error_code);
     error.kind() == PublishErrorKind::WrongLastSequence
-        || code == Some(ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE)
+        || server_code(error) == Some(ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE)
+}
+
+/// What the server answered, if it did.
+fn server_code(error: &PublishError) -> Option<ErrorCode> {
+    let answer = std::error::Error::source(error)?.downcast_ref::<jetstream::Error>()?;
+    Some(answer.error_code())
 }
 
 fn message_id(message: &StreamMessage) -> &str {
@@ -388,57 +364,4 @@ fn micros(nanos: i128) -> Timestamp {
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
     Error::Unavailable(error.to_string())
-}
-
-/// The settings of architecture.md, section "Log streams".
-fn config(stream: LogStream, settings: Settings) -> Config {
-    let base = Config {
-        name: stream.name().to_owned(),
-        subjects: vec![stream.subjects().to_owned()],
-        storage: StorageType::File,
-        retention: RetentionPolicy::Limits,
-        num_replicas: settings.replicas,
-        allow_direct: true,
-        // Without a positive limit of its own a stream takes only 1,000 consumers.
-        max_consumers: 100_000,
-        max_message_size: 1 << 20,
-        ..Config::default()
-    };
-    match stream {
-        LogStream::Log => Config {
-            description: Some("Longwatch: everything that was ever decided".to_owned()),
-            deny_delete: true,
-            deny_purge: true,
-            compression: Some(Compression::S2),
-            allow_atomic_publish: true,
-            ..base
-        },
-        LogStream::Heartbeats => Config {
-            description: Some("Longwatch: signs of life".to_owned()),
-            max_age: settings.heartbeats_max_age,
-            max_bytes: settings.heartbeats_max_bytes,
-            discard: DiscardPolicy::Old,
-            ..base
-        },
-        LogStream::Recordings => Config {
-            description: Some("Longwatch: facts of workers".to_owned()),
-            deny_delete: true,
-            compression: Some(Compression::S2),
-            // A worker repeats what was not acknowledged; an hour covers every outage but the long ones, and
-            // folding a fact twice changes nothing.
-            duplicate_window: Duration::from_secs(3600),
-            ..base
-        },
-        LogStream::Assignments => Config {
-            description: Some("Longwatch: what each server is to record".to_owned()),
-            max_messages_per_subject: 1,
-            allow_atomic_publish: true,
-            republish: Some(Republish {
-                source: subject::REPUBLISH_FROM.to_owned(),
-                destination: subject::REPUBLISH_TO.to_owned(),
-                headers_only: false,
-            }),
-            ..base
-        },
-    }
 }

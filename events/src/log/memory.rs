@@ -55,7 +55,7 @@ impl Stream {
         self.end = position;
         self.by_id.insert(entry.id, position);
         self.last_of_subject.insert(entry.subject, position);
-        if entry.stream == LogStream::Assignments {
+        if entry.stream.keeps_last_only() {
             self.records.remove(&last);
         }
         self.followers.retain(|follower| {
@@ -143,5 +143,20 @@ impl Log for MemoryLog {
         let last =
             streams.get(&stream).and_then(|stream| stream.records.get(stream.last_of_subject.get(subject)?));
         ready(Ok(last.cloned())).boxed()
+    }
+
+    fn get(&self, stream: LogStream, position: Position) -> BoxFuture<'_, Result<Option<Record>, Error>> {
+        let streams = self.streams();
+        let record = streams.get(&stream).and_then(|stream| stream.records.get(&position));
+        ready(Ok(record.cloned())).boxed()
+    }
+
+    fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {
+        let streams = self.streams();
+        let since = streams.get(&stream).map_or(Position::START, |stream| {
+            let first = stream.records.values().find(|record| record.stored_at >= at);
+            first.map_or(stream.end, |record| record.position.previous())
+        });
+        ready(Ok(since)).boxed()
     }
 }

@@ -133,6 +133,7 @@ kinds! {
     ControlTicked(ControlTicked) = "longwatch.control.ticked.v1",
     RecordingReported(RecordingReported) = "longwatch.recording.reported.v1",
     AssignmentsPublished(AssignmentsPublished) = "longwatch.assignments.published.v1",
+    CameraBacklogged(CameraBacklogged) = "longwatch.camera.backlogged.v1",
 }
 
 impl fmt::Display for Kind {

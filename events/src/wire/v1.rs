@@ -11,7 +11,7 @@ use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
 use crate::sealed::{Base64Bytes, PublicKey, WrappedKey};
-use crate::settings::{CameraSettings, Capacity, Labels, ServerSettings};
+use crate::settings::{CameraSettings, Capacity, Labels, Priority, ServerSettings};
 use crate::time::Timestamp;
 use crate::{assignment, event, fact};
 
@@ -317,6 +317,16 @@ shapes! {
         source: Base64Bytes,
         #[serde(default, skip_serializing_if = "is_default")]
         single_session: bool,
+    }
+
+    /// See [`crate::event::CameraBacklogged`].
+    CameraBacklogged = event::CameraBacklogged {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        copy: u8,
+        priority: Priority,
+        reason: UnplacedReason,
+        since: Timestamp,
     }
 }
 

@@ -3,9 +3,9 @@
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::{
-    CameraAdded, CameraChanged, CameraDeleted, ControlTicked, Decision, Event, Load, PlanEntry, PlanMade,
-    RecordingReported, ServerAdded, ServerAdopted, ServerChanged, ServerDetached, ServerHeartbeat,
-    ServerJoined, ServerLost, ServerReturned, TenantChanged, TenantCreated, TenantDeleted,
+    CameraAdded, CameraBacklogged, CameraChanged, CameraDeleted, ControlTicked, Decision, Event, Load,
+    PlanEntry, PlanMade, RecordingReported, ServerAdded, ServerAdopted, ServerChanged, ServerDetached,
+    ServerHeartbeat, ServerJoined, ServerLost, ServerReturned, TenantChanged, TenantCreated, TenantDeleted,
 };
 use longwatch_events::fact::{
     Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
@@ -113,10 +113,13 @@ fn retention() -> impl Strategy<Value = Retention> {
         .prop_map(|(max_days, max_bytes)| Retention { max_days, max_bytes })
 }
 
+fn priority() -> impl Strategy<Value = Priority> {
+    select(vec![Priority::High, Priority::Medium, Priority::Low, Priority::Never])
+}
+
 pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
     let modes = select(vec![RecordingMode::Continuous, RecordingMode::Off]);
-    let priorities = select(vec![Priority::High, Priority::Medium, Priority::Low, Priority::Never]);
-    let placement = (priorities, option::of(server_id()), any::<u8>(), option::of(any::<u64>()));
+    let placement = (priority(), option::of(server_id()), any::<u8>(), option::of(any::<u64>()));
     (text(), labels(), source(), modes, retention(), placement).prop_map(
         |(name, labels, source, mode, retention, placement)| {
             let (failover_priority, preferred_server_id, copies, expected_bitrate_bps) = placement;
@@ -149,6 +152,7 @@ pub(crate) fn unplaced_reason() -> impl Strategy<Value = UnplacedReason> {
         UnplacedReason::NoServer,
         UnplacedReason::NoCapacity,
         UnplacedReason::NoBitrate,
+        UnplacedReason::NoTakeover,
         UnplacedReason::Disabled,
     ])
 }
@@ -284,6 +288,19 @@ fn assignments() -> impl Strategy<Value = AssignmentSet> {
     )
 }
 
+fn backlogged() -> impl Strategy<Value = CameraBacklogged> {
+    (tenant_id(), camera_id(), any::<u8>(), priority(), unplaced_reason(), timestamp()).prop_map(
+        |(tenant_id, camera_id, copy, priority, reason, since)| CameraBacklogged {
+            tenant_id,
+            camera_id,
+            copy,
+            priority,
+            reason,
+            since,
+        },
+    )
+}
+
 fn server_joined() -> impl Strategy<Value = ServerJoined> {
     (server_id(), text(), public_key(), labels(), capacity()).prop_map(
         |(server_id, name, public_key, labels, capacity)| ServerJoined {
@@ -361,6 +378,7 @@ pub(crate) fn event_of(kind: Kind) -> BoxedStrategy<Event> {
             })
             .boxed(),
         Kind::AssignmentsPublished => assignments().prop_map(Event::AssignmentsPublished).boxed(),
+        Kind::CameraBacklogged => backlogged().prop_map(Event::CameraBacklogged).boxed(),
     }
 }
 
@@ -390,7 +408,12 @@ pub(crate) fn envelope() -> impl Strategy<Value = Envelope> {
 
 /// An event that does not belong in `LOG`.
 pub(crate) fn event_of_another_stream() -> impl Strategy<Value = Event> {
-    let kinds =
-        [Kind::ServerHeartbeat, Kind::ControlTicked, Kind::RecordingReported, Kind::AssignmentsPublished];
+    let kinds = [
+        Kind::ServerHeartbeat,
+        Kind::ControlTicked,
+        Kind::RecordingReported,
+        Kind::AssignmentsPublished,
+        Kind::CameraBacklogged,
+    ];
     select(kinds.to_vec()).prop_flat_map(event_of)
 }

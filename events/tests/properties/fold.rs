@@ -226,7 +226,8 @@ fn impossible(state: &State, log: &[Stored]) -> Vec<Event> {
         Event::ServerHeartbeat(_)
         | Event::ControlTicked(_)
         | Event::RecordingReported(_)
-        | Event::AssignmentsPublished(_) => true,
+        | Event::AssignmentsPublished(_)
+        | Event::CameraBacklogged(_) => true,
     };
     log.iter().map(|stored| stored.event.clone()).filter(contradicts).collect()
 }

@@ -9,7 +9,7 @@ use longwatch_events::log::memory::MemoryLog;
 use longwatch_events::log::{self, Entry, Follow, Log, Record};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
-use longwatch_events::time::ManualClock;
+use longwatch_events::time::{ManualClock, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,18 @@ impl Log for ReadOnly {
         subject: &'a str,
     ) -> BoxFuture<'a, Result<Option<Record>, log::Error>> {
         self.0.last(stream, subject)
+    }
+
+    fn get(
+        &self,
+        stream: LogStream,
+        position: Position,
+    ) -> BoxFuture<'_, Result<Option<Record>, log::Error>> {
+        self.0.get(stream, position)
+    }
+
+    fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, log::Error>> {
+        self.0.since(stream, at)
     }
 }
 
