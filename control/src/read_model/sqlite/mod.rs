@@ -22,19 +22,23 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::rows::{
-    AssignmentView, CameraView, Change, Counts, Observations, ServerView, TenantRow, TimelineRows,
-};
-use super::{Answer, Applied, AssignmentFilter, CameraFilter, Error, Items, Page, Range, ReadModel};
+use super::batch::{Due, count_written};
+use super::rows::{AssignmentView, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows};
+use super::{Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../schemas/migrations/sqlite");
 
 /// Readers at once. A read is short, and SQLite reads from the page cache: more would only compete.
 const READERS: u32 = 4;
-/// How long a connection waits for a lock: only the writer locks, and its transactions are short.
+/// How long a connection waits for a lock: only writers lock, one in each process, and their transactions are short.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between tries to open a file that is locked.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// Locks the database for writing at once, so that what is read before it is written still holds.
+const WRITING: &str = "BEGIN IMMEDIATE";
 
 /// A read model in one SQLite file.
 #[derive(Debug)]
@@ -83,11 +87,22 @@ impl SqliteReadModel {
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_TIMEOUT)
             .create_if_missing(true);
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        MIGRATIONS.run(&writer).await.map_err(|error| Error::Database(Box::new(error)))?;
+        let writer = open_writer(&options).await?;
+        migrate(&writer).await?;
         let reading = options.create_if_missing(false).pragma("query_only", "ON");
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(reading).await?;
         Ok(Self { writer, readers })
+    }
+
+    /// Removes all rows, as if the file had been replaced by a new one.
+    #[cfg(test)]
+    pub(crate) async fn empty(&self) {
+        let mut transaction = self.writer.begin_with(WRITING).await.unwrap();
+        for table in &super::digest::TABLES {
+            let sql = sqlx::AssertSqlSafe(format!("DELETE FROM {}", table.name));
+            sqlx::query(sql).execute(&mut *transaction).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
     }
 
     /// Lets go of the file, after what is under way.
@@ -107,14 +122,9 @@ impl SqliteReadModel {
         Ok(answer)
     }
 
-    async fn apply_batch(
-        &self,
-        stream: LogStream,
-        up_to: Position,
-        changes: Vec<Change>,
-    ) -> Result<Applied, Error> {
+    async fn apply_batch(&self, batch: &Batch) -> Result<Applied, Error> {
         let mut connection = self.writer.acquire().await?;
-        let applied = write_batch(&mut connection, stream, up_to, changes).await;
+        let applied = write_batch(&mut connection, batch).await;
         if applied.is_err() {
             // After some failures (a full disk is one) SQLite has rolled back by itself, and the connection no longer
             // knows whether it is inside a transaction: the next try begins with a new one.
@@ -124,24 +134,49 @@ impl SqliteReadModel {
     }
 }
 
-async fn write_batch(
-    connection: &mut SqliteConnection,
-    stream: LogStream,
-    up_to: Position,
-    changes: Vec<Change>,
-) -> Result<Applied, Error> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    if up_to <= read::position(&mut transaction, stream).await? {
-        return Ok(Applied::Seen);
+async fn write_batch(connection: &mut SqliteConnection, batch: &Batch) -> Result<Applied, Error> {
+    let mut transaction = connection.begin_with(WRITING).await?;
+    let stored = read::position(&mut transaction, batch.stream).await?;
+    let changes = match batch.due(stored) {
+        Due::Nothing(answer) => return Ok(answer),
+        Due::Changes(changes) => changes,
+    };
+    for change in &changes {
+        write::change(&mut transaction, (*change).clone()).await?;
     }
-    let count_written = super::count_written(&changes);
-    for change in changes {
-        write::change(&mut transaction, change).await?;
-    }
-    write::position(&mut transaction, stream, up_to).await?;
+    write::position(&mut transaction, batch.stream, batch.up_to).await?;
     transaction.commit().await?;
-    count_written();
+    count_written(&changes);
     Ok(Applied::Written)
+}
+
+/// The connection that writes, of a file that other replicas may be opening at the same moment: who turns a new file to
+/// WAL needs it for itself, and for that SQLite does not wait ([`BUSY_TIMEOUT`] or not), it fails.
+async fn open_writer(options: &SqliteConnectOptions) -> Result<SqlitePool, Error> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let opened = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await;
+        match opened {
+            Err(error) if is_busy(&error) && Instant::now() < deadline => sleep(BUSY_PAUSE).await,
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// Whether another connection has the lock (SQLITE_BUSY, <https://sqlite.org/rescode.html>).
+fn is_busy(error: &sqlx::Error) -> bool {
+    const SQLITE_BUSY: u32 = 5;
+    // The primary code is the low byte of an extended one.
+    let code = error.as_database_error().and_then(|error| error.code()?.parse().ok());
+    code.is_some_and(|code: u32| code & 0xff == SQLITE_BUSY)
+}
+
+/// Brings the tables up to date, alone: another replica may be about to do the same.
+async fn migrate(writer: &SqlitePool) -> Result<(), Error> {
+    let mut transaction = writer.begin_with(WRITING).await?;
+    MIGRATIONS.run(&mut *transaction).await.map_err(|error| Error::Database(Box::new(error)))?;
+    transaction.commit().await?;
+    Ok(())
 }
 
 impl ReadModel for SqliteReadModel {
@@ -149,8 +184,8 @@ impl ReadModel for SqliteReadModel {
         self.reading(move |db| read::position(db, stream).boxed()).boxed()
     }
 
-    fn apply(&self, stream: LogStream, up_to: Position, changes: Vec<Change>) -> Answer<'_, Applied> {
-        self.apply_batch(stream, up_to, changes).boxed()
+    fn apply<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Applied> {
+        self.apply_batch(batch).boxed()
     }
 
     fn tenant(&self, tenant: TenantId) -> Answer<'_, Option<TenantRow>> {
@@ -211,6 +246,7 @@ impl ReadModel for SqliteReadModel {
 mod tests {
     use longwatch_events::time::Timestamp;
 
+    use super::super::rows::Change;
     use super::*;
 
     #[tokio::test]
@@ -229,12 +265,15 @@ mod tests {
                 })
             })
         };
-        let full = model.apply(LogStream::Log, Position(1), tenants(0).collect()).await;
+        let batch = Batch {
+            stream: LogStream::Log,
+            after: Position::START,
+            up_to: Position(1),
+            changes: tenants(0).map(|change| (Position(1), change)).collect(),
+        };
+        let full = model.apply(&batch).await;
         assert!(full.is_err_and(|error| error.to_string().contains("full")));
-        assert_eq!(
-            model.apply(LogStream::Log, Position(1), tenants(0).collect()).await.unwrap(),
-            Applied::Written
-        );
+        assert_eq!(model.apply(&batch).await.unwrap(), Applied::Written);
     }
 
     #[tokio::test]
