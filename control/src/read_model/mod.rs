@@ -13,6 +13,7 @@ mod contract;
 pub mod digest;
 pub mod projection;
 pub mod rows;
+mod sql;
 pub mod sqlite;
 pub mod timeline;
 

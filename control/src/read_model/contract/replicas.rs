@@ -93,8 +93,8 @@ impl Replica {
     }
 
     async fn run_to_the_end(&mut self, log: &Folded, records: u64) {
-        for stream in 0..2 {
-            while self.known[stream] < log.end(STREAMS[stream]) {
+        for (stream, name) in STREAMS.into_iter().enumerate() {
+            while self.known[stream] < log.end(name) {
                 self.step(log, stream, records).await;
             }
         }
@@ -180,8 +180,8 @@ pub(super) async fn a_replica_that_lags_changes_nothing(engine: Engine) {
     let mut ahead = Replica::starting(database.open().await).await;
     ahead.run_to_the_end(&log, 10).await;
     let hash = ahead.model.content_hash().await.unwrap();
-    for stream in 0..2 {
-        while lagging.known[stream] < log.end(STREAMS[stream]) {
+    for (stream, name) in STREAMS.into_iter().enumerate() {
+        while lagging.known[stream] < log.end(name) {
             lagging.step(&log, stream, 3).await;
             assert_eq!(lagging.model.content_hash().await.unwrap(), hash);
         }

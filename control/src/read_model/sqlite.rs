@@ -3,19 +3,11 @@
 //! `synchronous = NORMAL`: a power cut may take the newest transactions, never tear one; the position goes with its
 //! rows, and the fold writes them again.
 
-mod convert;
-mod read;
-mod write;
-
 use std::path::Path;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
-use longwatch_events::position::Position;
-use longwatch_events::subject::LogStream;
 use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
@@ -23,11 +15,10 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use tokio::time::{Instant, sleep};
-use uuid::Uuid;
 
 use super::batch::{Due, count_written};
-use super::rows::{AssignmentView, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows};
-use super::{Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel};
+use super::sql::{self, Connection, Database, Dialect};
+use super::{Answer, Applied, Batch, Error};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../schemas/migrations/sqlite");
 
@@ -45,12 +36,6 @@ const WRITING: &str = "BEGIN IMMEDIATE";
 pub struct SqliteReadModel {
     writer: SqlitePool,
     readers: SqlitePool,
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(Box::new(error))
-    }
 }
 
 /// The address as it may be shown: what stands before `@` in its authority (RFC 3986, section 3.2.1) is left out, and
@@ -110,44 +95,6 @@ impl SqliteReadModel {
         self.readers.close().await;
         self.writer.close().await;
     }
-
-    /// Runs `work` in one reading transaction, so that all it sees is of one moment.
-    async fn reading<T>(
-        &self,
-        work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let mut transaction = self.readers.begin().await?;
-        let answer = work(&mut transaction).await?;
-        transaction.commit().await?;
-        Ok(answer)
-    }
-
-    async fn apply_batch(&self, batch: &Batch) -> Result<Applied, Error> {
-        let mut connection = self.writer.acquire().await?;
-        let applied = write_batch(&mut connection, batch).await;
-        if applied.is_err() {
-            // After some failures (a full disk is one) SQLite has rolled back by itself, and the connection no longer
-            // knows whether it is inside a transaction: the next try begins with a new one.
-            connection.close().await?;
-        }
-        applied
-    }
-}
-
-async fn write_batch(connection: &mut SqliteConnection, batch: &Batch) -> Result<Applied, Error> {
-    let mut transaction = connection.begin_with(WRITING).await?;
-    let stored = read::position(&mut transaction, batch.stream).await?;
-    let changes = match batch.due(stored) {
-        Due::Nothing(answer) => return Ok(answer),
-        Due::Changes(changes) => changes,
-    };
-    for change in &changes {
-        write::change(&mut transaction, (*change).clone()).await?;
-    }
-    write::position(&mut transaction, batch.stream, batch.up_to).await?;
-    transaction.commit().await?;
-    count_written(&changes);
-    Ok(Applied::Written)
 }
 
 /// The connection that writes, of a file that other replicas may be opening at the same moment: who turns a new file to
@@ -179,74 +126,65 @@ async fn migrate(writer: &SqlitePool) -> Result<(), Error> {
     Ok(())
 }
 
-impl ReadModel for SqliteReadModel {
-    fn position(&self, stream: LogStream) -> Answer<'_, Position> {
-        self.reading(move |db| read::position(db, stream).boxed()).boxed()
+impl Database for SqliteReadModel {
+    const DIALECT: Dialect = Dialect {
+        observed: (
+            "SELECT unhex(value ->> 'server'), value ->> 'silent', unhex(value ->> 'boot') FROM json_each(",
+            ")",
+        ),
+        position_in_text: "instr",
+    };
+
+    fn reading<'a, T: Send + 'a>(
+        &'a self,
+        work: impl for<'c> FnOnce(&'c mut dyn Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'a,
+    ) -> Answer<'a, T> {
+        async move {
+            let mut transaction = self.readers.begin().await?;
+            let answer = work(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(answer)
+        }
+        .boxed()
     }
 
-    fn apply<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Applied> {
-        self.apply_batch(batch).boxed()
+    fn write<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Applied> {
+        async move {
+            let mut connection = self.writer.acquire().await?;
+            let applied = write(&mut connection, batch).await;
+            if applied.is_err() {
+                // After some failures (a full disk is one) SQLite has rolled back by itself, and the connection no
+                // longer knows whether it is inside a transaction: the next try begins with a new one.
+                connection.close().await?;
+            }
+            applied
+        }
+        .boxed()
     }
+}
 
-    fn tenant(&self, tenant: TenantId) -> Answer<'_, Option<TenantRow>> {
-        self.reading(move |db| read::tenant(db, tenant).boxed()).boxed()
-    }
-
-    fn tenants(&self, page: Page<TenantId>) -> Answer<'_, Items<TenantRow>> {
-        self.reading(move |db| read::tenants(db, page).boxed()).boxed()
-    }
-
-    fn server(&self, server: ServerId) -> Answer<'_, Option<ServerView>> {
-        self.reading(move |db| read::server(db, server).boxed()).boxed()
-    }
-
-    fn servers(&self, page: Page<ServerId>) -> Answer<'_, Items<ServerView>> {
-        self.reading(move |db| read::servers(db, page).boxed()).boxed()
-    }
-
-    fn camera(&self, tenant: TenantId, camera: CameraId) -> Answer<'_, Option<CameraView>> {
-        self.reading(move |db| read::camera(db, tenant, camera).boxed()).boxed()
-    }
-
-    fn cameras(
-        &self,
-        tenant: TenantId,
-        filter: CameraFilter,
-        page: Page<CameraId>,
-    ) -> Answer<'_, Items<CameraView>> {
-        self.reading(move |db| read::cameras(db, tenant, filter, page).boxed()).boxed()
-    }
-
-    fn assignments(
-        &self,
-        filter: AssignmentFilter,
-        page: Page<(TenantId, CameraId)>,
-    ) -> Answer<'_, Items<AssignmentView>> {
-        self.reading(move |db| read::assignments(db, filter, page).boxed()).boxed()
-    }
-
-    fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows> {
-        self.reading(move |db| read::timeline(db, tenant, camera, range).boxed()).boxed()
-    }
-
-    fn creation(&self, thing: Uuid) -> Answer<'_, Option<Position>> {
-        self.reading(move |db| read::creation(db, thing).boxed()).boxed()
-    }
-
-    fn counts(&self, observations: Observations) -> Answer<'_, Counts> {
-        self.reading(move |db| read::counts(db, observations).boxed()).boxed()
-    }
-
-    fn content_hash(&self) -> Answer<'_, Sha256> {
-        self.reading(move |db| read::content_hash(db).boxed()).boxed()
-    }
+async fn write(connection: &mut SqliteConnection, batch: &Batch) -> Result<Applied, Error> {
+    let mut transaction = connection.begin_with(WRITING).await?;
+    let stored = sql::position(&mut *transaction, batch.stream).await?;
+    let changes = match batch.due(stored) {
+        Due::Nothing(answer) => return Ok(answer),
+        Due::Changes(changes) => changes,
+    };
+    sql::write::batch(&mut *transaction, batch, &changes).await?;
+    transaction.commit().await?;
+    count_written(&changes);
+    Ok(Applied::Written)
 }
 
 #[cfg(test)]
 mod tests {
+    use longwatch_events::id::TenantId;
+    use longwatch_events::position::Position;
+    use longwatch_events::subject::LogStream;
     use longwatch_events::time::Timestamp;
 
-    use super::super::rows::Change;
+    use super::super::ReadModel as _;
+    use super::super::rows::{Change, TenantRow};
     use super::*;
 
     #[tokio::test]
