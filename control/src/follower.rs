@@ -1,72 +1,144 @@
 //! Follows the log streams and folds them: `LOG` into State and read model, `RECORDINGS` into the read model,
 //! `HEARTBEATS` into what is observed.
 //!
-//! Invariants: State is folded before the rows, and [`Progress`](crate::service::Progress) moves only when both are there;
+//! Invariants: State is folded before the rows, and [`Progress`](crate::service::Progress) moves only when both are there,
+//! whichever replica wrote the rows; a database that was set back (restored, or replaced by a copy that lagged) is written
+//! anew from there;
 //! a record of `LOG` that cannot be folded, or a log that is not the one the read model was derived from, halts the
 //! fold. No decision depends on `RECORDINGS`: a worker's report that cannot be read is set aside, visibly, so that one
 //! broken worker, or one newer than control, stops nobody else. It stays in the log; a rebuild reads it again.
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::Event;
 use longwatch_events::fold;
 use longwatch_events::id::TenantId;
 use longwatch_events::log::Record;
 use longwatch_events::position::Position;
+use longwatch_events::state::State;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 use rand::RngExt as _;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::read_model::{projection, rows::Change};
+use crate::read_model::rows::Change;
+use crate::read_model::{Applied, Batch, projection};
 use crate::service::Service;
 
 /// How many records are folded, and written to the read model, at once.
 const BATCH: usize = 1_000;
 /// Between tries to write to the read model, or to open the log, at most; at least half of it.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long a database that was set back may go unnoticed while nothing happens.
+const LOOK_AFTER_ROWS_EVERY: Duration = Duration::from_secs(10);
 /// How far back heartbeats are read at the start: enough to hear of a large fleet at once.
 const HEARTBEATS_AT_START: u64 = 5_000;
 
 /// Folds `LOG` for ever, or until it halts.
 pub async fn follow_log(service: &Service) {
-    let end = with_retries(service, "read the end of LOG", || service.log().end(LogStream::Log)).await;
-    let written = position_of(service, LogStream::Log).await;
-    if let Some(why) = rolled_back(LogStream::Log, written, end) {
-        return service.halt(why);
-    }
+    let stream = LogStream::Log;
+    // In this order: another replica may append to the log and write the rows meanwhile.
     let first_tenant =
         with_retries(service, "read the default tenant", || service.read_model().tenant(TenantId::DEFAULT))
             .await;
     let first_created = first_tenant.map(|tenant| tenant.created_at);
+    let written = position_of(service, stream).await;
+    let end = with_retries(service, "read the end of LOG", || service.log().end(stream)).await;
+    if let Some(why) = rolled_back(stream, written, end) {
+        return service.halt(why);
+    }
     let from = service.state().position;
-    let records = with_retries(service, "follow LOG", || service.log().follow(LogStream::Log, from)).await;
-    let mut batches = records.ready_chunks(BATCH);
+    let mut batches = log_behind(service, from).await;
     if from >= end {
         catch_up(service, end);
     }
-    while let Some(batch) = batches.next().await {
-        let folded = fold_log_batch(service, written, batch);
-        if let Some((up_to, changes)) = folded.progress {
-            if let Some(why) = another_log(service, first_created, written) {
-                return service.halt(why);
-            }
-            with_retries(service, "write to the read model", || {
-                service.read_model().apply(LogStream::Log, up_to, changes.clone())
-            })
-            .await;
-            service.advance(|progress| progress.log = up_to);
-            if up_to >= end && !service.progress().borrow().caught_up {
-                catch_up(service, end);
-            }
+    let mut known = written;
+    while let Some(records) = next_or_none(&mut batches).await {
+        let Folded { batch, halt } = fold_log_batch(&mut service.state_to_fold(), known, records);
+        if let Some(why) = another_log(service, first_created, written) {
+            return service.halt(why);
         }
-        if let Some(why) = folded.halt {
+        if let Err(why) = write_log(service, &batch).await {
+            return service.halt(why);
+        }
+        let up_to = batch.up_to;
+        known = known.max(up_to);
+        service.advance(|progress| progress.log = up_to);
+        if up_to >= end && !service.progress().borrow().caught_up {
+            catch_up(service, end);
+        }
+        if let Some(why) = halt {
             return service.halt(why);
         }
     }
-    service.halt("the log ended; it never should".to_owned());
+    service.halt(LOG_ENDED.to_owned());
+}
+
+const LOG_ENDED: &str = "the log ended; it never should";
+
+/// Records that came together.
+type Records = Vec<Result<Record, longwatch_events::log::Error>>;
+
+/// `LOG` behind `after`.
+async fn log_behind(service: &Service, after: Position) -> BoxStream<'static, Records> {
+    let records = with_retries(service, "follow LOG", || service.log().follow(LogStream::Log, after)).await;
+    records.ready_chunks(BATCH).boxed()
+}
+
+/// The next records; none of them if none came for a while, so that the rows are looked after all the same.
+async fn next_or_none(batches: &mut (impl Stream<Item = Records> + Unpin)) -> Option<Records> {
+    timeout(LOOK_AFTER_ROWS_EVERY, batches.next()).await.unwrap_or_else(|_| Some(Vec::new()))
+}
+
+/// Writes until it is written, by whomever.
+async fn apply(service: &Service, batch: &Batch) -> Applied {
+    with_retries(service, "write to the read model", || service.read_model().apply(batch)).await
+}
+
+/// Sees to it that all rows up to the end of `batch` are there.
+///
+/// # Errors
+/// If the log cannot be folded again; it could be before.
+async fn write_log(service: &Service, batch: &Batch) -> Result<(), String> {
+    const PART: &str = "the rows of LOG";
+    loop {
+        let position = match apply(service, batch).await {
+            Applied::Written | Applied::Seen => return Ok(()),
+            Applied::Behind { position } => position,
+        };
+        let (known, stream) = (batch.after, batch.stream);
+        tracing::warn!(%position, %known, %stream, "the read model was set back; its rows are written again");
+        service.trouble(
+            PART,
+            format!("the database was set back to position {position}; they are written again"),
+        );
+        let written = write_log_again(service, position, known).await;
+        service.trouble_over(PART);
+        written?;
+    }
+}
+
+/// Writes the rows between `from` and `up_to` again, which follow from the State of that time. If the database is set back
+/// once more meanwhile, it does not come that far.
+async fn write_log_again(service: &Service, from: Position, up_to: Position) -> Result<(), String> {
+    let mut state = State::default();
+    let mut known = from;
+    let mut batches = log_behind(service, Position::START).await;
+    while state.position < up_to {
+        let records = batches.next().await.ok_or(LOG_ENDED)?;
+        let Folded { batch, halt } = fold_log_batch(&mut state, known, records);
+        match apply(service, &batch).await {
+            Applied::Written | Applied::Seen => known = known.max(batch.up_to),
+            Applied::Behind { .. } => return Ok(()),
+        }
+        if let Some(why) = halt {
+            return Err(why);
+        }
+    }
+    Ok(())
 }
 
 fn catch_up(service: &Service, end: Position) {
@@ -124,48 +196,37 @@ fn another_log(service: &Service, rows_say: Option<Timestamp>, written: Position
     })
 }
 
-/// What folding a batch led to: rows up to a position, and perhaps a halt behind it.
+/// What folding records led to: what there is to write, and perhaps a halt behind it.
 struct Folded {
-    progress: Option<(Position, Vec<Change>)>,
+    batch: Batch,
     halt: Option<String>,
 }
 
-fn fold_log_batch(
-    service: &Service,
-    written: Position,
-    batch: Vec<Result<Record, longwatch_events::log::Error>>,
-) -> Folded {
-    let mut state = service.state_to_fold();
-    let mut changes = Vec::new();
-    let mut progress = None;
-    for record in batch {
+/// Folds `records` into `state`. Of the rows, those up to `known` are written.
+fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folded {
+    let mut batch =
+        Batch { stream: LogStream::Log, after: known, up_to: state.position, changes: Vec::new() };
+    for record in records {
         let step = record.map_err(|error| error.to_string()).and_then(|record| {
             let position = record.position;
             let envelope = Envelope::decode(&record.payload)
                 .map_err(|error| format!("position {position} of LOG cannot be read: {error}"))?;
-            let outcome = fold::apply(&mut state, position, record.stored_at, &envelope.event)
+            let outcome = fold::apply(state, position, record.stored_at, &envelope.event)
                 .map_err(|error| error.to_string())?;
             Ok((record, envelope, outcome))
         });
-        match step {
-            Ok((record, envelope, outcome)) => {
-                log_outcome(record.position, &envelope, outcome);
-                if record.position > written {
-                    changes.extend(projection::of_log(
-                        &state,
-                        record.position,
-                        record.stored_at,
-                        &envelope.event,
-                    ));
-                }
-                progress = Some(record.position);
-            }
-            Err(why) => {
-                return Folded { progress: progress.map(|up_to| (up_to, changes)), halt: Some(why) };
-            }
+        let (Record { position, stored_at, .. }, envelope, outcome) = match step {
+            Ok(folded) => folded,
+            Err(why) => return Folded { batch, halt: Some(why) },
+        };
+        log_outcome(position, &envelope, outcome);
+        batch.up_to = position;
+        if position > known {
+            let changes = projection::of_log(state, position, stored_at, &envelope.event);
+            batch.changes.extend(changes.into_iter().map(|change| (position, change)));
         }
     }
-    Folded { progress: progress.map(|up_to| (up_to, changes)), halt: None }
+    Folded { batch, halt: None }
 }
 
 fn log_outcome(position: Position, envelope: &Envelope, outcome: fold::Outcome) {
@@ -180,45 +241,72 @@ fn log_outcome(position: Position, envelope: &Envelope, outcome: fold::Outcome) 
 /// Folds `RECORDINGS` for ever, or until it turns out to be another log stream than before.
 pub async fn follow_recordings(service: &Service) {
     let stream = LogStream::Recordings;
+    // In this order: another replica may write the rows meanwhile.
+    let written = position_of(service, stream).await;
     let end = with_retries(service, "read the end of RECORDINGS", || service.log().end(stream)).await;
-    let from = position_of(service, stream).await;
-    if let Some(why) = rolled_back(stream, from, end) {
+    if let Some(why) = rolled_back(stream, written, end) {
         return service.halt(why);
     }
     service.advance(|progress| {
-        progress.recordings = from;
-        progress.recordings_caught_up = from >= end;
+        progress.recordings = written;
+        progress.recordings_caught_up = written >= end;
     });
-    let records = with_retries(service, "follow RECORDINGS", || service.log().follow(stream, from)).await;
-    let mut batches = records.ready_chunks(BATCH);
-    while let Some(batch) = batches.next().await {
-        let mut changes = Vec::new();
-        let mut up_to = None;
-        let mut halt = None;
-        for record in batch {
-            match record {
-                Ok(record) => {
-                    changes.extend(changes_of_report(&record));
-                    up_to = Some(record.position);
-                }
-                Err(error) => halt = Some(error.to_string()),
+    let mut known = written;
+    loop {
+        match fold_recordings(service, known, end).await {
+            Ended::SetBack(position) => {
+                tracing::warn!(%position, %known, %stream, "the read model was set back; its rows are written again");
+                known = position;
             }
-        }
-        if let Some(up_to) = up_to {
-            with_retries(service, "write to the read model", || {
-                service.read_model().apply(stream, up_to, changes.clone())
-            })
-            .await;
-            service.advance(|progress| {
-                progress.recordings = up_to;
-                progress.recordings_caught_up |= up_to >= end;
-            });
-        }
-        if let Some(why) = halt {
-            return service.halt(why);
+            Ended::Halt(why) => return service.halt(why),
         }
     }
-    service.halt("the log stream RECORDINGS ended; it never should".to_owned());
+}
+
+/// Why [`fold_recordings`] ended.
+enum Ended {
+    /// The rows stand at this position, where they had been further: fold again from there.
+    SetBack(Position),
+    /// For good.
+    Halt(String),
+}
+
+/// Folds `RECORDINGS` behind `known`, up to where the rows are written. At `end` it has caught up.
+async fn fold_recordings(service: &Service, mut known: Position, end: Position) -> Ended {
+    let stream = LogStream::Recordings;
+    let records = with_retries(service, "follow RECORDINGS", || service.log().follow(stream, known)).await;
+    let mut batches = records.ready_chunks(BATCH);
+    while let Some(records) = next_or_none(&mut batches).await {
+        let mut batch = Batch { stream, after: known, up_to: known, changes: Vec::new() };
+        let mut halt = None;
+        for record in records {
+            match record {
+                Ok(record) => {
+                    let position = record.position;
+                    batch.up_to = position;
+                    batch
+                        .changes
+                        .extend(changes_of_report(&record).into_iter().map(|change| (position, change)));
+                }
+                Err(error) => {
+                    halt = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        match apply(service, &batch).await {
+            Applied::Written | Applied::Seen => known = batch.up_to,
+            Applied::Behind { position } => return Ended::SetBack(position),
+        }
+        service.advance(|progress| {
+            progress.recordings = known;
+            progress.recordings_caught_up |= known >= end;
+        });
+        if let Some(why) = halt {
+            return Ended::Halt(why);
+        }
+    }
+    Ended::Halt("the log stream RECORDINGS ended; it never should".to_owned())
 }
 
 /// The rows of one worker's report. One that cannot be read becomes a row that says so.
@@ -312,11 +400,14 @@ mod tests {
     use longwatch_events::id::{EventId, ServerId, SystemIds};
     use longwatch_events::log::Log as _;
     use longwatch_events::log::memory::MemoryLog;
+    use longwatch_events::settings::Capacity;
     use longwatch_events::subject;
     use longwatch_events::time::{Clock as _, ManualClock};
 
     use super::*;
     use crate::decide::command::Command;
+    use crate::decide::placement;
+    use crate::read_model::{CameraFilter, Page};
     use crate::service::CommandError;
     use crate::testing::TestControl;
 
@@ -363,6 +454,76 @@ mod tests {
             assert!(tokio::time::Instant::now() < deadline, "it goes on");
             sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Where the log ends once there is nothing left to plan.
+    async fn planned(control: &TestControl) -> Position {
+        let asked = control.log.end(LogStream::Log).await.unwrap();
+        control.until(|state| state.position >= asked && placement::plan(state).entries.is_empty()).await;
+        let end = control.log.end(LogStream::Log).await.unwrap();
+        control.service.folded(end).await.unwrap();
+        end
+    }
+
+    async fn add_cameras(control: &TestControl, urls: impl Iterator<Item = u32>) {
+        for n in urls {
+            control.add_camera(&format!("rtsp://h/{n}")).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn replicas_share_a_read_model_and_each_finds_there_what_it_has_folded() {
+        let first = TestControl::start().await;
+        first.add_server("a", Capacity::default()).await;
+        let second = first.replica().await;
+        second.until_progress(|progress| progress.caught_up).await;
+
+        tokio::join!(add_cameras(&first, 0..20), add_cameras(&second, 20..40));
+
+        let end = planned(&first).await;
+        for replica in [&first, &second] {
+            replica.service.folded(end).await.unwrap();
+            assert_eq!(replica.service.halted(), None);
+            let cameras = replica.service.state().cameras().count();
+            let page = Page { after: None, limit: 100 };
+            let model = replica.service.read_model();
+            let rows = model.cameras(TenantId::DEFAULT, CameraFilter::default(), page).await.unwrap();
+            assert_eq!((cameras, rows.items.len()), (40, 40));
+        }
+        // And it is what one alone makes of the log.
+        let alone = TestControl::on(first.log.clone(), first.clock.clone()).await;
+        alone.service.folded(end).await.unwrap();
+        let hash = alone.service.read_model().content_hash().await.unwrap();
+        assert_eq!(first.service.read_model().content_hash().await.unwrap(), hash);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_set_back_is_written_anew_while_everything_goes_on() {
+        let control = TestControl::start().await;
+        let server_id = control.add_server("a", Capacity::default()).await;
+        add_cameras(&control, 0..3).await;
+        let report = |fact: &str| (subject::recording(server_id), fact.to_owned());
+        for _ in 0..3 {
+            let (subject, payload) = report("not readable, which is a row as well");
+            control.append_raw(LogStream::Recordings, subject, payload).await;
+        }
+        control.until_progress(|progress| progress.recordings == Position(3)).await;
+
+        control.lose_rows().await;
+        control.execute(rename(&control, "renamed")).await;
+        let (subject, payload) = report("one more");
+        control.append_raw(LogStream::Recordings, subject, payload).await;
+
+        control.until_progress(|progress| progress.recordings == Position(4)).await;
+        let end = planned(&control).await;
+        assert_eq!(control.service.halted(), None);
+        assert!(control.service.health().ready);
+        let anew = TestControl::on(control.log.clone(), control.clock.clone()).await;
+        anew.until_progress(|progress| progress.recordings == Position(4) && progress.log == end).await;
+        assert_eq!(
+            control.service.read_model().content_hash().await.unwrap(),
+            anew.service.read_model().content_hash().await.unwrap()
+        );
     }
 
     #[tokio::test]

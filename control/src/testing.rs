@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longwatch_events::assignment::SourceSecret;
-use longwatch_events::id::{CameraId, CountingIds, EventId, ServerId, SystemIds, TenantId};
+use longwatch_events::id::{CameraId, EventId, ServerId, SystemIds, TenantId};
 use longwatch_events::log::memory::MemoryLog;
 use longwatch_events::log::{Entry, Log as _};
 use longwatch_events::sealed::PublicKey;
@@ -28,13 +28,17 @@ use crate::{follower, planner};
 /// 2026-11-23T08:00:00Z: where a test's clock stands at first.
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_795_420_800_000);
 
+async fn open_read_model(folder: &TempDir) -> SqliteReadModel {
+    SqliteReadModel::open_file(&folder.path().join("read_model.db")).await.unwrap()
+}
+
 /// A running control plane; its tasks end with this value.
 pub(crate) struct TestControl {
     pub(crate) service: Arc<Service>,
     pub(crate) log: MemoryLog,
     pub(crate) clock: Arc<ManualClock>,
     _tasks: JoinSet<()>,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl TestControl {
@@ -53,18 +57,24 @@ impl TestControl {
 
     /// A control plane on a log that may hold something already.
     pub(crate) async fn on(log: MemoryLog, clock: Arc<ManualClock>) -> Self {
-        Self::with_rows_of(tempfile::tempdir().unwrap(), log, clock).await
+        Self::with_rows_of(Arc::new(tempfile::tempdir().unwrap()), log, clock).await
+    }
+
+    /// One more replica, on the same log and the same read model.
+    pub(crate) async fn replica(&self) -> Self {
+        Self::with_rows_of(Arc::clone(&self.folder), self.log.clone(), self.clock.clone()).await
     }
 
     /// A control plane on a log and on a folder that may hold a read model.
-    pub(crate) async fn with_rows_of(folder: TempDir, log: MemoryLog, clock: Arc<ManualClock>) -> Self {
-        let read_model = SqliteReadModel::open_file(&folder.path().join("read_model.db")).await.unwrap();
+    pub(crate) async fn with_rows_of(folder: Arc<TempDir>, log: MemoryLog, clock: Arc<ManualClock>) -> Self {
+        let read_model = open_read_model(&folder).await;
         let service = Arc::new(Service::new(Parts {
             log: Arc::new(log.clone()),
             read_model: Arc::new(read_model),
             secrets: Secrets::in_file(folder.path().join("master.key")),
             clock: clock.clone(),
-            ids: Arc::new(CountingIds::default()),
+            // Of several replicas none may make an id another one made.
+            ids: Arc::new(SystemIds),
         }));
         let mut tasks = JoinSet::new();
         let of = || Arc::clone(&service);
@@ -77,8 +87,13 @@ impl TestControl {
     }
 
     /// Ends it, and gives the folder with its read model.
-    pub(crate) fn into_folder(self) -> TempDir {
+    pub(crate) fn into_folder(self) -> Arc<TempDir> {
         self.folder
+    }
+
+    /// Replaces the database by an empty one while it is open.
+    pub(crate) async fn lose_rows(&self) {
+        open_read_model(&self.folder).await.empty().await;
     }
 
     /// Appends bytes that no part of the system wrote.

@@ -266,6 +266,8 @@ async fn was_created(app: &App, ids: NewIds, exists: impl Fn() -> bool) -> Resul
     if created_by(app, position).await? != ids.event {
         return Err(reused());
     }
+    // What the read model knows from another replica, State may not know yet.
+    app.service.folded(position).await?;
     if exists() {
         return Ok(true);
     }

@@ -1,213 +1,26 @@
 //! What every implementation of [`ReadModel`] must do. Written against the trait; run on each implementation.
 
+mod engine;
 mod recorder;
+mod replicas;
+mod world;
 
-use longwatch_events::event::{
-    CameraAdded, CameraDeleted, Decision, Event, PlanEntry, PlanMade, RecordingReported, ServerAdded,
-    ServerDetached, ServerJoined, TenantCreated,
-};
-use longwatch_events::fact::{
-    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
-};
-use longwatch_events::fold;
+use longwatch_events::event::{Event, ServerDetached};
+use longwatch_events::fact::{Cause, Codec, Fact, Gap};
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{BootId, CameraId, CountingIds, EventId, IdSource as _, ServerId, TenantId};
+use longwatch_events::id::{BootId, CameraId, IdSource as _, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
-use longwatch_events::reason::{AssignReason, UnplacedReason};
-use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
-use longwatch_events::settings::{
-    CameraSettings, Capacity, Failover, Labels, Priority, Recording, RecordingMode, Retention,
-    ServerSettings, Source, Transport,
-};
-use longwatch_events::state::State;
+use longwatch_events::settings::RecordingMode;
 use longwatch_events::subject::LogStream;
-use longwatch_events::time::Timestamp;
 
-use super::projection;
 use super::rows::{CameraState, Change, Condition, Observation, Observations, SegmentRow};
-use super::sqlite::SqliteReadModel;
 use super::{Applied, AssignmentFilter, CameraFilter, Page, Range, ReadModel};
 
+use engine::Engine;
 use recorder::Recorder;
-
-/// A log in a list, folded into a read model.
-struct World<'m> {
-    model: &'m dyn ReadModel,
-    state: State,
-    ids: CountingIds,
-    recordings: u64,
-    seconds: i64,
-}
-
-/// The run of every worker.
-const BOOT: BootId = BootId::from_uuid(uuid::Uuid::nil());
-
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_millis(second * 1_000)
-}
-
-fn all<K>() -> Page<K> {
-    Page { after: None, limit: 1_000 }
-}
-
-fn camera_settings(name: &str) -> CameraSettings {
-    CameraSettings {
-        name: name.to_owned(),
-        labels: Labels::new(),
-        source: Source {
-            url: "rtsp://camera/1".to_owned(),
-            secret: Sealed {
-                sealed_in: EventId::generate(&CountingIds::default()),
-                bytes: Base64Bytes(vec![1]),
-            },
-            transport: Transport::Tcp,
-        },
-        recording: Recording { mode: RecordingMode::Continuous },
-        retention: Retention::default(),
-        failover_priority: Priority::Medium,
-        preferred_server_id: None,
-        copies: 1,
-        expected_bitrate_bps: Some(2_000_000),
-    }
-}
-
-impl<'m> World<'m> {
-    fn new(model: &'m dyn ReadModel) -> Self {
-        Self { model, state: State::default(), ids: CountingIds::default(), recordings: 0, seconds: 0 }
-    }
-
-    /// Appends to LOG and folds.
-    async fn happens(&mut self, event: Event) -> Position {
-        let position = self.state.position.next();
-        self.seconds += 1;
-        fold::apply(&mut self.state, position, at(self.seconds), &event).unwrap();
-        let changes = projection::of_log(&self.state, position, at(self.seconds), &event);
-        assert_eq!(self.model.apply(LogStream::Log, position, changes).await.unwrap(), Applied::Written);
-        position
-    }
-
-    /// Appends to RECORDINGS and folds.
-    async fn reported(&mut self, server_id: ServerId, facts: Vec<Fact>) {
-        self.recordings += 1;
-        let report = RecordingReported { server_id, boot_id: BOOT, facts };
-        let changes = projection::of_recording(Position(self.recordings), &report);
-        self.model.apply(LogStream::Recordings, Position(self.recordings), changes).await.unwrap();
-    }
-
-    async fn tenant(&mut self, name: &str) -> TenantId {
-        let tenant_id = TenantId::generate(&self.ids);
-        let data_key = WrappedKey { provider: "file".to_owned(), bytes: Base64Bytes::default() };
-        self.happens(Event::TenantCreated(TenantCreated { tenant_id, name: name.to_owned(), data_key }))
-            .await;
-        tenant_id
-    }
-
-    async fn server(&mut self, name: &str) -> ServerId {
-        let server_id = ServerId::generate(&self.ids);
-        let settings = ServerSettings {
-            name: name.to_owned(),
-            labels: Labels::new(),
-            capacity: Capacity::default(),
-            failover: Failover::default(),
-        };
-        self.happens(Event::ServerAdded(ServerAdded { server_id, settings })).await;
-        let mut key = [0; 32];
-        key[..16].copy_from_slice(self.ids.next().as_bytes());
-        let joined = ServerJoined {
-            server_id,
-            name: name.to_owned(),
-            public_key: PublicKey(key),
-            labels: Labels::new(),
-            capacity: Capacity::default(),
-        };
-        self.happens(Event::ServerJoined(joined)).await;
-        server_id
-    }
-
-    async fn camera(&mut self, tenant_id: TenantId, settings: CameraSettings) -> CameraId {
-        let camera_id = CameraId::generate(&self.ids);
-        self.happens(Event::CameraAdded(CameraAdded { tenant_id, camera_id, settings })).await;
-        camera_id
-    }
-
-    async fn plan(&mut self, tenant_id: TenantId, camera_id: CameraId, decision: Decision) -> Epoch {
-        let entries = vec![PlanEntry { tenant_id, camera_id, decision }];
-        let basis = self.state.position;
-        Epoch::from(self.happens(Event::PlanMade(PlanMade { basis, rules: 1, entries })).await)
-    }
-
-    async fn assign(&mut self, tenant: TenantId, camera: CameraId, server_id: ServerId) -> Epoch {
-        let decision = Decision::Assign { server_id, reason: AssignReason::LeastLoaded };
-        self.plan(tenant, camera, decision).await
-    }
-
-    async fn condition(&self, tenant: TenantId, camera: CameraId) -> Option<Condition> {
-        let view = self.model.camera(tenant, camera).await.unwrap().unwrap();
-        view.status.map(|status| status.condition)
-    }
-}
-
-fn started(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, second: i64) -> Fact {
-    let (video, audio) = (Codec::H264, Some(Codec::Aac));
-    Fact::Started(Started { tenant_id, camera_id, epoch, at: at(second), video, audio })
-}
-
-fn keyframe(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, second: i64) -> Fact {
-    let (start, durable_at) = (at(second), at(second + 1));
-    Fact::FirstKeyframeDurable(FirstKeyframeDurable { tenant_id, camera_id, epoch, start, durable_at })
-}
-
-fn interrupted(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, second: i64, cause: Cause) -> Fact {
-    let detail = "said so".to_owned();
-    Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at: at(second), cause, detail })
-}
-
-fn stored(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, start: i64, end: i64) -> Fact {
-    Fact::SegmentStored(SegmentStored {
-        tenant_id,
-        camera_id,
-        epoch,
-        key: format!("{tenant_id}/{camera_id}/{start}.mp4"),
-        start: at(start),
-        end: at(end),
-        bytes: 1_000,
-        sha256: Sha256::of(&start.to_be_bytes()),
-        video_frames: 25,
-        video: Codec::H265,
-        audio: None,
-        repaired: false,
-    })
-}
-
-/// Everything the log can say, once.
-async fn everything(world: &mut World<'_>) -> (TenantId, CameraId, ServerId, Epoch) {
-    let tenant = world.tenant("Harbour").await;
-    let server = world.server("north").await;
-    let camera = world.camera(tenant, camera_settings("Gate 3")).await;
-    let unplaced = world.camera(tenant, camera_settings("Gate 4")).await;
-    let deleted = world.camera(tenant, camera_settings("Gate 5")).await;
-    let epoch = world.assign(tenant, camera, server).await;
-    world.plan(tenant, unplaced, Decision::Unplace { reason: UnplacedReason::NoCapacity }).await;
-    world.happens(Event::CameraDeleted(CameraDeleted { tenant_id: tenant, camera_id: deleted })).await;
-    let gap = Fact::Gap(Gap {
-        tenant_id: tenant,
-        camera_id: camera,
-        epoch,
-        start: at(60),
-        end: at(70),
-        cause: Cause::Closed,
-    });
-    let facts = vec![
-        started(tenant, camera, epoch, 9),
-        keyframe(tenant, camera, epoch, 10),
-        stored(tenant, camera, epoch, 10, 60),
-        interrupted(tenant, camera, epoch, 60, Cause::Closed),
-        gap,
-        keyframe(tenant, camera, epoch, 70),
-    ];
-    world.reported(server, facts).await;
-    (tenant, camera, server, epoch)
-}
+use world::{
+    BOOT, World, all, at, batch_of_one, camera_settings, everything, interrupted, keyframe, started, stored,
+};
 
 async fn a_batch_that_was_applied_before_changes_nothing(model: &dyn ReadModel) {
     let mut world = World::new(model);
@@ -215,7 +28,8 @@ async fn a_batch_that_was_applied_before_changes_nothing(model: &dyn ReadModel) 
     let (position, hash) =
         (model.position(LogStream::Log).await.unwrap(), model.content_hash().await.unwrap());
 
-    let again = model.apply(LogStream::Log, position, vec![Change::DeleteTenant(tenant)]).await.unwrap();
+    let again = batch_of_one(LogStream::Log, position, vec![Change::DeleteTenant(tenant)]);
+    let again = model.apply(&again).await.unwrap();
 
     assert_eq!(again, Applied::Seen);
     assert_eq!(model.content_hash().await.unwrap(), hash);
@@ -243,11 +57,13 @@ async fn a_change_that_fails_takes_the_whole_batch_back(model: &dyn ReadModel) {
     };
     let changes = vec![Change::DeleteTenant(tenant), Change::PutSegment(backwards)];
 
-    assert!(model.apply(LogStream::Log, Position(1_000), changes).await.is_err());
+    let next = world.state.position.next();
+
+    assert!(model.apply(&batch_of_one(LogStream::Log, next, changes)).await.is_err());
 
     assert_eq!(model.content_hash().await.unwrap(), hash);
     assert!(model.tenant(tenant).await.unwrap().is_some());
-    assert!(model.position(LogStream::Log).await.unwrap() < Position(1_000));
+    assert!(model.position(LogStream::Log).await.unwrap() < next);
     // And the model still works.
     world.tenant("Airport").await;
 }
@@ -255,16 +71,15 @@ async fn a_change_that_fails_takes_the_whole_batch_back(model: &dyn ReadModel) {
 async fn the_order_in_which_the_two_log_streams_are_folded_does_not_matter(model: &dyn ReadModel) {
     let mut world = World::new(model);
     everything(&mut world).await;
-    let dir = tempfile::tempdir().unwrap();
-    let other = SqliteReadModel::open_file(&dir.path().join("other.db")).await.unwrap();
 
-    // The other one gets all facts first, then the log, each in one batch.
+    // Another one, in SQLite whatever this is in, gets all facts first, then the log, each in one batch.
+    let database = Engine::Sqlite.database().await;
+    let other = database.open().await;
     let recorder = Recorder::default();
     let mut world = World::new(&recorder);
     everything(&mut world).await;
     for stream in [LogStream::Recordings, LogStream::Log] {
-        let (up_to, changes) = recorder.take(stream);
-        other.apply(stream, up_to, changes).await.unwrap();
+        other.apply(&recorder.taken(stream)).await.unwrap();
     }
 
     assert_eq!(model.content_hash().await.unwrap(), other.content_hash().await.unwrap());
@@ -464,34 +279,55 @@ async fn the_timeline_begins_with_the_last_segment_before_it(model: &dyn ReadMod
     assert!(rows.gaps.is_empty());
 }
 
-macro_rules! on_sqlite {
-    ($($contract:ident),+ $(,)?) => {
-        mod on_sqlite {
+macro_rules! on {
+    ($engine:ident, $module:ident, one: { $($one:ident),+ $(,)? }, several: { $($several:ident),+ $(,)? } $(,)?) => {
+        mod $module {
+            use super::Engine;
+
             $(
                 #[tokio::test]
-                async fn $contract() {
-                    let dir = tempfile::tempdir().unwrap();
-                    let model = super::SqliteReadModel::open_file(&dir.path().join("read_model.db")).await.unwrap();
-                    super::$contract(&model).await;
-                    model.close().await;
+                async fn $one() {
+                    let database = Engine::$engine.database().await;
+                    super::$one(&*database.open().await).await;
+                }
+            )+
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $several() {
+                    super::replicas::$several(Engine::$engine).await;
                 }
             )+
         }
     };
 }
 
-on_sqlite! {
-    a_batch_that_was_applied_before_changes_nothing,
-    a_change_that_fails_takes_the_whole_batch_back,
-    the_order_in_which_the_two_log_streams_are_folded_does_not_matter,
-    a_fact_that_is_reported_twice_counts_once,
-    an_older_epoch_never_overwrites_the_status,
-    a_fact_that_contradicts_itself_is_set_aside,
-    pages_are_stable_under_inserts,
-    tenants_are_apart,
-    filters_and_counts_agree_with_the_state_of_each_camera,
-    a_name_is_found_in_any_case_and_a_percent_sign_is_a_percent_sign,
-    detaching_a_server_unplans_its_cameras,
-    what_a_server_says_of_an_epoch_it_was_not_given_does_not_count,
-    the_timeline_begins_with_the_last_segment_before_it,
+macro_rules! on_every_engine {
+    ($($contracts:tt)+) => {
+        on!(Sqlite, on_sqlite, $($contracts)+);
+    };
+}
+
+on_every_engine! {
+    one: {
+        a_batch_that_was_applied_before_changes_nothing,
+        a_change_that_fails_takes_the_whole_batch_back,
+            the_order_in_which_the_two_log_streams_are_folded_does_not_matter,
+        a_fact_that_is_reported_twice_counts_once,
+        an_older_epoch_never_overwrites_the_status,
+        a_fact_that_contradicts_itself_is_set_aside,
+        pages_are_stable_under_inserts,
+        tenants_are_apart,
+        filters_and_counts_agree_with_the_state_of_each_camera,
+        a_name_is_found_in_any_case_and_a_percent_sign_is_a_percent_sign,
+        detaching_a_server_unplans_its_cameras,
+        what_a_server_says_of_an_epoch_it_was_not_given_does_not_count,
+            the_timeline_begins_with_the_last_segment_before_it,
+    },
+    several: {
+        replicas_that_apply_at_the_same_time_write_what_one_writes,
+        however_the_log_is_cut_and_whoever_comes_first_the_rows_are_the_same,
+        a_replica_that_lags_changes_nothing,
+        a_batch_that_begins_behind_the_rows_is_not_written,
+        replicas_can_open_a_new_database_at_once,
+    },
 }

@@ -3,15 +3,17 @@
 //!
 //! It is not the truth and decides nothing: commands are checked against [`longwatch_events::state::State`].
 //!
-//! Invariants: the rows of a batch and its position become visible together or not at all; a batch that was applied
-//! before changes nothing; rows from `LOG` and rows from `RECORDINGS` do not depend on each other, so it does not matter
+//! Invariants: the rows of a batch and its position become visible together or not at all; each record of the log changes
+//! the rows once, whoever applies it and however often ([`Batch`]); rows from `LOG` and rows from `RECORDINGS` do not depend on each other, so it does not matter
 //! which of the two is folded further. Every query that is about a tenant's things takes the tenant first.
 
+mod batch;
 #[cfg(test)]
 mod contract;
 pub mod digest;
 pub mod projection;
 pub mod rows;
+mod sql;
 pub mod sqlite;
 pub mod timeline;
 
@@ -25,9 +27,9 @@ use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 use uuid::Uuid;
 
+pub use batch::{Applied, Batch};
 use rows::{
-    AssignmentView, CameraState, CameraView, Change, Counts, Observations, ServerView, TenantRow,
-    TimelineRows,
+    AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows,
 };
 
 /// Why the read model could not answer or be written.
@@ -52,15 +54,6 @@ pub enum Error {
         /// What.
         why: String,
     },
-}
-
-/// What applying a batch did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    /// Its rows and its position are there now.
-    Written,
-    /// They had been there before; nothing changed.
-    Seen,
 }
 
 /// A part of a list: up to `limit` items behind the key `after`.
@@ -115,29 +108,14 @@ pub struct Range {
 /// The answer of a read model.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 
-/// Tells the metrics what a written batch held. Counted as it is folded, because counting rows reads them all.
-fn count_written(changes: &[Change]) -> impl FnOnce() + use<> {
-    let mut segments = 0;
-    let mut bytes = 0_u64;
-    for change in changes {
-        if let Change::PutSegment(segment) = change {
-            segments += 1;
-            bytes = bytes.saturating_add(segment.bytes);
-        }
-    }
-    move || {
-        metrics::counter!("longwatch_segments_stored_total").increment(segments);
-        metrics::counter!("longwatch_segments_stored_bytes_total").increment(bytes);
-    }
-}
-
 /// The tables, whatever holds them.
 pub trait ReadModel: Send + Sync {
     /// Up to where `stream` has been folded into the rows.
     fn position(&self, stream: LogStream) -> Answer<'_, Position>;
 
-    /// Writes all changes of the records up to `up_to` together with that position, in one transaction.
-    fn apply(&self, stream: LogStream, up_to: Position, changes: Vec<Change>) -> Answer<'_, Applied>;
+    /// Writes what is not there yet of `batch`, together with its position, in one transaction that nobody else's
+    /// overlaps: several replicas may apply what they folded of one log to one database, each at its own pace.
+    fn apply<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Applied>;
 
     /// A tenant.
     fn tenant(&self, tenant: TenantId) -> Answer<'_, Option<TenantRow>>;

@@ -11,20 +11,27 @@ use longwatch_events::subject::LogStream;
 use uuid::Uuid;
 
 use super::super::rows::{
-    AssignmentView, CameraView, Change, Counts, Observations, ServerView, TenantRow, TimelineRows,
+    AssignmentView, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows,
 };
-use super::super::{Answer, Applied, AssignmentFilter, CameraFilter, Error, Items, Page, Range, ReadModel};
+use super::super::{
+    Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel,
+};
 
 /// Takes changes down instead of applying them.
 #[derive(Default)]
-pub(super) struct Recorder(Mutex<Vec<(LogStream, Position, Vec<Change>)>>);
+pub(super) struct Recorder(Mutex<Vec<Batch>>);
 
 impl Recorder {
-    pub(super) fn take(&self, stream: LogStream) -> (Position, Vec<Change>) {
+    /// All that was applied of a log stream, in one batch.
+    pub(super) fn taken(&self, stream: LogStream) -> Batch {
         let batches = self.0.lock().unwrap();
-        let of_stream = || batches.iter().filter(|(s, ..)| *s == stream);
-        let changes = of_stream().flat_map(|(.., changes)| changes.clone()).collect();
-        (of_stream().map(|(_, position, _)| *position).max().unwrap(), changes)
+        let of_stream = || batches.iter().filter(|batch| batch.stream == stream);
+        Batch {
+            stream,
+            after: Position::START,
+            up_to: of_stream().map(|batch| batch.up_to).max().unwrap(),
+            changes: of_stream().flat_map(|batch| batch.changes.clone()).collect(),
+        }
     }
 }
 
@@ -33,8 +40,8 @@ fn nothing<T: Send + 'static>() -> Answer<'static, T> {
 }
 
 impl ReadModel for Recorder {
-    fn apply(&self, stream: LogStream, up_to: Position, changes: Vec<Change>) -> Answer<'_, Applied> {
-        self.0.lock().unwrap().push((stream, up_to, changes));
+    fn apply<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Applied> {
+        self.0.lock().unwrap().push(batch.clone());
         ready(Ok(Applied::Written)).boxed()
     }
 

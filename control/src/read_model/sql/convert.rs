@@ -1,4 +1,4 @@
-//! Values of the program ↔ values of SQLite.
+//! Values of the program ↔ what stands in the columns.
 
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, ServerId, TenantId};
@@ -10,8 +10,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as WordError, StrDeserializer};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::super::Error;
@@ -19,12 +17,7 @@ use super::super::rows::{
     CameraRow, CameraView, Condition, GapRow, InterruptionRow, OpenVideo, Place, PlacedRow, SegmentRow,
     ServerRow, ServerView, StatusRow, TenantRow,
 };
-
-/// SQLite's integers are signed. No position, epoch or size of a real system comes near the bound; one made up by a
-/// broken worker is kept at the bound.
-pub(super) fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
+use super::Columns;
 
 /// The word for a value of a closed list.
 pub(super) fn word(value: &impl Serialize) -> String {
@@ -40,11 +33,11 @@ pub(super) fn document(value: &impl Serialize) -> String {
 /// A row of `table`, read column by column.
 pub(super) struct Reader<'r> {
     table: &'static str,
-    row: &'r SqliteRow,
+    row: &'r dyn Columns,
 }
 
 impl<'r> Reader<'r> {
-    pub(super) const fn new(table: &'static str, row: &'r SqliteRow) -> Self {
+    pub(super) const fn new(table: &'static str, row: &'r dyn Columns) -> Self {
         Self { table, row }
     }
 
@@ -52,32 +45,50 @@ impl<'r> Reader<'r> {
         Error::Corrupt { table: self.table, why: why.to_string() }
     }
 
-    fn get<T>(&self, column: &str) -> Result<T, Error>
-    where
-        T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
-    {
-        self.row.try_get(column).map_err(|error| self.corrupt(error))
+    /// What was read, if it was.
+    fn read<T>(&self, read: Result<T, sqlx::Error>) -> Result<T, Error> {
+        read.map_err(|error| self.corrupt(error))
+    }
+
+    /// What was read, which must not be NULL.
+    fn present<T>(&self, column: &str, read: Result<Option<T>, sqlx::Error>) -> Result<T, Error> {
+        self.read(read)?.ok_or_else(|| self.corrupt(format!("{column} is NULL")))
+    }
+
+    pub(super) fn integer(&self, column: &str) -> Result<i64, Error> {
+        self.present(column, self.row.integer(column))
     }
 
     pub(super) fn unsigned(&self, column: &str) -> Result<u64, Error> {
-        let number: i64 = self.get(column)?;
-        u64::try_from(number).map_err(|_| self.corrupt(format!("{column} is negative")))
+        u64::try_from(self.integer(column)?).map_err(|_| self.corrupt(format!("{column} is negative")))
+    }
+
+    pub(super) fn text(&self, column: &str) -> Result<&'r str, Error> {
+        self.present(column, self.row.text(column))
+    }
+
+    fn optional_text(&self, column: &str) -> Result<Option<&'r str>, Error> {
+        self.read(self.row.text(column))
+    }
+
+    fn truth(&self, column: &str) -> Result<bool, Error> {
+        self.present(column, self.row.truth(column))
     }
 
     pub(super) fn uuid(&self, column: &str) -> Result<Uuid, Error> {
-        Uuid::from_slice(self.get(column)?).map_err(|error| self.corrupt(format!("{column}: {error}")))
+        self.present(column, self.row.id(column))
     }
 
     fn time(&self, column: &str) -> Result<Timestamp, Error> {
-        self.get(column).map(Timestamp::from_micros)
+        self.integer(column).map(Timestamp::from_micros)
     }
 
     fn optional_time(&self, column: &str) -> Result<Option<Timestamp>, Error> {
-        Ok(self.get::<Option<i64>>(column)?.map(Timestamp::from_micros))
+        Ok(self.read(self.row.integer(column))?.map(Timestamp::from_micros))
     }
 
     fn word<T: DeserializeOwned>(&self, column: &str) -> Result<T, Error> {
-        self.parse_word(column, self.get(column)?)
+        self.parse_word(column, self.text(column)?)
     }
 
     fn parse_word<T: DeserializeOwned>(&self, column: &str, word: &str) -> Result<T, Error> {
@@ -86,13 +97,13 @@ impl<'r> Reader<'r> {
     }
 
     fn document<T: DeserializeOwned>(&self, column: &str) -> Result<T, Error> {
-        serde_json::from_str(self.get(column)?).map_err(|error| self.corrupt(format!("{column}: {error}")))
+        serde_json::from_str(self.text(column)?).map_err(|error| self.corrupt(format!("{column}: {error}")))
     }
 
     pub(super) fn tenant(&self) -> Result<TenantRow, Error> {
         Ok(TenantRow {
             tenant_id: TenantId::from_uuid(self.uuid("tenant_id")?),
-            name: self.get("name")?,
+            name: self.text("name")?.to_owned(),
             created_at: self.time("created_at_us")?,
             version: Position(self.unsigned("version")?),
         })
@@ -102,8 +113,8 @@ impl<'r> Reader<'r> {
         let row = ServerRow {
             server_id: self.server_id()?,
             settings: self.document("settings")?,
-            has_worker: self.get("has_worker")?,
-            adopted: self.get("adopted")?,
+            has_worker: self.truth("has_worker")?,
+            adopted: self.truth("adopted")?,
             lost_since: self.optional_time("lost_since_us")?,
             created_at: self.time("created_at_us")?,
             version: Position(self.unsigned("version")?),
@@ -123,7 +134,7 @@ impl<'r> Reader<'r> {
             created_at: self.time("created_at_us")?,
             version: Position(self.unsigned("version")?),
         };
-        let status = match self.get::<Option<&str>>("state")? {
+        let status = match self.optional_text("state")? {
             None => None,
             Some(_) => Some(self.status("status_server_id")?),
         };
@@ -131,7 +142,7 @@ impl<'r> Reader<'r> {
     }
 
     pub(super) fn placement(&self) -> Result<Placement, Error> {
-        match self.get("placement")? {
+        match self.text("placement")? {
             "unplanned" => Ok(Placement::Unplanned),
             "unplaced" => Ok(Placement::Unplaced {
                 reason: self.word("placement_reason")?,
@@ -152,12 +163,12 @@ impl<'r> Reader<'r> {
     }
 
     pub(super) fn status(&self, server_column: &str) -> Result<StatusRow, Error> {
-        let condition = match self.get("state")? {
+        let condition = match self.text("state")? {
             "connecting" => Condition::Connecting,
             "recording" => Condition::Recording,
             "offline" => Condition::Offline {
                 cause: self.word("cause")?,
-                detail: self.get::<Option<String>>("detail")?.unwrap_or_default(),
+                detail: self.optional_text("detail")?.unwrap_or_default().to_owned(),
             },
             other => return Err(self.corrupt(format!("state `{other}`"))),
         };
@@ -174,8 +185,8 @@ impl<'r> Reader<'r> {
     }
 
     pub(super) fn segment(&self) -> Result<SegmentRow, Error> {
-        let sha256: &[u8] = self.get("sha256")?;
-        let audio = match self.get::<Option<&str>>("audio")? {
+        let sha256 = self.present("sha256", self.row.bytes("sha256"))?;
+        let audio = match self.optional_text("audio")? {
             None => None,
             Some(codec) => Some(self.parse_word("audio", codec)?),
         };
@@ -186,13 +197,13 @@ impl<'r> Reader<'r> {
             server_id: self.server_id()?,
             start: self.time("start_us")?,
             end: self.time("end_us")?,
-            key: self.get("object_key")?,
+            key: self.text("object_key")?.to_owned(),
             bytes: self.unsigned("bytes")?,
             sha256: Sha256(sha256.try_into().map_err(|_| self.corrupt("sha256 is not 32 bytes"))?),
             video_frames: self.unsigned("video_frames")?,
             video: self.word("video")?,
             audio,
-            repaired: self.get("repaired")?,
+            repaired: self.truth("repaired")?,
         })
     }
 
@@ -214,7 +225,7 @@ impl<'r> Reader<'r> {
     }
 
     pub(super) fn placed(&self) -> Result<PlacedRow, Error> {
-        let place = match self.get("placement")? {
+        let place = match self.text("placement")? {
             "unplanned" => Place::Unplanned,
             "assigned" if self.word::<AssignReason>("reason")? == AssignReason::Failover => {
                 Place::TakenOver(self.server_id()?)

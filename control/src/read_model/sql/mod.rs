@@ -1,0 +1,147 @@
+//! What all SQL databases have in common: changes → statements, queries → rows, rows → values. One text for all engines,
+//! written in the SQL they share; where they differ there is a [`Dialect`].
+//!
+//! Not here: connections, transactions and locks, which are each engine's own ([`Database`]).
+//!
+//! Invariant: a statement's text is put together from constants only; everything from outside is a [`Value`].
+
+mod convert;
+mod driver;
+mod read;
+mod statement;
+pub(super) mod write;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::Position;
+use longwatch_events::subject::LogStream;
+use uuid::Uuid;
+
+use super::digest::Hasher;
+use super::rows::{AssignmentView, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows};
+use super::{Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel};
+
+pub(super) use read::position;
+pub(super) use statement::{Statement, Value, sql};
+
+/// Where engines differ.
+#[derive(Debug)]
+pub(super) struct Dialect {
+    /// What makes the table `observed (server_id, silent, boot_id)` of a JSON array of `{"server", "silent", "boot"}`:
+    /// the text before the array and the text behind it.
+    pub(super) observed: (&'static str, &'static str),
+    /// The function that says where in its first argument the second one stands, from 1; 0: nowhere.
+    pub(super) position_in_text: &'static str,
+}
+
+/// What is done with each row of an answer.
+type RowWork<'w> = dyn FnMut(&dyn Columns) -> Result<(), Error> + Send + 'w;
+
+/// A connection inside a transaction.
+pub(super) trait Connection: Send {
+    /// Runs a statement that answers no rows.
+    fn execute(&mut self, statement: Statement) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Runs a query, and `work` on each row.
+    fn each_row<'c>(
+        &'c mut self,
+        query: Statement,
+        work: &'c mut RowWork<'_>,
+    ) -> BoxFuture<'c, Result<(), Error>>;
+}
+
+/// A row of an answer. `None` is NULL.
+pub(super) trait Columns {
+    /// A whole number.
+    fn integer(&self, column: &str) -> Result<Option<i64>, sqlx::Error>;
+    /// A text.
+    fn text(&self, column: &str) -> Result<Option<&str>, sqlx::Error>;
+    /// A truth.
+    fn truth(&self, column: &str) -> Result<Option<bool>, sqlx::Error>;
+    /// Bytes.
+    fn bytes(&self, column: &str) -> Result<Option<&[u8]>, sqlx::Error>;
+    /// An id.
+    fn id(&self, column: &str) -> Result<Option<Uuid>, sqlx::Error>;
+    /// Gives all columns, in order, to `hasher`.
+    fn hash(&self, hasher: &mut Hasher) -> Result<(), sqlx::Error>;
+}
+
+/// An engine with its connections.
+pub(super) trait Database: Send + Sync {
+    /// How its SQL differs.
+    const DIALECT: Dialect;
+
+    /// Runs `work` in one reading transaction, so that all it sees is of one moment.
+    fn reading<'a, T: Send + 'a>(
+        &'a self,
+        work: impl for<'c> FnOnce(&'c mut dyn Connection) -> BoxFuture<'c, Result<T, Error>> + Send + 'a,
+    ) -> Answer<'a, T>;
+
+    /// [`ReadModel::apply`].
+    fn write<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Applied>;
+}
+
+impl<D: Database> ReadModel for D {
+    fn position(&self, stream: LogStream) -> Answer<'_, Position> {
+        self.reading(move |db| read::position(db, stream).boxed())
+    }
+
+    fn apply<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Applied> {
+        self.write(batch)
+    }
+
+    fn tenant(&self, tenant: TenantId) -> Answer<'_, Option<TenantRow>> {
+        self.reading(move |db| read::tenant(db, tenant).boxed())
+    }
+
+    fn tenants(&self, page: Page<TenantId>) -> Answer<'_, Items<TenantRow>> {
+        self.reading(move |db| read::tenants(db, page).boxed())
+    }
+
+    fn server(&self, server: ServerId) -> Answer<'_, Option<ServerView>> {
+        self.reading(move |db| read::server(db, server).boxed())
+    }
+
+    fn servers(&self, page: Page<ServerId>) -> Answer<'_, Items<ServerView>> {
+        self.reading(move |db| read::servers(db, page).boxed())
+    }
+
+    fn camera(&self, tenant: TenantId, camera: CameraId) -> Answer<'_, Option<CameraView>> {
+        self.reading(move |db| read::camera(db, &D::DIALECT, tenant, camera).boxed())
+    }
+
+    fn cameras(
+        &self,
+        tenant: TenantId,
+        filter: CameraFilter,
+        page: Page<CameraId>,
+    ) -> Answer<'_, Items<CameraView>> {
+        self.reading(move |db| read::cameras(db, &D::DIALECT, tenant, filter, page).boxed())
+    }
+
+    fn assignments(
+        &self,
+        filter: AssignmentFilter,
+        page: Page<(TenantId, CameraId)>,
+    ) -> Answer<'_, Items<AssignmentView>> {
+        self.reading(move |db| read::assignments(db, filter, page).boxed())
+    }
+
+    fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows> {
+        self.reading(move |db| read::timeline(db, tenant, camera, range).boxed())
+    }
+
+    fn creation(&self, thing: Uuid) -> Answer<'_, Option<Position>> {
+        self.reading(move |db| read::creation(db, thing).boxed())
+    }
+
+    fn counts(&self, observations: Observations) -> Answer<'_, Counts> {
+        self.reading(move |db| read::counts(db, &D::DIALECT, observations).boxed())
+    }
+
+    fn content_hash(&self) -> Answer<'_, Sha256> {
+        self.reading(move |db| read::content_hash(db).boxed())
+    }
+}

@@ -1,0 +1,313 @@
+//! Queries. Each runs inside a transaction the caller has begun.
+
+use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::position::Position;
+use longwatch_events::subject::LogStream;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::super::digest::{Hasher, TABLES};
+use super::super::rows::{
+    AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows,
+};
+use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range};
+use super::convert::Reader;
+use super::{Connection, Dialect, Statement, sql};
+
+/// How far `stream` has been folded.
+pub(in super::super) async fn position(
+    db: &mut dyn Connection,
+    stream: LogStream,
+) -> Result<Position, Error> {
+    let query = sql("SELECT position FROM positions WHERE stream = $1").bind(stream.name());
+    let position = one(db, "positions", query, |row| row.unsigned("position")).await?;
+    Ok(Position(position.unwrap_or(0)))
+}
+
+/// All rows of an answer, each read by `read`.
+async fn all<T: Send>(
+    db: &mut dyn Connection,
+    table: &'static str,
+    query: Statement,
+    read: impl Fn(&Reader<'_>) -> Result<T, Error> + Send + Sync,
+) -> Result<Vec<T>, Error> {
+    let mut items = Vec::new();
+    let mut work = |row: &dyn super::Columns| {
+        items.push(read(&Reader::new(table, row))?);
+        Ok(())
+    };
+    db.each_row(query, &mut work).await?;
+    Ok(items)
+}
+
+/// The only row of an answer, if there is one.
+async fn one<T: Send>(
+    db: &mut dyn Connection,
+    table: &'static str,
+    query: Statement,
+    read: impl Fn(&Reader<'_>) -> Result<T, Error> + Send + Sync,
+) -> Result<Option<T>, Error> {
+    Ok(all(db, table, query, read).await?.pop())
+}
+
+/// `limit` and one more were asked for: the one more says that there is more.
+fn items<T>(mut items: Vec<T>, limit: u32) -> Items<T> {
+    let limit = limit as usize;
+    let more = items.len() > limit;
+    items.truncate(limit);
+    Items { items, more }
+}
+
+pub(super) async fn tenant(db: &mut dyn Connection, id: TenantId) -> Result<Option<TenantRow>, Error> {
+    let query = sql("SELECT * FROM tenants WHERE tenant_id = $1").bind(id);
+    one(db, "tenants", query, |row| row.tenant()).await
+}
+
+pub(super) async fn tenants(
+    db: &mut dyn Connection,
+    page: Page<TenantId>,
+) -> Result<Items<TenantRow>, Error> {
+    let mut query = sql("SELECT * FROM tenants");
+    if let Some(after) = page.after {
+        query = query.push(" WHERE tenant_id > ").push_bind(after);
+    }
+    let query = query.push(" ORDER BY tenant_id LIMIT ").push_bind(i64::from(page.limit) + 1);
+    Ok(items(all(db, "tenants", query, |row| row.tenant()).await?, page.limit))
+}
+
+const SERVERS: &str = "SELECT s.*, (SELECT count(*) FROM cameras c WHERE c.server_id = s.server_id) AS cameras \
+                       FROM servers s";
+
+pub(super) async fn server(db: &mut dyn Connection, id: ServerId) -> Result<Option<ServerView>, Error> {
+    let query = sql(SERVERS).push(" WHERE s.server_id = ").push_bind(id);
+    one(db, "servers", query, |row| row.server()).await
+}
+
+pub(super) async fn servers(
+    db: &mut dyn Connection,
+    page: Page<ServerId>,
+) -> Result<Items<ServerView>, Error> {
+    let mut query = sql(SERVERS);
+    if let Some(after) = page.after {
+        query = query.push(" WHERE s.server_id > ").push_bind(after);
+    }
+    let query = query.push(" ORDER BY s.server_id LIMIT ").push_bind(i64::from(page.limit) + 1);
+    Ok(items(all(db, "servers", query, |row| row.server()).await?, page.limit))
+}
+
+/// The rule of [`CameraView::state`] in SQL.
+const CAMERA_STATE: &str = "\
+    CASE WHEN NOT c.wants_recording THEN 'disabled' \
+      WHEN c.placement <> 'assigned' THEN 'unplaced' \
+      WHEN o.silent THEN 'offline' \
+      WHEN r.state = 'recording' AND o.boot_id <> r.boot_id THEN 'connecting' \
+      ELSE coalesce(r.state, 'connecting') END";
+
+const CAMERA_COLUMNS: &str = "c.*, r.server_id AS status_server_id, r.boot_id, r.state, r.since_us, r.cause, \
+    r.detail, r.recording_since_us, r.recording_until_us";
+
+const CAMERAS_OBSERVED: &str = " FROM cameras c \
+    LEFT JOIN recording_status r \
+      ON r.tenant_id = c.tenant_id AND r.camera_id = c.camera_id AND r.epoch = c.epoch \
+        AND r.server_id = c.server_id \
+    LEFT JOIN observed o ON o.server_id = c.server_id";
+
+/// A query over cameras that begins with these columns. What is observed of servers comes as one JSON text, so that the
+/// number of servers is not the number of values.
+fn select_cameras(dialect: &Dialect, columns: &[&'static str], observations: &Observations) -> Statement {
+    let observed = observations.iter().map(|(server, observation)| {
+        json!({
+            "server": server.as_uuid().simple().to_string(),
+            "silent": observation.silent,
+            "boot": observation.boot_id.map(|boot| boot.as_uuid().simple().to_string()),
+        })
+    });
+    let observed = serde_json::Value::Array(observed.collect()).to_string();
+    let (before, behind) = dialect.observed;
+    let query = sql("WITH observed (server_id, silent, boot_id) AS MATERIALIZED (")
+        .push(before)
+        .push_bind(observed)
+        .push(behind)
+        .push(") SELECT ");
+    columns.iter().fold(query, |query, columns| query.push(columns)).push(CAMERAS_OBSERVED)
+}
+
+pub(super) async fn camera(
+    db: &mut dyn Connection,
+    dialect: &Dialect,
+    tenant: TenantId,
+    camera: CameraId,
+) -> Result<Option<CameraView>, Error> {
+    let query = select_cameras(dialect, &[CAMERA_COLUMNS], &Observations::new())
+        .push(" WHERE c.tenant_id = ")
+        .push_bind(tenant)
+        .push(" AND c.camera_id = ")
+        .push_bind(camera);
+    one(db, "cameras", query, |row| row.camera()).await
+}
+
+pub(super) async fn cameras(
+    db: &mut dyn Connection,
+    dialect: &Dialect,
+    tenant: TenantId,
+    filter: CameraFilter,
+    page: Page<CameraId>,
+) -> Result<Items<CameraView>, Error> {
+    let mut query = select_cameras(dialect, &[CAMERA_COLUMNS], &filter.observations)
+        .push(" WHERE c.tenant_id = ")
+        .push_bind(tenant);
+    if let Some(after) = page.after {
+        query = query.push(" AND c.camera_id > ").push_bind(after);
+    }
+    if let Some(server) = filter.server_id {
+        query = query.push(" AND c.server_id = ").push_bind(server);
+    }
+    if let Some(text) = filter.text {
+        let position = query.push(" AND ").push(dialect.position_in_text);
+        query = position.push("(c.name_folded, ").push_bind(text.to_lowercase()).push(") > 0");
+    }
+    if let Some(state) = filter.state {
+        query = query.push(" AND ").push(CAMERA_STATE).push(" = ").push_bind(state.as_str());
+    }
+    let query = query.push(" ORDER BY c.camera_id LIMIT ").push_bind(i64::from(page.limit) + 1);
+    Ok(items(all(db, "cameras", query, |row| row.camera()).await?, page.limit))
+}
+
+pub(super) async fn assignments(
+    db: &mut dyn Connection,
+    filter: AssignmentFilter,
+    page: Page<(TenantId, CameraId)>,
+) -> Result<Items<AssignmentView>, Error> {
+    let mut query = sql("SELECT * FROM cameras WHERE server_id IS NOT NULL");
+    if let Some((tenant, camera)) = page.after {
+        let after = query.push(" AND (tenant_id, camera_id) > (").push_bind(tenant);
+        query = after.push(", ").push_bind(camera).push(")");
+    }
+    if let Some(server) = filter.server_id {
+        query = query.push(" AND server_id = ").push_bind(server);
+    }
+    if let Some(camera) = filter.camera_id {
+        query = query.push(" AND camera_id = ").push_bind(camera);
+    }
+    let query = query.push(" ORDER BY tenant_id, camera_id LIMIT ").push_bind(i64::from(page.limit) + 1);
+    let assignment = |row: &Reader<'_>| {
+        Ok(AssignmentView {
+            tenant_id: TenantId::from_uuid(row.uuid("tenant_id")?),
+            camera_id: CameraId::from_uuid(row.uuid("camera_id")?),
+            assignment: row.assignment()?,
+        })
+    };
+    Ok(items(all(db, "cameras", query, assignment).await?, page.limit))
+}
+
+/// How far before the last segment an interruption is still looked at: its time may be that of an attempt.
+const INTERRUPTION_MARGIN_US: i64 = 10_000_000;
+
+/// Only facts of the server that was given the epoch they name. An epoch is the position of the plan that gave it.
+macro_rules! of_the_epochs_server {
+    () => {
+        " AND EXISTS (SELECT 1 FROM placements p WHERE p.tenant_id = f.tenant_id AND p.camera_id = f.camera_id \
+            AND p.position = f.epoch AND p.server_id = f.server_id) "
+    };
+}
+
+pub(super) async fn timeline(
+    db: &mut dyn Connection,
+    tenant: TenantId,
+    camera: CameraId,
+    range: Range,
+) -> Result<TimelineRows, Error> {
+    // From the end of the last segment before the range on: what happened since explains a gap the range begins in.
+    const BEFORE: &str = concat!(
+        "SELECT f.end_us FROM segments f WHERE f.tenant_id = $1 AND f.camera_id = $2 AND f.end_us <= $3",
+        of_the_epochs_server!(),
+        "ORDER BY f.end_us DESC LIMIT 1"
+    );
+    const SEGMENTS: &str = concat!(
+        "SELECT f.* FROM segments f WHERE f.tenant_id = $1 AND f.camera_id = $2 \
+            AND f.end_us >= $3 AND f.start_us < $4",
+        of_the_epochs_server!(),
+        "ORDER BY f.start_us, f.end_us, f.epoch, f.server_id"
+    );
+    const GAPS: &str = concat!(
+        "SELECT f.* FROM gaps f WHERE f.tenant_id = $1 AND f.camera_id = $2 AND f.end_us > $3 AND f.start_us < $4",
+        of_the_epochs_server!(),
+        "ORDER BY f.start_us, f.epoch"
+    );
+    const INTERRUPTIONS: &str = concat!(
+        "SELECT f.* FROM interruptions f WHERE f.tenant_id = $1 AND f.camera_id = $2 \
+            AND f.at_us >= $3 AND f.at_us < $4",
+        of_the_epochs_server!(),
+        "ORDER BY f.at_us, f.position, f.fact"
+    );
+    const PLACEMENTS: &str =
+        "SELECT * FROM placements WHERE tenant_id = $1 AND camera_id = $2 AND at_us < $3 ORDER BY position";
+    const STATUSES: &str = concat!(
+        "SELECT f.* FROM recording_status f WHERE f.tenant_id = $1 AND f.camera_id = $2",
+        of_the_epochs_server!(),
+        "ORDER BY f.epoch"
+    );
+
+    let (from, to) = (range.from.as_micros(), range.to.as_micros());
+    let of_camera = |text: &'static str, times_us: &[i64]| {
+        times_us.iter().fold(sql(text).bind(tenant).bind(camera), |query, time| query.bind(*time))
+    };
+    let before = one(db, "segments", of_camera(BEFORE, &[from]), |row| row.integer("end_us")).await?;
+    let since = before.unwrap_or(i64::MIN);
+    let failed_since = since.saturating_sub(INTERRUPTION_MARGIN_US);
+    let interruptions = of_camera(INTERRUPTIONS, &[failed_since, to]);
+    Ok(TimelineRows {
+        segments: all(db, "segments", of_camera(SEGMENTS, &[since, to]), |row| row.segment()).await?,
+        gaps: all(db, "gaps", of_camera(GAPS, &[since, to]), |row| row.gap()).await?,
+        interruptions: all(db, "interruptions", interruptions, |row| row.interruption()).await?,
+        placements: all(db, "placements", of_camera(PLACEMENTS, &[to]), |row| row.placed()).await?,
+        statuses: all(db, "recording_status", of_camera(STATUSES, &[]), |row| row.status("server_id"))
+            .await?,
+    })
+}
+
+pub(super) async fn creation(db: &mut dyn Connection, thing: Uuid) -> Result<Option<Position>, Error> {
+    let query = sql("SELECT position FROM creations WHERE thing_id = $1").bind(thing);
+    one(db, "creations", query, |row| row.unsigned("position").map(Position)).await
+}
+
+pub(super) async fn counts(
+    db: &mut dyn Connection,
+    dialect: &Dialect,
+    observations: Observations,
+) -> Result<Counts, Error> {
+    const SQL: &str = "SELECT (SELECT count(*) FROM tenants) AS tenants, \
+        (SELECT count(*) FROM rejected_facts) AS rejected_facts";
+    let columns = [CAMERA_STATE, " AS camera_state, count(*) AS number"];
+    let query = select_cameras(dialect, &columns, &observations).push(" GROUP BY 1");
+    let by_state =
+        all(db, "cameras", query, |row| Ok((row.text("camera_state")?.to_owned(), row.unsigned("number")?)))
+            .await?;
+    let number = |state: CameraState| {
+        let found = by_state.iter().find(|(word, _)| word == state.as_str());
+        found.map_or(0, |(_, number)| *number)
+    };
+    let cameras = CameraState::ALL.map(number);
+    let others = |row: &Reader<'_>| {
+        let (tenants, rejected_facts) = (row.unsigned("tenants")?, row.unsigned("rejected_facts")?);
+        Ok(Counts { tenants, cameras, rejected_facts })
+    };
+    Ok(one(db, "rejected_facts", sql(SQL), others).await?.unwrap_or_default())
+}
+
+pub(super) async fn content_hash(db: &mut dyn Connection) -> Result<Sha256, Error> {
+    let mut hasher = Hasher::default();
+    for table in &TABLES {
+        hasher.table(table);
+        let query = sql("SELECT ").push(table.columns).push(" FROM ").push(table.name);
+        let query = query.push(" ORDER BY ").push(table.key);
+        let mut hash = |row: &dyn super::Columns| {
+            hasher.row();
+            row.hash(&mut hasher)
+                .map_err(|error| Error::Corrupt { table: table.name, why: error.to_string() })
+        };
+        db.each_row(query, &mut hash).await?;
+    }
+    Ok(hasher.finish())
+}
