@@ -28,9 +28,10 @@ use longwatch_events::state::State;
 use longwatch_events::subject::{self, LogStream};
 use tokio::time::Instant;
 
+use crate::observed::Pace;
 use crate::secrets;
 use crate::service::{CommandError, Service};
-use set::{Composed, Desired, Key, Standing, Wanted};
+use set::{Composed, Desired, Key, Standing};
 
 /// A set that was found to stand there is looked at again after this, in case another replica went wrong…
 const VERIFY_AFTER: Duration = Duration::from_secs(60);
@@ -43,7 +44,11 @@ const SERVERS_AT_ONCE: usize = 200;
 
 /// What was found when a server was looked at last.
 struct Looked {
-    wanted: Wanted,
+    /// The State it was looked at with.
+    position: Position,
+    pace: Pace,
+    /// The revision of the set that stands there.
+    revision: Position,
     /// How many of the wanted cameras could not be handed over.
     unopened: usize,
     at: Instant,
@@ -58,7 +63,7 @@ pub struct Publisher {
 impl Publisher {
     /// Publishes every set that differs from what stands there. What fails is logged and tried at a later call.
     pub async fn publish(&mut self, service: &Service) {
-        let due: Vec<_> = self.due(&service.state()).into_keys().collect();
+        let due = self.due(&service.state(), service.observed().pace());
         for servers in due.chunks(SERVERS_AT_ONCE) {
             if let Err(error) = self.publish_to(service, servers).await {
                 tracing::warn!(%error, "assignments are published later");
@@ -69,20 +74,25 @@ impl Publisher {
         metrics::gauge!("longwatch_sources_unopened").set(u32::try_from(unopened).unwrap_or(u32::MAX));
     }
 
-    /// What State wants of the servers that are to be looked at now.
-    fn due(&self, state: &State) -> BTreeMap<ServerId, Desired> {
+    /// The servers that are to be looked at now: something about them changed, or it is time to look again.
+    fn due(&self, state: &State, pace: Pace) -> Vec<ServerId> {
         let now = Instant::now();
         let mut verified = 0;
-        set::desired_sets(state, |server_id, wanted| {
+        let mut is_due = |server_id: ServerId| {
             let Some(looked) = self.looked.get(&server_id) else { return true };
             let age = now.duration_since(looked.at);
-            if looked.wanted != *wanted || looked.unopened > 0 {
-                return looked.wanted != *wanted || age >= RETRY_AFTER;
+            if state.index().changed(server_id) > looked.position || looked.pace != pace {
+                return true;
+            }
+            if looked.unopened > 0 {
+                return age >= RETRY_AFTER;
             }
             let is_due = age >= VERIFY_AFTER && verified < VERIFY_AT_ONCE;
             verified += usize::from(is_due);
             is_due
-        })
+        };
+        let with_worker = state.servers().filter(|(_, server)| server.public_key.is_some());
+        with_worker.map(|(server_id, _)| server_id).filter(|server_id| is_due(*server_id)).collect()
     }
 
     async fn publish_to(&mut self, service: &Service, servers: &[ServerId]) -> Result<(), CommandError> {
@@ -97,15 +107,18 @@ impl Publisher {
         }
         let end = service.log().end(LogStream::Log).await;
         service.folded(end.map_err(|error| CommandError::Unavailable(error.to_string()))?).await?;
-        let (position, desired) = {
+        let pace = service.observed().pace();
+        let (position, desired): (_, Vec<_>) = {
             let state = service.state();
-            (state.position, set::desired_sets(&state, |server_id, _| standing.contains_key(&server_id)))
+            let desired = standing.into_iter().filter_map(|(server_id, standing)| {
+                Some((server_id, standing, set::desired(&state, server_id, pace)?))
+            });
+            (state.position, desired.collect())
         };
-        for (server_id, desired) in desired {
-            let Some(standing) = standing.get(&server_id) else { continue };
-            match publish_if_changed(service, server_id, position, &desired, standing).await {
-                Ok(unopened) => {
-                    let looked = Looked { wanted: desired.wanted, unopened, at: Instant::now() };
+        for (server_id, standing, desired) in desired {
+            match publish_if_changed(service, server_id, position, &desired, &standing).await {
+                Ok((revision, unopened)) => {
+                    let looked = Looked { position, pace, revision, unopened, at: Instant::now() };
                     self.looked.insert(server_id, looked);
                 }
                 Err(log::Error::Conflict { .. }) => {
@@ -118,14 +131,14 @@ impl Publisher {
     }
 }
 
-/// Returns how many of the wanted cameras could not be handed over.
+/// Returns the revision that stands there now, and how many of the wanted cameras could not be handed over.
 async fn publish_if_changed(
     service: &Service,
     server_id: ServerId,
     position: Position,
     desired: &Desired,
     standing: &Standing,
-) -> Result<usize, log::Error> {
+) -> Result<(Position, usize), log::Error> {
     let Composed { cameras, unopened } =
         set::compose(&desired.wanted, standing, |key| reseal(service, desired, key));
     if let Some(((tenant_id, camera_id), error)) = unopened.first() {
@@ -134,12 +147,12 @@ async fn publish_if_changed(
             "cameras cannot be handed to their server as they are now; what it records already goes on"
         );
     }
-    if standing.is(&cameras) {
-        return Ok(unopened.len());
+    if standing.is(&cameras, desired.pace) {
+        return Ok((standing.revision, unopened.len()));
     }
     let revision = standing.next_revision(position);
     let count = cameras.len();
-    let parts = set::parts(server_id, revision, cameras);
+    let parts = set::parts(server_id, revision, desired.pace, cameras);
     let events = parts.into_iter().map(|set| {
         let expected_last = (set.part == 1).then_some(standing.first_part_at);
         (EventId::generate(service.ids()), Event::AssignmentsPublished(set), expected_last)
@@ -148,12 +161,13 @@ async fn publish_if_changed(
     let parts = events.len();
     service.append_atomically("system", events).await?;
     tracing::info!(%server_id, %revision, cameras = count, parts, "assignments published");
-    Ok(unopened.len())
+    Ok((revision, unopened.len()))
 }
 
-fn reseal(service: &Service, desired: &Desired, key: Key) -> Result<Base64Bytes, secrets::Error> {
-    let sealed = desired.sources.get(&key).ok_or(secrets::Error::NoDataKey(key.0))?;
-    secrets::seal_to_worker(&desired.public_key, &service.open_source(key.0, sealed)?)
+fn reseal(service: &Service, desired: &Desired, key: Key) -> Result<(Base64Bytes, bool), secrets::Error> {
+    let source = desired.sources.get(&key).ok_or(secrets::Error::NoDataKey(key.0))?;
+    let opened = service.open_source(key.0, &source.sealed)?;
+    Ok((secrets::seal_to_worker(&desired.public_key, &opened)?, source.single_session))
 }
 
 async fn read_standing(service: &Service, server_id: ServerId) -> Result<Standing, log::Error> {

@@ -7,13 +7,12 @@ use aws_lc_rs::hmac;
 use futures::StreamExt;
 use longwatch_events::id::{EventId, ServerId};
 use longwatch_events::join::{JoinClaim, JoinReply, JoinRequest, RefusedReason};
-use longwatch_events::state::State;
+use longwatch_events::state::{Membership, Server, State};
 use longwatch_events::subject;
 use tokio::time::{Duration, sleep};
 
 use crate::decide::command::{Command, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, MAX_NAME, Refusal};
 use crate::keys::Key;
-use crate::observed::HEARTBEAT_INTERVAL_MS;
 use crate::service::{CommandError, Service};
 
 /// Before subscribing again after a failure.
@@ -68,6 +67,7 @@ async fn join(service: &Service, key: &Key, adopt: Adopt, request: &[u8]) -> Res
     service.may_decide().await.map_err(|error| (RefusedReason::TryAgain, error.to_string()))?;
     let server_id = match find(&service.state(), &claim) {
         Found::Known(server_id) => Ok(server_id),
+        Found::Detached(server_id) => Err(server_id),
         Found::Announced(server_id) => Err(server_id),
         Found::New => Err(ServerId::generate(service.ids())),
     };
@@ -92,16 +92,21 @@ async fn join(service: &Service, key: &Key, adopt: Adopt, request: &[u8]) -> Res
             })?
         }
     };
+    if service.state().server(server_id).is_some_and(Server::is_detached) {
+        // Only an owner takes it in again.
+        return Err((RefusedReason::Detached, Refusal::Detached.to_string()));
+    }
     if adopt == Adopt::Auto {
         adopt_if_undefined(service, server_id).await?;
     }
-    let adopted = service.state().server(server_id).is_some_and(|server| server.adopted);
-    Ok(JoinReply::Welcome { server_id, adopted, heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS })
+    let adopted = service.state().server(server_id).is_some_and(Server::is_adopted);
+    let heartbeat_interval_ms = service.observed().pace().interval_ms;
+    Ok(JoinReply::Welcome { server_id, adopted, heartbeat_interval_ms })
 }
 
 async fn adopt_if_undefined(service: &Service, server_id: ServerId) -> Result<(), Refused> {
     let undefined =
-        service.state().server(server_id).filter(|server| !server.adopted).map(|server| server.version);
+        service.state().server(server_id).filter(|server| !server.is_adopted()).map(|server| server.version);
     match undefined {
         Some(expected) => execute(service, "system", Command::AdoptServer { server_id, expected }).await,
         None => Ok(()),
@@ -116,9 +121,6 @@ async fn execute(service: &Service, actor: &str, command: Command) -> Result<(),
             RefusedReason::NameTaken,
             format!("{refusal}, or detach that server first if this worker replaces it"),
         )),
-        Err(CommandError::Refused(refusal @ Refusal::Detached)) => {
-            Err((RefusedReason::Detached, refusal.to_string()))
-        }
         Err(other) => Err((RefusedReason::TryAgain, other.to_string())),
     }
 }
@@ -127,6 +129,8 @@ async fn execute(service: &Service, actor: &str, command: Command) -> Result<(),
 enum Found {
     /// It was here before.
     Known(ServerId),
+    /// An owner let it go, and it was not seen since.
+    Detached(ServerId),
     /// An operator announced it.
     Announced(ServerId),
     /// Nobody knows it.
@@ -134,8 +138,13 @@ enum Found {
 }
 
 fn find(state: &State, claim: &JoinClaim) -> Found {
-    if let Some((id, _)) = state.server_by_key(&claim.public_key) {
-        return Found::Known(id);
+    if let Some((id, server)) = state.server_by_key(&claim.public_key) {
+        return match server.membership {
+            Membership::Detached { seen_again: false } => Found::Detached(id),
+            Membership::Detached { seen_again: true } | Membership::Adopted | Membership::Undefined => {
+                Found::Known(id)
+            }
+        };
     }
     match state.server_by_name(&claim.name) {
         Some((id, server)) if server.public_key.is_none() => Found::Announced(id),
@@ -183,6 +192,7 @@ fn checked_claim(key: &Key, request: &[u8]) -> Result<JoinClaim, Refused> {
 
 #[cfg(test)]
 mod tests {
+    use longwatch_events::event::DetachedCameras;
     use longwatch_events::id::{BootId, SystemIds};
     use longwatch_events::sealed::PublicKey;
     use longwatch_events::settings::{Capacity, Failover, Labels, ServerSettings};
@@ -270,7 +280,7 @@ mod tests {
         answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &key())).await;
         let (server_id, expected) =
             control.service.state().servers().map(|(id, server)| (id, server.version)).next().unwrap();
-        control.execute(Command::DetachServer { server_id, expected }).await;
+        control.execute(Command::DetachServer { server_id, expected, cameras: DetachedCameras::Keep }).await;
         let reply = answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &key())).await;
         assert_eq!(refused(&reply), Some(RefusedReason::Detached));
     }

@@ -8,6 +8,7 @@ pub mod api;
 pub mod assignments;
 pub mod config_file;
 pub mod decide;
+pub(crate) mod evidence;
 pub mod follower;
 pub mod join;
 pub mod keys;

@@ -10,13 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use longwatch_events::event::{Load, ServerHeartbeat};
 use longwatch_events::id::{BootId, ServerId};
+use longwatch_events::policy::Liveness;
 use longwatch_events::position::Position;
 use longwatch_events::time::Timestamp;
 
-/// How often a server gives a sign of life.
-pub const HEARTBEAT_INTERVAL_MS: u32 = 1_000;
-/// How long a server may be silent.
-pub const LEASE_MS: u32 = 3_000;
+/// How often control gives a sign of life, by which the log's clock runs.
+pub const TICK_MS: u32 = 1_000;
 /// When nobody at all was heard for so long, the log itself stood still. Longer than control's tick and its jitter,
 /// shorter than the lease.
 const PAUSE_MS: i64 = 2_500;
@@ -38,6 +37,29 @@ pub struct Seen {
     pub at: Timestamp,
 }
 
+/// How long servers may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How often each gives a sign of life, in milliseconds.
+    pub interval_ms: u32,
+    /// How long each may be silent, in milliseconds.
+    pub lease_ms: u32,
+}
+
+impl Pace {
+    /// What `policy` says for a fleet of so many servers.
+    pub fn of(policy: &Liveness, servers: usize) -> Self {
+        Self { interval_ms: policy.interval_ms(servers), lease_ms: policy.lease_ms(servers) }
+    }
+
+    /// After so much silence it is worth a look, in milliseconds: a sign of life is overdue.
+    const fn suspect_ms(self) -> i64 {
+        let (interval, lease) = (self.interval_ms as i64, self.lease_ms as i64);
+        let overdue = interval + interval / 2;
+        if overdue < lease { overdue } else { lease }
+    }
+}
+
 /// Silence of a server for longer than the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Silence {
@@ -51,8 +73,8 @@ pub struct Silence {
 #[derive(Default)]
 pub struct Observed(Mutex<Inner>);
 
-#[derive(Default)]
 struct Inner {
+    pace: Pace,
     seen: BTreeMap<ServerId, Seen>,
     /// The first and the newest time the log told, whoever caused it.
     first: Option<Timestamp>,
@@ -62,6 +84,19 @@ struct Inner {
     went_on: Timestamp,
     /// Whether everything that stood in the log when this process began to listen has been heard.
     is_live: bool,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            pace: Pace::of(&Liveness::default(), 0),
+            seen: BTreeMap::new(),
+            first: None,
+            now: Timestamp::UNIX_EPOCH,
+            went_on: Timestamp::UNIX_EPOCH,
+            is_live: false,
+        }
+    }
 }
 
 impl Observed {
@@ -77,6 +112,21 @@ impl Observed {
             inner.went_on = at.plus_millis(RETURN_MS);
         }
         inner.now = inner.now.max(at);
+    }
+
+    /// From now on servers may be silent for so long. Whoever was told to speak less often is given the time in which it
+    /// would have spoken.
+    pub fn set_pace(&self, pace: Pace) {
+        let mut inner = self.inner();
+        if pace.lease_ms < inner.pace.lease_ms {
+            inner.went_on = inner.went_on.max(inner.now.plus_millis(i64::from(inner.pace.lease_ms)));
+        }
+        inner.pace = pace;
+    }
+
+    /// How long servers may be silent.
+    pub fn pace(&self) -> Pace {
+        self.inner().pace
     }
 
     /// What stood in the log when this process began to listen has been heard; from now on silence counts.
@@ -120,12 +170,26 @@ impl Observed {
         self.silence(server_id).map(|silence| silence.since)
     }
 
+    /// Whether a sign of life of `server_id` is overdue.
+    pub fn is_overdue(&self, server_id: ServerId) -> bool {
+        let inner = self.inner();
+        let overdue_ms = inner.pace.suspect_ms();
+        inner.silence(server_id, overdue_ms).is_some()
+    }
+
     /// The silence of `server_id`, if it is silent.
     pub fn silence(&self, server_id: ServerId) -> Option<Silence> {
         let inner = self.inner();
-        let seen = inner.seen.get(&server_id);
-        let since = seen.map_or(inner.first, |seen| Some(seen.at))?;
-        let is_silent = inner.now.millis_since(since.max(inner.went_on)) > i64::from(LEASE_MS);
+        let lease_ms = i64::from(inner.pace.lease_ms);
+        inner.silence(server_id, lease_ms)
+    }
+}
+
+impl Inner {
+    fn silence(&self, server_id: ServerId, longer_than_ms: i64) -> Option<Silence> {
+        let seen = self.seen.get(&server_id);
+        let since = seen.map_or(self.first, |seen| Some(seen.at))?;
+        let is_silent = self.now.millis_since(since.max(self.went_on)) > longer_than_ms;
         is_silent.then_some(Silence { last_heartbeat: seen.map(|seen| seen.position), since })
     }
 }

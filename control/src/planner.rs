@@ -1,25 +1,35 @@
-//! The shell around placement: wakes when State changes, appends what the plan says, publishes what follows.
+//! The shell around placement: wakes when State changes or time has passed, appends what the plan says, publishes what
+//! follows.
 //!
 //! It makes no choice: [`crate::decide::placement`] decides what, [`crate::assignments`] says it to workers. A plan is
-//! appended on condition that no other plan came first, so any number of replicas may run this.
+//! appended on condition that no other plan came first, so any number of replicas may run this; that only one does, as
+//! long as it lives, saves work and nothing else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use longwatch_events::event::{Event, PlanMade};
+use longwatch_events::event::{Event, Part, PlanEntry, PlanMade};
 use longwatch_events::id::EventId;
 use longwatch_events::log;
+use longwatch_events::position::Position;
+use longwatch_events::time::Timestamp;
 use tokio::time::{sleep, timeout};
 
 use crate::assignments::Publisher;
-use crate::decide::placement;
-use crate::service::Service;
+use crate::decide::placement::{self, Inputs, Scope};
+use crate::evidence;
+use crate::service::{CommandError, Service};
 
 /// So many changes stand in one event at most: about 500 KB, half of what NATS takes.
 const ENTRIES_PER_EVENT: usize = 2_000;
+/// So many events are appended at once at most; what is left of a plan, the next one says.
+const EVENTS_AT_ONCE: usize = 32;
 /// How long changes are gathered before they are planned together.
 const GATHER: Duration = Duration::from_millis(20);
-/// The planner looks again after this even if nothing seems to have changed.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// The planner looks again after this even if nothing seems to have changed: some plans only wait for time to pass…
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// … and moves for a report, of which State does not tell.
+const LOOK_AFTER_MOVES: Duration = Duration::from_millis(100);
 /// After a failure.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -28,7 +38,7 @@ pub async fn run(service: &Service) {
     let mut publisher = Publisher::default();
     let mut progress = service.progress();
     loop {
-        if progress.borrow_and_update().caught_up && service.halted().is_none() {
+        if progress.borrow_and_update().caught_up && service.halted().is_none() && service.is_leading() {
             match plan_once(service).await {
                 Ok(()) => publisher.publish(service).await,
                 Err(error) => {
@@ -39,28 +49,58 @@ pub async fn run(service: &Service) {
             }
         }
         // Either way it is time to look again; whether something changed, the plan itself tells.
-        let _elapsed = timeout(LOOK_AGAIN, progress.changed()).await;
+        let is_moving = service.state().index().moving().len() > 0;
+        let _elapsed =
+            timeout(if is_moving { LOOK_AFTER_MOVES } else { LOOK_AGAIN }, progress.changed()).await;
         sleep(GATHER).await;
     }
 }
 
+/// A plan, and where it comes from.
+struct Drawn {
+    entries: Vec<PlanEntry>,
+    basis: Position,
+    last_plan: Position,
+    decided_at: Timestamp,
+}
+
+async fn draw_up(service: &Service) -> Result<Drawn, CommandError> {
+    let reading = evidence::of_moves(&service.state(), service.read_model());
+    let evidence = reading.await.map_err(|error| CommandError::Unavailable(error.to_string()))?;
+    let (state, decided_at, lose) = (service.state(), service.log_now(), BTreeSet::new());
+    let inputs =
+        Inputs { state: &state, now: decided_at, evidence: &evidence, lose: &lose, scope: Scope::All };
+    let entries = placement::plan(&inputs).entries;
+    Ok(Drawn { entries, basis: state.position, last_plan: state.last_plan, decided_at })
+}
+
+/// The plan as events: as many as are appended at once.
+fn events(drawn: &Drawn) -> Vec<Event> {
+    let chunks: Vec<_> = drawn.entries.chunks(ENTRIES_PER_EVENT).take(EVENTS_AT_ONCE).collect();
+    let of = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
+    let part = |(number, entries): (u32, &[PlanEntry])| {
+        Event::PlanMade(PlanMade {
+            basis: drawn.basis,
+            rules: placement::RULES,
+            decided_at: Some(drawn.decided_at),
+            part: Part { number, of },
+            entries: entries.to_vec(),
+        })
+    };
+    (1..).zip(chunks).map(part).collect()
+}
+
 /// Plans until nothing is left to change.
-async fn plan_once(service: &Service) -> Result<(), crate::service::CommandError> {
+async fn plan_once(service: &Service) -> Result<(), CommandError> {
     loop {
-        let (entries, basis, last_plan) = {
-            let state = service.state();
-            (placement::plan(&state).entries, state.position, state.last_plan)
-        };
-        if entries.is_empty() {
+        let drawn = draw_up(service).await?;
+        if drawn.entries.is_empty() {
             return Ok(());
         }
-        let entries: Vec<_> = entries.into_iter().take(ENTRIES_PER_EVENT).collect();
-        let count = entries.len();
-        let plan = Event::PlanMade(PlanMade { basis, rules: placement::RULES, entries });
-        let event_id = EventId::generate(service.ids());
-        match service.append("system", event_id, plan, Some(last_plan)).await {
+        let Drawn { basis, last_plan, .. } = drawn;
+        match append(service, last_plan, events(&drawn)).await {
             Ok(position) => {
-                tracing::info!(%position, %basis, changes = count, "plan made");
+                tracing::info!(%position, %basis, changes = drawn.entries.len(), "plan made");
                 metrics::counter!("longwatch_plans_total").increment(1);
                 service.folded(position).await?;
             }
@@ -69,18 +109,34 @@ async fn plan_once(service: &Service) -> Result<(), crate::service::CommandError
                 let next = last_plan.next().max(basis.next());
                 service.folded(next).await?;
             }
-            Err(error) => return Err(crate::service::CommandError::Unavailable(error.to_string())),
+            Err(error) => return Err(CommandError::Unavailable(error.to_string())),
         }
     }
+}
+
+/// Appends the parts of a plan behind the last one, all or none; answers where the last of them stands.
+async fn append(
+    service: &Service,
+    last_plan: Position,
+    mut events: Vec<Event>,
+) -> Result<Position, log::Error> {
+    let id = || EventId::generate(service.ids());
+    if events.len() == 1 {
+        let event = events.remove(0);
+        return service.append("system", id(), event, Some(last_plan)).await;
+    }
+    let conditions = std::iter::once(Some(last_plan)).chain(std::iter::repeat(None));
+    let entries = events.into_iter().zip(conditions).map(|(event, condition)| (id(), event, condition));
+    service.append_atomically("system", entries.collect()).await
 }
 
 #[cfg(test)]
 mod tests {
     use futures::StreamExt as _;
     use longwatch_events::envelope::Envelope;
+    use longwatch_events::event::DetachedCameras;
     use longwatch_events::id::{ServerId, TenantId};
     use longwatch_events::log::Log as _;
-    use longwatch_events::position::Position;
     use longwatch_events::settings::Capacity;
     use longwatch_events::state::Placement;
     use longwatch_events::subject::LogStream;
@@ -107,13 +163,13 @@ mod tests {
         assert_eq!((told, cameras), (server_id, 1));
 
         let expected = control.service.state().server(server_id).unwrap().version;
-        control.execute(Command::DetachServer { server_id, expected }).await;
+        control.execute(Command::DetachServer { server_id, expected, cameras: DetachedCameras::Keep }).await;
         let (_, told, cameras) = next_assignments(&control, first).await;
         assert_eq!((told, cameras), (server_id, 0), "a server that was let go is told to stop");
         control
             .until(|state| {
                 let camera = state.camera(TenantId::DEFAULT, camera_id).unwrap();
-                matches!(camera.placement, Placement::Unplaced { .. })
+                matches!(camera.placement(), Placement::Unplaced { .. })
             })
             .await;
     }
@@ -125,7 +181,7 @@ mod tests {
         for n in 0..5 {
             first.add_camera(&format!("rtsp://h/{n}")).await;
         }
-        first.until(|state| !placement::plan(state).entries.iter().any(|_| true)).await;
+        first.until(|state| state.index().waiting().count() == 3 && state.last_plan > Position::START).await;
         let second = TestControl::on(first.log.clone(), first.clock.clone()).await;
         let end = first.service.state().position;
         second.until(|state| state.position >= end).await;

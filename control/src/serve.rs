@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::decide::command::{Command, Refusal};
 use crate::join::{self, Adopt};
 use crate::keys::{self, Key, Origin};
-use crate::observed::HEARTBEAT_INTERVAL_MS;
+use crate::observed::TICK_MS;
 use crate::read_model::sqlite::SqliteReadModel;
 use crate::secrets::Secrets;
 use crate::service::{CommandError, Parts, Service};
@@ -217,7 +217,7 @@ async fn create_default_tenant(service: &Service) -> Result<(), String> {
 /// Lets the log's clock run, and looks whether the log is still the one that was folded.
 async fn tick(service: &Service) {
     const PART: &str = "the log's clock";
-    let mut interval = interval(Duration::from_millis(u64::from(HEARTBEAT_INTERVAL_MS)));
+    let mut interval = interval(Duration::from_millis(u64::from(TICK_MS)));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;

@@ -4,7 +4,7 @@
 //! whoever asked reads what they wrote.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -100,6 +100,7 @@ pub struct Service {
     boot_id: BootId,
     state: RwLock<State>,
     observed: Observed,
+    leading: AtomicBool,
     progress: watch::Sender<Progress>,
     halted: watch::Sender<Option<String>>,
     unopened: AtomicUsize,
@@ -124,6 +125,7 @@ impl Service {
             ids: parts.ids,
             state: RwLock::default(),
             observed: Observed::default(),
+            leading: AtomicBool::new(true),
             progress: watch::Sender::new(progress),
             halted: watch::Sender::new(None),
             unopened: AtomicUsize::new(0),
@@ -174,6 +176,15 @@ impl Service {
     /// This run of this process.
     pub const fn boot_id(&self) -> BootId {
         self.boot_id
+    }
+
+    /// Whether this replica plans and judges. Others do nothing wrong if they do too, only the same again.
+    pub fn is_leading(&self) -> bool {
+        self.leading.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_leading(&self, leading: bool) {
+        self.leading.store(leading, Ordering::Relaxed);
     }
 
     /// How far the folds have come, and a way to wait for more.
@@ -404,6 +415,7 @@ const fn tenant_of(event: &Event) -> Option<TenantId> {
         Event::CameraAdded(e) => Some(e.tenant_id),
         Event::CameraChanged(e) => Some(e.tenant_id),
         Event::CameraDeleted(e) => Some(e.tenant_id),
+        Event::CameraMoveRequested(e) => Some(e.tenant_id),
         Event::CameraBacklogged(e) => Some(e.tenant_id),
         Event::ServerAdded(_)
         | Event::ServerJoined(_)
@@ -411,7 +423,13 @@ const fn tenant_of(event: &Event) -> Option<TenantId> {
         | Event::ServerChanged(_)
         | Event::ServerLost(_)
         | Event::ServerReturned(_)
+        | Event::ServerDiskMeasured(_)
+        | Event::ServerDrainStarted(_)
+        | Event::ServerDrainStopped(_)
+        | Event::ServerFailbackRequested(_)
         | Event::ServerDetached(_)
+        | Event::PolicyChanged(_)
+        | Event::VersionRequired(_)
         | Event::PlanMade(_)
         | Event::ServerHeartbeat(_)
         | Event::ControlTicked(_)

@@ -10,13 +10,10 @@ use longwatch_events::position::Position;
 use tokio::time::sleep;
 
 use crate::decide::liveness::{self, Judgement, Rules, Signs};
-use crate::observed::LEASE_MS;
 use crate::service::Service;
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// If more than this share of the servers is silent, the fault is taken for our own.
-const MASS_SILENCE_PERCENT: u32 = 50;
 
 /// Watches over the servers for ever.
 pub async fn run(service: &Service) {
@@ -24,7 +21,8 @@ pub async fn run(service: &Service) {
     loop {
         sleep(LOOK_EVERY).await;
         let caught_up = service.progress().borrow().caught_up;
-        if !caught_up || !service.observed().is_live() || service.halted().is_some() {
+        if !caught_up || !service.observed().is_live() || service.halted().is_some() || !service.is_leading()
+        {
             continue;
         }
         let Judgement { events, held } = judge(service);
@@ -41,8 +39,12 @@ pub async fn run(service: &Service) {
 
 fn judge(service: &Service) -> Judgement {
     let observed = service.observed();
-    let rules = Rules { lease_ms: LEASE_MS, mass_silence_percent: MASS_SILENCE_PERCENT };
-    liveness::judge(&service.state(), observed.now(), rules, |server_id| {
+    let state = service.state();
+    let rules = Rules {
+        lease_ms: observed.pace().lease_ms,
+        mass_silence_percent: state.policy.liveness.mass_silence_percent.into(),
+    };
+    liveness::judge(&state, observed.now(), rules, |server_id| {
         let seen = observed.seen(server_id);
         let signs = match (observed.silence(server_id), seen) {
             (Some(silence), _) => {

@@ -148,9 +148,12 @@ impl Default for HeartbeatRetention {
 impl Liveness {
     /// How often each of `servers` servers gives a sign of life, in milliseconds.
     pub fn interval_ms(&self, servers: usize) -> u32 {
-        let rate = u64::from(self.max_heartbeats_per_s.max(1));
-        let shared = (servers as u64).saturating_mul(1_000).div_ceil(rate);
-        u32::try_from(shared).unwrap_or(u32::MAX).max(self.heartbeat_interval_ms)
+        let (rate, base) =
+            (u64::from(self.max_heartbeats_per_s.max(1)), u64::from(self.heartbeat_interval_ms.max(1)));
+        let within_base = (rate * base / 1_000).max(1);
+        // In whole multiples: it must not change with every server that comes or goes.
+        let interval = base.saturating_mul((servers as u64).div_ceil(within_base).max(1));
+        u32::try_from(interval).unwrap_or(u32::MAX)
     }
 
     /// How long each of `servers` servers may be silent, in milliseconds: never less than three intervals.

@@ -111,6 +111,8 @@ struct Unsealed {
     preferred_server_id: Option<ServerId>,
     copies: u8,
     expected_bitrate_bps: Option<u64>,
+    server_labels: Labels,
+    single_session: bool,
 }
 
 impl Draft {
@@ -127,6 +129,8 @@ impl Draft {
             preferred_server_id: self.settings.preferred_server_id,
             copies: self.settings.copies,
             expected_bitrate_bps: self.settings.expected_bitrate_bps,
+            server_labels: self.settings.server_labels,
+            single_session: self.settings.single_session,
         }
     }
 }
@@ -186,6 +190,8 @@ pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Pro
             preferred_server_id,
             copies: 1,
             expected_bitrate_bps,
+            server_labels: Labels::new(),
+            single_session: false,
         },
         secret,
     });

@@ -198,6 +198,18 @@ fn unplaced(placement: &Placement) -> (String, String) {
         UnplacedReason::NoTakeover => {
             "its server is lost, and those with room take over no (more) cameras; raise takeover_limit, or enable failover"
         }
+        UnplacedReason::NoLabels => {
+            "no server carries all labels of server_labels; label a server so, or ask for less"
+        }
+        UnplacedReason::NoDisk => {
+            "the archive of every server with room is nearly full; free space, or add a server"
+        }
+        UnplacedReason::NoOtherServer => {
+            "every server with room records another copy of it already; add a server, or ask for fewer copies"
+        }
+        UnplacedReason::Preempted => {
+            "a camera of priority high needed its place, and policy says that it goes first; add a server"
+        }
         // It was switched on, and the plan that places it is yet to be made.
         UnplacedReason::Disabled => return unplaced(&Placement::Unplanned),
     };

@@ -147,7 +147,7 @@ fn measure_servers(service: &Service) {
     for (id, server) in service.state().servers() {
         let is_silent = observed.silent_since(id).is_some();
         let (state, _) =
-            state_word(server.adopted, server.public_key.is_some(), server.lost.is_some(), is_silent);
+            state_word(server.is_adopted(), server.public_key.is_some(), server.lost.is_some(), is_silent);
         *by_state.entry(state).or_default() += 1;
         if let Some(seen) = observed.seen(id) {
             let age_ms = u64::try_from(observed.now().millis_since(seen.at)).unwrap_or(0);

@@ -288,7 +288,13 @@ impl From<Refusal> for Problem {
             Refusal::Exists { .. }
             | Refusal::TenantNotEmpty { .. }
             | Refusal::DefaultTenant
-            | Refusal::Detached => Self::conflict(code, detail),
+            | Refusal::Detached
+            | Refusal::NotOurs(_)
+            | Refusal::PrefersAnother(_)
+            | Refusal::HasAnotherCopy(_)
+            | Refusal::NotPlaced => Self::conflict(code, detail),
+            Refusal::NoCopy { .. } => Self::invalid(vec![FieldError::at("/copy", code, detail)]),
+            Refusal::TooNew { .. } => Self::invalid(vec![FieldError::at("/fold_version", code, detail)]),
         }
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use longwatch_events::event::Load;
+use longwatch_events::event::{DetachedCameras, Load};
 use longwatch_events::id::ServerId;
 use longwatch_events::state::Server as ServerState;
 use serde::Serialize;
@@ -307,7 +307,8 @@ async fn detach(
     carry_out(&app, actor, |_| {
         let expected = look_at(&app, server_id, |server| server.version)?;
         if_match.check(expected)?;
-        Ok(Some(Command::DetachServer { server_id, expected }))
+        let cameras = DetachedCameras::Keep;
+        Ok(Some(Command::DetachServer { server_id, expected, cameras }))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -342,7 +343,7 @@ async fn adopt(
     if_match: IfMatch,
 ) -> Result<Response, Problem> {
     carry_out(&app, actor, |_| {
-        let (adopted, expected) = look_at(&app, server_id, |server| (server.adopted, server.version))?;
+        let (adopted, expected) = look_at(&app, server_id, |server| (server.is_adopted(), server.version))?;
         if_match.check(expected)?;
         Ok((!adopted).then_some(Command::AdoptServer { server_id, expected }))
     })

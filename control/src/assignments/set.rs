@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed};
 use longwatch_events::state::State;
 
-use crate::observed::HEARTBEAT_INTERVAL_MS;
+use crate::observed::Pace;
 
 /// The cameras of one part take at most so many bytes as JSON; NATS takes 1 MiB with headers and envelope.
 const BYTES_PER_PART: usize = 690_000;
@@ -29,37 +29,35 @@ pub(super) type Wanted = BTreeMap<Key, (Epoch, Position)>;
 /// What State wants of one server.
 pub(super) struct Desired {
     pub(super) wanted: Wanted,
-    /// The wanted cameras' sources, sealed with their tenants' keys.
-    pub(super) sources: BTreeMap<Key, Sealed>,
+    /// The wanted cameras' sources.
+    pub(super) sources: BTreeMap<Key, WantedSource>,
     /// What the server is sealed to.
     pub(super) public_key: PublicKey,
+    /// How often it gives signs of life, and how long it may be silent.
+    pub(super) pace: Pace,
 }
 
-/// What State wants of each server for which `is_due`.
-pub(super) fn desired_sets(
-    state: &State,
-    mut is_due: impl FnMut(ServerId, &Wanted) -> bool,
-) -> BTreeMap<ServerId, Desired> {
-    // A server that was let go is told to stop.
-    let detached = state.detached().map(|(key, id)| (id, *key));
-    let ours = state.servers().filter_map(|(id, server)| Some((id, server.public_key?)));
-    let mut sets: BTreeMap<_, _> =
-        detached.chain(ours).map(|(id, public_key)| (id, (public_key, Wanted::new()))).collect();
-    for (tenant_id, camera_id, camera) in state.cameras() {
-        let Some(assignment) = camera.assignment() else { continue };
-        if let Some((_, wanted)) = sets.get_mut(&assignment.server_id) {
-            wanted.insert((tenant_id, camera_id), (assignment.epoch, camera.source_version));
-        }
+/// Where a wanted camera's video comes from.
+pub(super) struct WantedSource {
+    /// Sealed with its tenant's key.
+    pub(super) sealed: Sealed,
+    /// It serves one client only.
+    pub(super) single_session: bool,
+}
+
+/// What State wants of `server_id`; `None` if its worker was never seen. A server that was let go is told to stop.
+pub(super) fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired> {
+    let public_key = state.server(server_id)?.public_key?;
+    let (mut wanted, mut sources) = (Wanted::new(), BTreeMap::new());
+    for CopyKey { tenant_id, camera_id, .. } in state.index().roster(server_id).copies() {
+        let Some(camera) = state.camera(tenant_id, camera_id) else { continue };
+        let Some(here) = camera.recorders().find(|here| here.server_id == server_id) else { continue };
+        wanted.insert((tenant_id, camera_id), (here.epoch, camera.source_version));
+        let sealed = camera.settings.source.secret.clone();
+        let single_session = camera.settings.single_session;
+        sources.insert((tenant_id, camera_id), WantedSource { sealed, single_session });
     }
-    let due = sets.into_iter().filter_map(|(id, (public_key, wanted))| {
-        is_due(id, &wanted).then(|| (id, Desired { sources: sources(state, &wanted), wanted, public_key }))
-    });
-    due.collect()
-}
-
-fn sources(state: &State, wanted: &Wanted) -> BTreeMap<Key, Sealed> {
-    let source = |key: &Key| Some((*key, state.camera(key.0, key.1)?.settings.source.secret.clone()));
-    wanted.keys().filter_map(source).collect()
+    Some(Desired { wanted, sources, public_key, pace })
 }
 
 /// What stands in the log stream for one server.
@@ -70,7 +68,9 @@ pub(super) struct Standing {
     /// Whether a part is missing or belongs to another set.
     is_torn: bool,
     /// The highest revision among its parts.
-    revision: Position,
+    pub(super) revision: Position,
+    /// What it says of signs of life.
+    pace: Option<Pace>,
     /// Where its first part stands: the condition of the next set.
     pub(super) first_part_at: Position,
 }
@@ -84,10 +84,12 @@ impl Standing {
         others: Vec<Option<AssignmentSet>>,
     ) -> Self {
         let revision = first.revision;
+        let interval_ms = first.heartbeat_interval_ms;
+        let pace = first.lease_ms.map(|lease_ms| Pace { interval_ms, lease_ms });
         let of_this_set =
             |part: &Option<AssignmentSet>| part.as_ref().is_some_and(|set| set.revision == revision);
         let mut standing =
-            Self { is_torn: !others.iter().all(of_this_set), first_part_at, ..Self::default() };
+            Self { is_torn: !others.iter().all(of_this_set), first_part_at, pace, ..Self::default() };
         for set in std::iter::once(first).chain(others.into_iter().flatten()) {
             standing.revision = standing.revision.max(set.revision);
             for camera in set.cameras {
@@ -109,9 +111,9 @@ impl Standing {
         Self { is_torn: true, first_part_at, ..Self::default() }
     }
 
-    /// Whether it says just what `cameras` say.
-    pub(super) fn is(&self, cameras: &[AssignedCamera]) -> bool {
-        !self.is_torn && wanted(self.cameras.values()) == wanted(cameras)
+    /// Whether it says just what `cameras` and `pace` say.
+    pub(super) fn is(&self, cameras: &[AssignedCamera], pace: Pace) -> bool {
+        !self.is_torn && self.pace == Some(pace) && wanted(self.cameras.values()) == wanted(cameras)
     }
 
     /// The revision of the set that is to replace this one and follows from State at `position`.
@@ -135,12 +137,12 @@ pub(super) struct Composed<E> {
     pub(super) unopened: Vec<(Key, E)>,
 }
 
-/// What a server is to be told. `reseal` opens a camera's source and seals it to the server; it is asked only for what
-/// does not stand there yet.
+/// What a server is to be told. `reseal` opens a camera's source and seals it to the server, and tells whether the camera
+/// serves one client only; it is asked only for what does not stand there yet.
 pub(super) fn compose<E>(
     wanted: &Wanted,
     standing: &Standing,
-    mut reseal: impl FnMut(Key) -> Result<Base64Bytes, E>,
+    mut reseal: impl FnMut(Key) -> Result<(Base64Bytes, bool), E>,
 ) -> Composed<E> {
     let mut composed = Composed { cameras: Vec::with_capacity(wanted.len()), unopened: Vec::new() };
     for (key, (epoch, settings_version)) in wanted {
@@ -149,12 +151,13 @@ pub(super) fn compose<E>(
         let camera = match known.filter(|known| known.settings_version == *settings_version) {
             Some(known) => Some(AssignedCamera { epoch: *epoch, ..known.clone() }),
             None => match reseal(*key) {
-                Ok(source) => Some(AssignedCamera {
+                Ok((source, single_session)) => Some(AssignedCamera {
                     tenant_id,
                     camera_id,
                     epoch: *epoch,
                     settings_version: *settings_version,
                     source,
+                    single_session,
                 }),
                 Err(error) => {
                     composed.unopened.push((*key, error));
@@ -172,6 +175,7 @@ pub(super) fn compose<E>(
 pub(super) fn parts(
     server_id: ServerId,
     revision: Position,
+    pace: Pace,
     cameras: Vec<AssignedCamera>,
 ) -> Vec<AssignmentSet> {
     let mut chunks = vec![Vec::new()];
@@ -195,7 +199,8 @@ pub(super) fn parts(
             revision,
             part,
             parts: count,
-            heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
+            heartbeat_interval_ms: pace.interval_ms,
+            lease_ms: Some(pace.lease_ms),
             cameras,
         })
         .collect()

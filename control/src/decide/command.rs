@@ -10,8 +10,8 @@ use longwatch_events::event::{
     ServerFailbackRequested, ServerJoined, TenantChanged, TenantCreated, TenantDeleted, VersionRequired,
 };
 use longwatch_events::fold;
-use longwatch_events::policy::Policy;
 use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::policy::Policy;
 use longwatch_events::position::Position;
 use longwatch_events::sealed::{PublicKey, WrappedKey};
 use longwatch_events::settings::{CameraSettings, Capacity, Labels, ServerSettings};
@@ -235,7 +235,9 @@ pub enum Refusal {
     #[error("this server was detached; it records again once an owner adopts it again")]
     Detached,
     /// It belongs to no system yet, or not any more, or was never seen.
-    #[error("server {0} holds no cameras: it is not adopted, or its worker was never seen; adopt and start it first")]
+    #[error(
+        "server {0} holds no cameras: it is not adopted, or its worker was never seen; adopt and start it first"
+    )]
     NotOurs(ServerId),
     /// The camera has no such copy.
     #[error("the camera has {copies} copies, numbered from 0; there is no copy {copy}")]
@@ -255,7 +257,9 @@ pub enum Refusal {
     #[error("the camera has no server yet; it is placed as soon as there is room")]
     NotPlaced,
     /// This program would not start again.
-    #[error("this program folds as version {actual}, so it cannot require version {asked}; start a newer one first")]
+    #[error(
+        "this program folds as version {actual}, so it cannot require version {asked}; start a newer one first"
+    )]
     TooNew {
         /// Asked for.
         asked: u32,

@@ -21,7 +21,8 @@ pub struct Fleet {
 
 /// Counts `state`. A server that is being drained holds nothing that counts: it is about to go.
 pub fn fleet(state: &State) -> Fleet {
-    let servers = state.servers().filter(|(_, server)| server.is_assignable() && server.draining_since.is_none());
+    let servers =
+        state.servers().filter(|(_, server)| server.is_assignable() && server.draining_since.is_none());
     let mut fleet = Fleet::default();
     let (mut capacity_bps, mut is_bitrate_bound) = (0_u128, true);
     for (id, server) in servers {
@@ -48,7 +49,8 @@ pub fn fleet(state: &State) -> Fleet {
         }
     }
     let usable = u128::from(100 - state.policy.headroom_percent.min(99));
-    let by_cameras = wanted(u128::from(held + fleet.unplaced), u128::from(fleet.capacity), fleet.servers, usable);
+    let by_cameras =
+        wanted(u128::from(held + fleet.unplaced), u128::from(fleet.capacity), fleet.servers, usable);
     let by_bitrate = match is_bitrate_bound && fleet.servers > 0 {
         true => wanted(held_bps, capacity_bps, fleet.servers, usable),
         false => 0,
@@ -60,8 +62,11 @@ pub fn fleet(state: &State) -> Fleet {
 /// How many servers like those that are there hold `demand` in `usable_percent` of their room; like the default ones if
 /// there are none.
 fn wanted(demand: u128, capacity: u128, servers: u64, usable_percent: u128) -> u64 {
-    let (capacity, servers) =
-        if servers == 0 { (Capacity::default().max_cameras.into(), 1) } else { (capacity, u128::from(servers)) };
+    let (capacity, servers) = if servers == 0 {
+        (Capacity::default().max_cameras.into(), 1)
+    } else {
+        (capacity, u128::from(servers))
+    };
     let wanted = (demand * servers * 100).div_ceil((capacity * usable_percent).max(1));
     u64::try_from(wanted).unwrap_or(u64::MAX)
 }

@@ -42,7 +42,8 @@ impl Outlook {
 pub fn lose(state: &State, now: Timestamp, lose: &BTreeSet<ServerId>) -> Outlook {
     let evidence = Evidence::new();
     let plan = placement::plan(&Inputs { state, now, evidence: &evidence, lose, scope: Scope::Failover });
-    let mut decided: BTreeMap<_, _> = plan.entries.iter().map(|entry| (entry.key(), entry.decision)).collect();
+    let mut decided: BTreeMap<_, _> =
+        plan.entries.iter().map(|entry| (entry.key(), entry.decision)).collect();
     let mut outlook = Outlook::default();
     for server_id in lose {
         for key in state.index().roster(*server_id).copies() {

@@ -29,7 +29,8 @@ use uuid::Uuid;
 
 pub use batch::{Applied, Batch};
 use rows::{
-    AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows,
+    AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, StatusOf, StatusRow,
+    TenantRow, TimelineRows,
 };
 
 /// Why the read model could not answer or be written.
@@ -149,6 +150,9 @@ pub trait ReadModel: Send + Sync {
 
     /// What a camera's timeline over `range` follows from.
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows>;
+
+    /// What was last heard of each, in the order in which they are asked for.
+    fn statuses(&self, of: Vec<StatusOf>) -> Answer<'_, Vec<Option<StatusRow>>>;
 
     /// Where the event stands in `LOG` that was to create this thing, whether or not it exists (any more); known of things
     /// whose id follows from an `Idempotency-Key`.

@@ -33,6 +33,10 @@ pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &E
         Event::ServerChanged(e) => put_server(state, e.server_id),
         Event::ServerLost(e) => put_server(state, e.server_id),
         Event::ServerReturned(e) => put_server(state, e.server_id),
+        Event::ServerDiskMeasured(e) => put_server(state, e.server_id),
+        Event::ServerDrainStarted(e) => put_server(state, e.server_id),
+        Event::ServerDrainStopped(e) => put_server(state, e.server_id),
+        Event::ServerFailbackRequested(e) => put_server(state, e.server_id),
         Event::ServerDetached(e) => {
             vec![Change::DetachServer { server_id: e.server_id, position, at: stored_at }]
         }
@@ -42,6 +46,8 @@ pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &E
         }
         Event::CameraChanged(e) => put_camera(state, e.tenant_id, e.camera_id),
         Event::CameraDeleted(e) => vec![Change::DeleteCamera(e.tenant_id, e.camera_id)],
+        Event::CameraMoveRequested(e) => put_camera(state, e.tenant_id, e.camera_id),
+        Event::PolicyChanged(_) | Event::VersionRequired(_) => Vec::new(),
         Event::PlanMade(e) => plan(state, position, stored_at, e),
         // They stand in other log streams; the fold halts if they do not.
         Event::ServerHeartbeat(_)
@@ -76,7 +82,7 @@ fn put_server(state: &State, server_id: ServerId) -> Vec<Change> {
         server_id,
         settings: server.settings.clone(),
         has_worker: server.public_key.is_some(),
-        adopted: server.adopted,
+        adopted: server.is_adopted(),
         lost_since: server.lost.map(|lost| lost.heard_at),
         created_at: server.created_at,
         version: server.version,
@@ -98,13 +104,23 @@ fn put_camera(state: &State, tenant_id: TenantId, camera_id: CameraId) -> Vec<Ch
 fn plan(state: &State, position: Position, at: Timestamp, plan: &PlanMade) -> Vec<Change> {
     let placed = plan.entries.iter().filter_map(|entry| {
         let (tenant_id, camera_id) = (entry.tenant_id, entry.camera_id);
-        let placement = state.camera(tenant_id, camera_id)?.placement;
+        let placement = state.camera(tenant_id, camera_id)?.placement();
+        if entry.copy != 0 {
+            return None;
+        }
         // A stale entry left the camera where it was.
         let took_effect = match (entry.decision, placement) {
             (Decision::Assign { .. }, Placement::Assigned(now)) => now.epoch == Epoch::from(position),
             (Decision::Unplace { .. }, Placement::Unplaced { since, .. }) => since == at,
-            (Decision::Assign { .. }, Placement::Unplanned | Placement::Unplaced { .. })
-            | (Decision::Unplace { .. }, Placement::Unplanned | Placement::Assigned(_)) => false,
+            (Decision::Finish { epoch, .. }, Placement::Assigned(now)) => {
+                now.epoch == epoch && now.since == at
+            }
+            (
+                Decision::Assign { .. } | Decision::Finish { .. },
+                Placement::Unplanned | Placement::Unplaced { .. },
+            )
+            | (Decision::Unplace { .. }, Placement::Unplanned | Placement::Assigned(_))
+            | (Decision::Move { .. } | Decision::Abandon { .. }, _) => false,
         };
         took_effect.then_some(Change::PutPlacement { tenant_id, camera_id, position, at, placement })
     });
@@ -125,8 +141,8 @@ fn of_fact(report: &RecordingReported, place: (Position, u32), fact: &Fact) -> R
     let (tenant_id, camera_id) = (fact.tenant_id(), fact.camera_id());
     let key = |epoch| StatusKey { tenant_id, camera_id, epoch, server_id, boot_id };
     match fact {
-        Fact::Started(f) => Ok(Change::Started(key(f.epoch), f.at)),
-        Fact::FirstKeyframeDurable(f) => Ok(Change::Recording(key(f.epoch), f.start)),
+        Fact::Started(f) => Ok(Change::Started(key(f.epoch), f.at, place.0)),
+        Fact::FirstKeyframeDurable(f) => Ok(Change::Recording(key(f.epoch), f.start, place.0)),
         Fact::Interrupted(f) => Ok(Change::Interrupted {
             key: key(f.epoch),
             at: f.at,

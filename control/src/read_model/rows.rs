@@ -72,6 +72,8 @@ pub struct StatusRow {
     pub condition: Condition,
     /// Since when, by the server's clock.
     pub since: Timestamp,
+    /// Where in `RECORDINGS` it was said.
+    pub position: Position,
     /// Video known to be durable although its segment may not be closed yet.
     pub open: Option<OpenVideo>,
 }
@@ -220,10 +222,10 @@ pub enum Change {
         /// Where it is now.
         placement: Placement,
     },
-    /// A camera answers.
-    Started(StatusKey, Timestamp),
-    /// A camera is being recorded from this keyframe on.
-    Recording(StatusKey, Timestamp),
+    /// A camera answers; said at this position.
+    Started(StatusKey, Timestamp, Position),
+    /// A camera is being recorded from this keyframe on; said at this position.
+    Recording(StatusKey, Timestamp, Position),
     /// A camera is not being recorded from this moment on.
     Interrupted {
         /// Whose recording.
@@ -267,6 +269,19 @@ pub struct StatusKey {
     pub server_id: ServerId,
     /// In which run of its worker.
     pub boot_id: BootId,
+}
+
+/// Whose status is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StatusOf {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// What this server says.
+    pub server_id: ServerId,
 }
 
 /// A camera as it is read: settings, placement, and what was heard of it under its current epoch.

@@ -150,7 +150,11 @@ impl Places {
                 UnplacedReason::NoServer
                 | UnplacedReason::NoCapacity
                 | UnplacedReason::NoBitrate
-                | UnplacedReason::NoTakeover,
+                | UnplacedReason::NoTakeover
+                | UnplacedReason::NoLabels
+                | UnplacedReason::NoDisk
+                | UnplacedReason::NoOtherServer
+                | UnplacedReason::Preempted,
             ) => Some(Cause::Unplaced),
         };
         let mut places: Vec<_> = placements.iter().map(|row| (row.at, why(&row.place))).collect();
@@ -303,7 +307,11 @@ fn turns(inputs: &Inputs<'_>, places: &Places) -> Vec<Turn> {
                 UnplacedReason::NoServer
                 | UnplacedReason::NoCapacity
                 | UnplacedReason::NoBitrate
-                | UnplacedReason::NoTakeover,
+                | UnplacedReason::NoTakeover
+                | UnplacedReason::NoLabels
+                | UnplacedReason::NoDisk
+                | UnplacedReason::NoOtherServer
+                | UnplacedReason::Preempted,
             ) => known(*at, Cause::Unplaced),
             // The silence that led to it began before it was noticed: what is missing until then is its work too.
             Place::TakenOver(_) => known(*at, Cause::ServerSilent),

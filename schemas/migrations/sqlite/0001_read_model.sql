@@ -90,6 +90,8 @@ CREATE TABLE recording_status (
     boot_id            BLOB NOT NULL CHECK (length(boot_id) = 16),
     state              TEXT NOT NULL CHECK (state IN ('connecting', 'recording', 'offline')),
     since_us           INTEGER NOT NULL,
+    -- Where in RECORDINGS that was said.
+    position           INTEGER NOT NULL,
     cause              TEXT,
     detail             TEXT,
     -- Video of which is known that it is durable although its segment may not be closed: from, and up to (NULL: still

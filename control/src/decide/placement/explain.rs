@@ -36,7 +36,8 @@ pub fn explain(inputs: &Inputs<'_>, key: CopyKey) -> Explanation {
 
 pub(super) fn candidates(inputs: &Inputs<'_>, rooms: &Rooms<'_>, request: &Request<'_>) -> Vec<Candidate> {
     let candidate = |(server_id, server): (ServerId, &longwatch_events::state::Server)| {
-        let refusal = if server.is_ours() { rooms.refusal(server_id, request) } else { Some(Refusal::NotAdopted) };
+        let refusal =
+            if server.is_ours() { rooms.refusal(server_id, request) } else { Some(Refusal::NotAdopted) };
         Candidate { server_id, refusal, relative_load: rooms.relative_load(server_id) }
     };
     inputs.state.servers().map(candidate).collect()

@@ -170,7 +170,13 @@ impl<'a> Draft<'a> {
     }
 
     /// Begins a move to the best server there is.
-    fn begin_to_best(&mut self, key: CopyKey, reason: AssignReason, request: &Request<'a>, budget: &mut usize) {
+    fn begin_to_best(
+        &mut self,
+        key: CopyKey,
+        reason: AssignReason,
+        request: &Request<'a>,
+        budget: &mut usize,
+    ) {
         self.note(key, request);
         let (camera, copy) = self.copy(key);
         let Some(from) = copy.assignment().map(|assignment| assignment.server_id) else { return };
@@ -205,7 +211,9 @@ impl<'a> Draft<'a> {
                 .filter_map(|key| {
                     let (camera, copy, now_on) = self.movable(key)?;
                     let priority = camera.settings.failover_priority;
-                    let goes = now_on.server_id == server_id && priority != Priority::Never && !self.is_resting(copy);
+                    let goes = now_on.server_id == server_id
+                        && priority != Priority::Never
+                        && !self.is_resting(copy);
                     goes.then_some((priority, key.copy, key))
                 })
                 .collect();
@@ -250,8 +258,10 @@ impl<'a> Draft<'a> {
         let over: Vec<_> = over.map(|(server_id, _)| server_id).collect();
         for server_id in over {
             for key in self.last_to_stay(server_id) {
-                let still_over =
-                    self.rooms.get(server_id).is_some_and(|room| room.surplus() > 0 || room.is_over_bitrate());
+                let still_over = self
+                    .rooms
+                    .get(server_id)
+                    .is_some_and(|room| room.surplus() > 0 || room.is_over_bitrate());
                 if *budget == 0 || !still_over {
                     break;
                 }

@@ -237,7 +237,8 @@ impl<'a> Rooms<'a> {
         let state = inputs.state;
         let low = state.policy.min_disk_free_percent;
         let up = state.servers().filter(|(id, server)| inputs.is_up(*id, Some(server)));
-        let room = |(id, server): (ServerId, &'a Server)| (id, Room::of(server, state.index().roster(id), low));
+        let room =
+            |(id, server): (ServerId, &'a Server)| (id, Room::of(server, state.index().roster(id), low));
         let rooms: BTreeMap<_, _> = up.map(room).collect();
         let mut open: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for (id, room) in rooms.iter().filter(|(_, room)| room.is_open()) {
@@ -284,8 +285,7 @@ impl<'a> Rooms<'a> {
 
     /// The best server for what is asked for.
     pub(super) fn best(&self, request: &Request<'_>) -> Option<ServerId> {
-        let taken_zones: BTreeSet<_> =
-            request.taken.iter().filter_map(|id| self.get(*id)?.zone).collect();
+        let taken_zones: BTreeSet<_> = request.taken.iter().filter_map(|id| self.get(*id)?.zone).collect();
         let first_fitting = |(zone, servers): (&Option<&str>, &BTreeSet<Load>)| {
             let mut fitting = servers.iter().filter(|load| self.may_have(load.server_id, request));
             let load = *fitting.next()?;

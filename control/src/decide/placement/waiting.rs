@@ -56,7 +56,12 @@ impl<'a> Draft<'a> {
                 let is_here = copy.assignment().is_some_and(|assignment| assignment.server_id == server_id);
                 let is_left = is_here && camera.wants_recording() && !self.decided.contains_key(&key);
                 let home = copy.home.or(Some(server_id));
-                (is_left && priority != Priority::Never).then_some(Waiting { priority, copy: key.copy, key, home })
+                (is_left && priority != Priority::Never).then_some(Waiting {
+                    priority,
+                    copy: key.copy,
+                    key,
+                    home,
+                })
             }));
         }
         waiting
@@ -137,9 +142,8 @@ impl<'a> Draft<'a> {
     /// All copies of priority `low` that have a place and are not on the move, or are given one by this plan.
     fn low_copies(&self) -> Vec<(ServerId, Waiting)> {
         let state = self.inputs.state;
-        let held = self.rooms.all().flat_map(|(id, _)| {
-            state.index().roster(id).copies().map(move |key| (id, key))
-        });
+        let held =
+            self.rooms.all().flat_map(|(id, _)| state.index().roster(id).copies().map(move |key| (id, key)));
         let held = held.filter(|(id, key)| {
             let (_, copy) = self.copy(*key);
             let is_here = copy.assignment().is_some_and(|assignment| assignment.server_id == *id);

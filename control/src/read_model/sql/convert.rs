@@ -180,6 +180,7 @@ impl<'r> Reader<'r> {
             boot_id: BootId::from_uuid(self.uuid("boot_id")?),
             condition,
             since: self.time("since_us")?,
+            position: Position(self.unsigned("position")?),
             open,
         })
     }

@@ -20,7 +20,10 @@ use longwatch_events::subject::LogStream;
 use uuid::Uuid;
 
 use super::digest::Hasher;
-use super::rows::{AssignmentView, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows};
+use super::rows::{
+    AssignmentView, CameraView, Counts, Observations, ServerView, StatusOf, StatusRow, TenantRow,
+    TimelineRows,
+};
 use super::{Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel};
 
 pub(super) use read::position;
@@ -131,6 +134,10 @@ impl<D: Database> ReadModel for D {
 
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows> {
         self.reading(move |db| read::timeline(db, tenant, camera, range).boxed())
+    }
+
+    fn statuses(&self, of: Vec<StatusOf>) -> Answer<'_, Vec<Option<StatusRow>>> {
+        self.reading(move |db| read::statuses(db, of).boxed())
     }
 
     fn creation(&self, thing: Uuid) -> Answer<'_, Option<Position>> {

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::super::digest::{Hasher, TABLES};
 use super::super::rows::{
-    AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows,
+    AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, StatusOf, StatusRow,
+    TenantRow, TimelineRows,
 };
 use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range};
 use super::convert::Reader;
@@ -104,7 +105,7 @@ const CAMERA_STATE: &str = "\
       WHEN r.state = 'recording' AND o.boot_id <> r.boot_id THEN 'connecting' \
       ELSE coalesce(r.state, 'connecting') END";
 
-const CAMERA_COLUMNS: &str = "c.*, r.server_id AS status_server_id, r.boot_id, r.state, r.since_us, r.cause, \
+const CAMERA_COLUMNS: &str = "c.*, r.server_id AS status_server_id, r.boot_id, r.state, r.since_us, r.position, r.cause, \
     r.detail, r.recording_since_us, r.recording_until_us";
 
 const CAMERAS_OBSERVED: &str = " FROM cameras c \
@@ -265,6 +266,20 @@ pub(super) async fn timeline(
         statuses: all(db, "recording_status", of_camera(STATUSES, &[]), |row| row.status("server_id"))
             .await?,
     })
+}
+
+pub(super) async fn statuses(
+    db: &mut dyn Connection,
+    of: Vec<StatusOf>,
+) -> Result<Vec<Option<StatusRow>>, Error> {
+    const SQL: &str = "SELECT * FROM recording_status \
+        WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4";
+    let mut statuses = Vec::with_capacity(of.len());
+    for StatusOf { tenant_id, camera_id, epoch, server_id } in of {
+        let query = sql(SQL).bind(tenant_id).bind(camera_id).bind(epoch).bind(server_id);
+        statuses.push(one(db, "recording_status", query, |row| row.status("server_id")).await?);
+    }
+    Ok(statuses)
 }
 
 pub(super) async fn creation(db: &mut dyn Connection, thing: Uuid) -> Result<Option<Position>, Error> {

@@ -32,12 +32,13 @@ fn of_camera(text: &'static str, tenant: TenantId, camera: CameraId) -> Statemen
     sql(text).bind(tenant).bind(camera)
 }
 
-fn of_status(text: &'static str, key: StatusKey, at: Timestamp) -> Statement {
+fn of_status(text: &'static str, key: StatusKey, at: Timestamp, position: Position) -> Statement {
     of_camera(text, key.tenant_id, key.camera_id)
         .bind(key.epoch)
         .bind(key.server_id)
         .bind(key.boot_id)
         .bind(at)
+        .bind(position)
 }
 
 /// What writes one change.
@@ -60,10 +61,10 @@ fn statements(change: &Change) -> Vec<Statement> {
         Change::PutPlacement { tenant_id, camera_id, position, at, placement } => {
             put_placement((*tenant_id, *camera_id), *position, *at, *placement)
         }
-        Change::Started(key, at) => vec![of_status(STARTED, *key, *at)],
-        Change::Recording(key, start) => vec![of_status(RECORDING, *key, *start)],
+        Change::Started(key, at, position) => vec![of_status(STARTED, *key, *at, *position)],
+        Change::Recording(key, start, position) => vec![of_status(RECORDING, *key, *start, *position)],
         Change::Interrupted { key, at, cause, detail, position, fact } => vec![
-            of_status(INTERRUPTED, *key, *at).bind(cause.as_str()).bind(detail.as_str()),
+            of_status(INTERRUPTED, *key, *at, *position).bind(cause.as_str()).bind(detail.as_str()),
             of_camera(REMEMBER_INTERRUPTION, key.tenant_id, key.camera_id)
                 .bind(key.epoch)
                 .bind(*at)
@@ -83,30 +84,33 @@ fn statements(change: &Change) -> Vec<Statement> {
 
 /// If the last word was that it is being recorded, how far it came is not known: a segment will tell.
 const STARTED: &str = "\
-    INSERT INTO recording_status (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us) \
-    VALUES ($1, $2, $3, $4, $5, 'connecting', $6) \
+    INSERT INTO recording_status (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, position) \
+    VALUES ($1, $2, $3, $4, $5, 'connecting', $6, $7) \
     ON CONFLICT (tenant_id, camera_id, epoch, server_id) DO UPDATE SET \
       boot_id = excluded.boot_id, state = excluded.state, since_us = excluded.since_us, \
+      position = excluded.position, \
       cause = NULL, detail = NULL, \
       recording_since_us = CASE WHEN recording_status.recording_until_us IS NULL THEN NULL \
         ELSE recording_status.recording_since_us END";
 
 const RECORDING: &str = "\
     INSERT INTO recording_status \
-      (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, recording_since_us) \
-    VALUES ($1, $2, $3, $4, $5, 'recording', $6, $6) \
+      (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, position, recording_since_us) \
+    VALUES ($1, $2, $3, $4, $5, 'recording', $6, $7, $6) \
     ON CONFLICT (tenant_id, camera_id, epoch, server_id) DO UPDATE SET \
       boot_id = excluded.boot_id, state = excluded.state, since_us = excluded.since_us, \
+      position = excluded.position, \
       cause = NULL, detail = NULL, \
       recording_since_us = excluded.recording_since_us, recording_until_us = NULL";
 
 /// What had been recorded until then is durable up to then, whenever its segment is reported.
 const INTERRUPTED: &str = "\
     INSERT INTO recording_status \
-      (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, cause, detail) \
-    VALUES ($1, $2, $3, $4, $5, 'offline', $6, $7, $8) \
+      (tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, position, cause, detail) \
+    VALUES ($1, $2, $3, $4, $5, 'offline', $6, $7, $8, $9) \
     ON CONFLICT (tenant_id, camera_id, epoch, server_id) DO UPDATE SET \
       boot_id = excluded.boot_id, since_us = excluded.since_us, cause = excluded.cause, \
+      position = excluded.position, \
       detail = excluded.detail, state = excluded.state, \
       recording_until_us = CASE WHEN recording_status.state = 'recording' \
         THEN CASE WHEN recording_status.recording_since_us > excluded.since_us \

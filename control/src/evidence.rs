@@ -1,0 +1,74 @@
+//! What `RECORDINGS` shows of the moves that are under way, read from the rows that follow from it.
+//!
+//! Only reads; whether a move is over is [`crate::decide::placement`]'s to say.
+
+use longwatch_events::fact::Cause;
+use longwatch_events::id::CopyKey;
+use longwatch_events::position::Epoch;
+use longwatch_events::state::{Assignment, State};
+
+use crate::decide::placement::{Evidence, Shown, Step};
+use crate::read_model::rows::{Condition, StatusOf, StatusRow};
+use crate::read_model::{self, ReadModel};
+
+/// A question about one server of one move.
+struct Question {
+    key: CopyKey,
+    /// Of the move.
+    epoch: Epoch,
+    /// Which step it would show.
+    step: Step,
+    of: StatusOf,
+}
+
+/// What is to be asked about the moves of `state`.
+fn questions(state: &State) -> Vec<Question> {
+    let mut questions = Vec::new();
+    for key in state.index().moving() {
+        let Some((camera, copy)) = state.copy(key) else { continue };
+        let (Some(old), Some(new)) = (copy.assignment(), copy.successor()) else { continue };
+        let CopyKey { tenant_id, camera_id, .. } = key;
+        let ask = |step, Assignment { epoch, server_id, .. }: &Assignment| {
+            let of = StatusOf { tenant_id, camera_id, epoch: *epoch, server_id: *server_id };
+            Question { key, epoch: new.epoch, step, of }
+        };
+        questions.push(ask(Step::Begun, new));
+        if camera.settings.single_session {
+            questions.push(ask(Step::Stopped, old));
+        }
+    }
+    questions
+}
+
+/// Whether what a server said last shows the step.
+fn shows(step: Step, status: &StatusRow) -> bool {
+    match (step, &status.condition) {
+        (Step::Begun, Condition::Recording) => true,
+        (Step::Stopped, Condition::Offline { cause, .. }) => *cause == Cause::Reassigned,
+        (Step::Begun, Condition::Connecting | Condition::Offline { .. })
+        | (Step::Stopped, Condition::Connecting | Condition::Recording) => false,
+    }
+}
+
+/// Reads what was reported of the moves of `state`. State is asked before anything is awaited.
+///
+/// # Errors
+/// Those of the read model.
+pub(crate) fn of_moves<'a>(
+    state: &State,
+    read_model: &'a dyn ReadModel,
+) -> impl Future<Output = Result<Evidence, read_model::Error>> + Send + use<'a> {
+    let questions = questions(state);
+    async move {
+        if questions.is_empty() {
+            return Ok(Evidence::new());
+        }
+        let statuses = read_model.statuses(questions.iter().map(|question| question.of).collect()).await?;
+        let shown = questions.iter().zip(&statuses).filter_map(|(question, status)| {
+            let status = status.as_ref().filter(|status| shows(question.step, status))?;
+            let shown = Shown { position: status.position, what: question.step };
+            Some(((question.key, question.epoch), shown))
+        });
+        Ok(shown.collect())
+    }
+}
