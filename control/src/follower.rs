@@ -34,8 +34,8 @@ const BATCH: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a database that was set back may go unnoticed while nothing happens.
 const LOOK_AFTER_ROWS_EVERY: Duration = Duration::from_secs(10);
-/// How far back heartbeats are read at the start: enough to hear of a large fleet at once.
-const HEARTBEATS_AT_START: u64 = 5_000;
+/// So many leases back heartbeats are read at the start: enough to hear of every server that is there.
+const LEASES_AT_START: i64 = 2;
 
 /// Folds `LOG` for ever, or until it halts.
 pub async fn follow_log(service: &Service) {
@@ -64,6 +64,7 @@ pub async fn follow_log(service: &Service) {
         if let Err(why) = write_log(service, &batch).await {
             return service.halt(why);
         }
+        service.keep_pace();
         let up_to = batch.up_to;
         known = known.max(up_to);
         service.advance(|progress| progress.log = up_to);
@@ -329,12 +330,26 @@ fn changes_of_report(record: &Record) -> Vec<Change> {
     }
 }
 
+/// Behind which position the signs of life stand that count, of a log stream that ends at `end`.
+async fn recent(service: &Service, end: Position) -> Result<Position, longwatch_events::log::Error> {
+    let stream = LogStream::Heartbeats;
+    let Some(newest) = service.log().get(stream, end).await? else { return Ok(end) };
+    let back_ms = LEASES_AT_START * i64::from(service.observed().pace().lease_ms);
+    service.log().since(stream, newest.stored_at.plus_millis(-back_ms)).await
+}
+
 /// Listens to heartbeats for ever.
 pub async fn follow_heartbeats(service: &Service) {
     let end =
         with_retries(service, "read the end of HEARTBEATS", || service.log().end(LogStream::Heartbeats))
             .await;
-    let from = Position(end.0.saturating_sub(HEARTBEATS_AT_START));
+    // Only the log tells how long servers may be silent. A fold that halted will not tell any more.
+    let (mut progress, mut halted) = (service.progress(), service.subscribe_halted());
+    tokio::select! {
+        _ = progress.wait_for(|progress| progress.caught_up) => {}
+        _ = halted.wait_for(Option::is_some) => {}
+    }
+    let from = with_retries(service, "find where to begin in HEARTBEATS", || recent(service, end)).await;
     let mut records =
         with_retries(service, "follow HEARTBEATS", || service.log().follow(LogStream::Heartbeats, from))
             .await;

@@ -12,6 +12,7 @@ pub(crate) mod evidence;
 pub mod follower;
 pub mod join;
 pub mod keys;
+pub mod lead;
 pub mod observed;
 pub mod planner;
 pub mod read_model;

@@ -23,7 +23,7 @@ use crate::observed::TICK_MS;
 use crate::read_model::sqlite::SqliteReadModel;
 use crate::secrets::Secrets;
 use crate::service::{CommandError, Parts, Service};
-use crate::{api, follower, planner, read_model, watch};
+use crate::{api, follower, lead, planner, read_model, watch};
 
 /// How long requests that are under way may take once the process is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -125,6 +125,7 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
         ids: Arc::new(SystemIds),
     }));
     let mut web = tokio::spawn(api::serve(Arc::clone(&service), key, listener, operations, stop.clone()));
+    let leaving = (client.clone(), Arc::clone(&service));
     let mut work = tokio::spawn(async move {
         let settings = jetstream::Settings { replicas: args.log_replicas, ..Default::default() };
         ensure_streams(&log, settings).await;
@@ -136,6 +137,7 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
             planner::run(&service),
             watch::run(&service),
             join::run(&service, &client, &join_key, args.adopt),
+            lead::run(&service, &client, settings.replicas),
             ensure_default_tenant(&service),
         );
     });
@@ -148,6 +150,7 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
     }
     tracing::info!("stopping");
     work.abort();
+    lead::release(&leaving.0, args.log_replicas, &leaving.1).await;
     match tokio::time::timeout(STOP_DEADLINE, web).await {
         Ok(served) => served.map_err(|error| unasked("the API", Some(error)))?.map_err(Error::Api),
         Err(_) => {

@@ -21,7 +21,7 @@ use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::watch;
 
 use crate::decide::command::{Command, Refusal, decide};
-use crate::observed::Observed;
+use crate::observed::{Observed, Pace};
 use crate::read_model::ReadModel;
 use crate::secrets::{self, Secrets};
 
@@ -153,6 +153,17 @@ impl Service {
         &*self.read_model
     }
 
+    /// Servers are judged by the pace that policy says for as many of them as there are.
+    pub(crate) fn keep_pace(&self) {
+        let pace = {
+            let state = self.state();
+            Pace::of(&state.policy.liveness, state.fleet())
+        };
+        if pace != self.observed.pace() {
+            self.observed.set_pace(pace);
+        }
+    }
+
     /// What was heard of servers.
     pub const fn observed(&self) -> &Observed {
         &self.observed
@@ -200,6 +211,10 @@ impl Service {
     pub(crate) fn halt(&self, why: String) {
         tracing::error!(why, "the fold has halted; nothing is decided any more, workers keep recording");
         self.halted.send_replace(Some(why));
+    }
+
+    pub(crate) fn subscribe_halted(&self) -> watch::Receiver<Option<String>> {
+        self.halted.subscribe()
     }
 
     /// Why the fold has halted, if it has.

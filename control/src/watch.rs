@@ -1,14 +1,15 @@
 //! The shell around liveness: looks several times a second at what was heard, appends what [`crate::decide::liveness`]
-//! says. Any number of replicas may run it: an append is conditional on the server's version.
+//! says of servers and [`crate::decide::disk`] of their archives. Any number of replicas may run it: an append is conditional on the server's version.
 
 use std::time::Duration;
 
-use longwatch_events::event::Event;
+use longwatch_events::event::{Event, ServerDiskMeasured};
 use longwatch_events::id::EventId;
 use longwatch_events::log;
 use longwatch_events::position::Position;
 use tokio::time::sleep;
 
+use crate::decide::disk;
 use crate::decide::liveness::{self, Judgement, Rules, Signs};
 use crate::service::Service;
 
@@ -34,7 +35,25 @@ pub async fn run(service: &Service) {
         for (version, event) in events {
             append(service, version, event).await;
         }
+        for (version, event) in measured(service) {
+            append(service, version, event).await;
+        }
     }
+}
+
+/// What the log is to be told of the archives of servers: each with the version of its server.
+fn measured(service: &Service) -> Vec<(Position, Event)> {
+    let (state, observed) = (service.state(), service.observed());
+    let min_percent = state.policy.min_disk_free_percent;
+    let up = state.servers().filter(|(_, server)| server.is_assignable());
+    let news = up.filter_map(|(server_id, server)| {
+        let seen = observed.seen(server_id)?;
+        let free_percent = disk::free_percent(seen.load.disk_free_bytes, seen.load.disk_total_bytes)?;
+        let measured = ServerDiskMeasured { server_id, heartbeat: seen.position, free_percent };
+        disk::is_news(server.disk_free_percent, free_percent, min_percent)
+            .then_some((server.version, Event::ServerDiskMeasured(measured)))
+    });
+    news.collect()
 }
 
 fn judge(service: &Service) -> Judgement {
