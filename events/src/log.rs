@@ -5,6 +5,7 @@
 //! same event id happens once however often it is tried; what is appended atomically stands there whole or not at all;
 //! a follower sees every record once and in order.
 
+mod backlog;
 #[cfg(feature = "jetstream")]
 pub mod jetstream;
 pub mod memory;
@@ -19,6 +20,8 @@ use crate::id::EventId;
 use crate::position::Position;
 use crate::subject::LogStream;
 use crate::time::Timestamp;
+
+pub use backlog::Backlog;
 
 /// Something to append.
 #[derive(Debug, Clone)]

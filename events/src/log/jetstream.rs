@@ -4,6 +4,7 @@
 //! the record that stands behind the expected one is our own; a follower resumes right behind the last record it gave out, whatever
 //! happened to the connection or the consumer.
 
+mod backlog;
 mod connect;
 mod lease;
 mod read;

@@ -7,6 +7,7 @@ mod nats;
 
 mod alike;
 mod atomic;
+mod backlog;
 mod cases;
 mod reading;
 
@@ -92,6 +93,13 @@ contract! {
         a_time_leads_to_what_was_stored_since,
         an_empty_stream_leads_to_its_start,
         a_time_leads_past_what_was_replaced,
+    }
+    backlog {
+        nothing_waits_at_first,
+        a_camera_that_is_put_twice_counts_once,
+        copies_wait_each_for_itself,
+        what_was_removed_can_wait_again,
+        any_series_of_puts_and_removals_is_counted,
     }
 }
 

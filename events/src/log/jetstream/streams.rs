@@ -48,7 +48,7 @@ impl JetStreamLog {
                 }
             })?;
         }
-        Ok(())
+        self.ensure_backlog_consumer().await
     }
 }
 
