@@ -303,6 +303,15 @@ impl Log for JetStreamLog {
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {
         self.position_since(stream, at).boxed()
     }
+
+    fn read(
+        &self,
+        stream: LogStream,
+        after: Position,
+        up_to: Position,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        self.page(stream, after, up_to).boxed()
+    }
 }
 
 fn headers(entry: &Entry) -> HeaderMap {

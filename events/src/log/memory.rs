@@ -8,7 +8,7 @@ use futures::channel::mpsc;
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{self, StreamExt};
 
-use super::{Backlog, Entry, Error, Follow, Log, MAX_PAYLOAD_BYTES, Record};
+use super::{Backlog, Entry, Error, Follow, Log, MAX_PAGE, MAX_PAYLOAD_BYTES, Record};
 use crate::id::{CameraId, EventId};
 use crate::position::Position;
 use crate::subject::{self, LogStream};
@@ -158,6 +158,20 @@ impl Log for MemoryLog {
             first.map_or(stream.end, |record| record.position.previous())
         });
         ready(Ok(since)).boxed()
+    }
+
+    fn read(
+        &self,
+        stream: LogStream,
+        after: Position,
+        up_to: Position,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        let streams = self.streams();
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let records = streams.get(&stream).into_iter().flat_map(|stream| stream.records.range(behind));
+        let page = records.map(|(_, record)| record).take_while(|record| record.position <= up_to);
+        let page = page.take(MAX_PAGE).cloned().collect();
+        ready(Ok(page)).boxed()
     }
 }
 
