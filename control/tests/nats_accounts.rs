@@ -13,6 +13,9 @@ use async_nats::jetstream::{self, stream};
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use futures::StreamExt;
 use longwatch_control::single::nats::{self, Prepared};
+use longwatch_events::log::Log as _;
+use longwatch_events::log::jetstream::JetStreamLog;
+use longwatch_events::position::Position;
 use longwatch_events::subject::{LogStream, REPUBLISH_FROM, REPUBLISH_TO};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -374,6 +377,24 @@ async fn an_auditor_reads_the_log_in_batches_and_writes_nothing() {
     sleep(SILENCE).await;
     assert_eq!(stored(&server, LogStream::Log).await.len(), 250);
     assert_eq!(stored(&server, LogStream::Recordings).await, []);
+}
+
+#[tokio::test]
+async fn an_auditor_reads_pages_and_records_through_the_log() {
+    let server = Server::start().await;
+    let control = jetstream::new(server.control().await);
+    for number in 1..=250 {
+        control.publish("lw.log.plan", number.to_string().into()).await.unwrap().await.unwrap();
+    }
+    let log = JetStreamLog::new(server.auditor().await);
+
+    let page = log.read(LogStream::Log, Position(40), Position(240)).await.unwrap();
+    let positions: Vec<_> = page.iter().map(|record| record.position.0).collect();
+    assert_eq!(positions, (41..=240).collect::<Vec<_>>());
+    assert!(log.read(LogStream::Log, Position(250), Position(u64::MAX)).await.unwrap().is_empty());
+    assert_eq!(log.get(LogStream::Log, Position(41)).await.unwrap().as_ref(), page.first());
+    assert_eq!(log.get(LogStream::Log, Position(251)).await.unwrap(), None);
+    assert!(log.follow(LogStream::Log, Position::START).await.is_err(), "that takes a consumer");
 }
 
 #[tokio::test]

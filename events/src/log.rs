@@ -5,6 +5,7 @@
 //! same event id happens once however often it is tried; what is appended atomically stands there whole or not at all;
 //! a follower sees every record once and in order.
 
+mod backlog;
 #[cfg(feature = "jetstream")]
 pub mod jetstream;
 pub mod memory;
@@ -19,6 +20,8 @@ use crate::id::EventId;
 use crate::position::Position;
 use crate::subject::LogStream;
 use crate::time::Timestamp;
+
+pub use backlog::Backlog;
 
 /// Something to append.
 #[derive(Debug, Clone)]
@@ -100,7 +103,20 @@ pub trait Log: Send + Sync {
     /// Behind which position stands what was stored at `at` or later, by the log's clock: to follow from there is to
     /// see all of it. The end, if nothing is that new. Exact while the log's clock does not go back.
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>>;
+
+    /// The first records of `stream` behind `after` and not behind `up_to`, in order: a page of at most [`MAX_PAGE`],
+    /// by their number and bytes perhaps a shorter one. Empty only if there are none. Unlike [`Self::follow`] it
+    /// needs no consumer, which an auditor may not make; as with [`Self::get`], a replica of a cluster answers.
+    fn read(
+        &self,
+        stream: LogStream,
+        after: Position,
+        up_to: Position,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>>;
 }
+
+/// How many records a page of [`Log::read`] has at most.
+pub const MAX_PAGE: usize = 1_000;
 
 /// The bytes of the largest payload there can be; the limit of a message, headers included, is the same.
 const MAX_PAYLOAD_BYTES: usize = 1 << 20;

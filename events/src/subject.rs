@@ -127,6 +127,9 @@ pub fn backlog(camera: CameraId, copy: u8) -> String {
     }
 }
 
+/// The durable consumer of `BACKLOG` that is never asked for anything: what is pending for it is what waits.
+pub const BACKLOG_CONSUMER: &str = "backlog";
+
 /// Which copy of which camera waits under a subject that [`backlog`] made.
 pub fn backlogged(subject: &str) -> Option<(CameraId, u8)> {
     const ID_CHARS: usize = 36;

@@ -19,6 +19,7 @@ use longwatch_events::log::jetstream::{JetStreamLog, Settings};
 use longwatch_events::log::{self, Entry, Error, Follow, Log, MAX_ATOMIC_ENTRIES, Record};
 use longwatch_events::position::Position;
 use longwatch_events::subject::{self, LogStream};
+use longwatch_events::time::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -105,6 +106,42 @@ async fn ensuring_the_streams_brings_older_settings_up_to_date() {
         config_of(&context, LogStream::Heartbeats).await.max_age,
         Settings::default().heartbeats_max_age
     );
+}
+
+#[tokio::test]
+async fn how_long_heartbeats_are_kept_changes_while_they_come() {
+    // Given: a log with heartbeats, and a follower.
+    let nats = NatsServer::start().await;
+    let (log, context) = empty_log(&nats).await;
+    let before = config_of(&context, LogStream::Heartbeats).await;
+    let mut follow = log.follow(LogStream::Heartbeats, Position::START).await.expect("a follower");
+    for n in 1..=20 {
+        let payload = Bytes::from(vec![b'x'; 1_000]);
+        let heartbeat = Entry { payload, ..entry(n, LogStream::Heartbeats, subject::CONTROL_TICK) };
+        log.append(heartbeat).await.expect("appended");
+        assert_eq!(u128::from(next(&mut follow).await.position.0), n);
+    }
+    let first = async || {
+        let since = log.since(LogStream::Heartbeats, Timestamp::from_micros(0)).await.expect("an answer");
+        since.next().0
+    };
+
+    // When: fewer bytes are kept. Then: the newest of them.
+    let (max_age, max_bytes) = (before.max_age, 5_000);
+    log.set_heartbeats_retention(max_age, max_bytes).await.expect("changed");
+    assert!((16..=19).contains(&first().await), "{} is the first", first().await);
+
+    // When: they are kept for a moment only. Then: they go by themselves.
+    log.set_heartbeats_retention(Duration::from_millis(200), max_bytes).await.expect("changed");
+    let gone = async { while first().await <= 20 {} };
+    timeout(Duration::from_secs(20), gone).await.expect("in time");
+    assert_eq!(log.end(LogStream::Heartbeats).await.expect("an answer"), Position(20));
+
+    // When: it is as it was. Then: nothing else has changed, and the follower goes on.
+    log.set_heartbeats_retention(before.max_age, before.max_bytes).await.expect("changed");
+    assert_eq!(config_of(&context, LogStream::Heartbeats).await, before);
+    log.append(entry(21, LogStream::Heartbeats, subject::CONTROL_TICK)).await.expect("appended");
+    assert_eq!(next(&mut follow).await.position, Position(21));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! the record that stands behind the expected one is our own; a follower resumes right behind the last record it gave out, whatever
 //! happened to the connection or the consumer.
 
+mod backlog;
 mod connect;
 mod lease;
 mod read;
@@ -301,6 +302,15 @@ impl Log for JetStreamLog {
 
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {
         self.position_since(stream, at).boxed()
+    }
+
+    fn read(
+        &self,
+        stream: LogStream,
+        after: Position,
+        up_to: Position,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        self.page(stream, after, up_to).boxed()
     }
 }
 

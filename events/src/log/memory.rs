@@ -1,6 +1,6 @@
 //! A log in memory. Deterministic: positions and times follow from the order of the calls and the given clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,10 +8,10 @@ use futures::channel::mpsc;
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{self, StreamExt};
 
-use super::{Entry, Error, Follow, Log, MAX_PAYLOAD_BYTES, Record};
-use crate::id::EventId;
+use super::{Backlog, Entry, Error, Follow, Log, MAX_PAGE, MAX_PAYLOAD_BYTES, Record};
+use crate::id::{CameraId, EventId};
 use crate::position::Position;
-use crate::subject::LogStream;
+use crate::subject::{self, LogStream};
 use crate::time::{Clock, Timestamp};
 
 /// A log that lives as long as the process. Cloning it gives another handle to the same log.
@@ -158,5 +158,42 @@ impl Log for MemoryLog {
             first.map_or(stream.end, |record| record.position.previous())
         });
         ready(Ok(since)).boxed()
+    }
+
+    fn read(
+        &self,
+        stream: LogStream,
+        after: Position,
+        up_to: Position,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        let streams = self.streams();
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        let records = streams.get(&stream).into_iter().flat_map(|stream| stream.records.range(behind));
+        let page = records.map(|(_, record)| record).take_while(|record| record.position <= up_to);
+        let page = page.take(MAX_PAGE).cloned().collect();
+        ready(Ok(page)).boxed()
+    }
+}
+
+impl Backlog for MemoryLog {
+    fn remove(&self, camera: CameraId, copy: u8) -> BoxFuture<'_, Result<(), Error>> {
+        let mut streams = self.streams();
+        let stream = streams.entry(LogStream::Backlog).or_default();
+        if let Some(position) = stream.last_of_subject.remove(&subject::backlog(camera, copy)) {
+            stream.records.remove(&position);
+        }
+        ready(Ok(())).boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<BTreeSet<(CameraId, u8)>, Error>> {
+        let streams = self.streams();
+        let subjects = streams.get(&LogStream::Backlog).into_iter().flat_map(|s| s.last_of_subject.keys());
+        ready(subjects.map(|subject| super::backlog::waiting(subject)).collect()).boxed()
+    }
+
+    fn pending(&self) -> BoxFuture<'_, Result<u64, Error>> {
+        let streams = self.streams();
+        let waiting = streams.get(&LogStream::Backlog).map_or(0, |stream| stream.records.len());
+        ready(Ok(waiting as u64)).boxed()
     }
 }

@@ -18,13 +18,25 @@ pub(crate) struct NatsServer {
     child: Option<Child>,
     port: u16,
     dir: TempDir,
+    /// When what is acknowledged is synced.
+    sync_interval: &'static str,
 }
 
 impl NatsServer {
     /// Starts one and waits until it accepts connections.
     pub(crate) async fn start() -> Self {
+        Self::start_syncing("always").await
+    }
+
+    /// Starts one that syncs rarely: quick, for tests that write a lot and pull no plug.
+    #[allow(dead_code, reason = "not every test writes that much")]
+    pub(crate) async fn start_unsynced() -> Self {
+        Self::start_syncing("2m").await
+    }
+
+    async fn start_syncing(sync_interval: &'static str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut server = Self { child: None, port: 0, dir };
+        let mut server = Self { child: None, port: 0, dir, sync_interval };
         server.spawn("-1");
         server.port = server.wait_for_port().await;
         server.wait_until_it_accepts().await;
@@ -56,7 +68,8 @@ impl NatsServer {
         let dir = self.dir.path().display();
         let config = format!(
             "host: 127.0.0.1\nport: {port}\nports_file_dir: \"{dir}\"\n\
-             jetstream {{ store_dir: \"{dir}/store\", sync_interval: always }}\n"
+             jetstream {{ store_dir: \"{dir}/store\", sync_interval: {sync} }}\n",
+            sync = self.sync_interval
         );
         fs::write(self.path("nats.conf"), config).expect("the configuration is written");
         let log = File::options().create(true).append(true).open(self.path("nats.log")).expect("a log file");

@@ -7,6 +7,7 @@ mod nats;
 
 mod alike;
 mod atomic;
+mod backlog;
 mod cases;
 mod reading;
 
@@ -18,7 +19,7 @@ use futures::{StreamExt, future};
 use longwatch_events::id::EventId;
 use longwatch_events::log::jetstream::{JetStreamLog, Settings, connect};
 use longwatch_events::log::memory::MemoryLog;
-use longwatch_events::log::{Entry, Error, Follow, Log, MAX_ATOMIC_ENTRIES, Record};
+use longwatch_events::log::{Entry, Error, Follow, Log, MAX_ATOMIC_ENTRIES, MAX_PAGE, Record};
 use longwatch_events::position::Position;
 use longwatch_events::subject::{LogStream, PLAN};
 use longwatch_events::time::{SystemClock, Timestamp};
@@ -92,6 +93,17 @@ contract! {
         a_time_leads_to_what_was_stored_since,
         an_empty_stream_leads_to_its_start,
         a_time_leads_past_what_was_replaced,
+        a_stretch_is_read_without_what_is_around_it,
+        what_is_read_is_what_is_followed,
+        a_stretch_with_replaced_records_ends_where_it_should,
+        page_by_page_everything_is_read_once,
+    }
+    backlog {
+        nothing_waits_at_first,
+        a_camera_that_is_put_twice_counts_once,
+        copies_wait_each_for_itself,
+        what_was_removed_can_wait_again,
+        any_series_of_puts_and_removals_is_counted,
     }
 }
 

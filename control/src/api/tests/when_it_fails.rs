@@ -61,6 +61,15 @@ impl Log for ReadOnly {
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, log::Error>> {
         self.0.since(stream, at)
     }
+
+    fn read(
+        &self,
+        stream: LogStream,
+        after: Position,
+        up_to: Position,
+    ) -> BoxFuture<'_, Result<Vec<Record>, log::Error>> {
+        self.0.read(stream, after, up_to)
+    }
 }
 
 /// A service that folds nothing by itself.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::stream::{
     Compression, Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
 };
 
-use super::JetStreamLog;
+use super::{JetStreamLog, unavailable};
 use crate::log::Error;
 use crate::subject::{self, LogStream};
 
@@ -39,16 +39,45 @@ impl JetStreamLog {
     /// If NATS does not answer, has no JetStream, or refuses (for example a subject that another stream holds).
     pub async fn ensure_streams(&self, settings: Settings) -> Result<(), Error> {
         for stream in LogStream::ALL {
-            self.context.create_or_update_stream(config(stream, settings)).await.map_err(|error| {
-                let text = format!("cannot create the log stream {stream}: {error}");
-                if matches!(error.kind(), jetstream::context::CreateStreamErrorKind::TimedOut) {
-                    Error::Unavailable(text)
-                } else {
-                    Error::Refused(text)
-                }
-            })?;
+            let made = self.context.create_or_update_stream(config(stream, settings)).await;
+            made.map_err(|error| not_made(stream, &error))?;
         }
-        Ok(())
+        self.ensure_backlog_consumer().await
+    }
+
+    /// Changes how long and how many bytes of heartbeats are kept, from now on; what is over either bound is dropped.
+    /// Costs nothing but a look if they are so already.
+    ///
+    /// # Errors
+    /// As [`Self::ensure_streams`], for example a `max_age` under 100 ms.
+    pub async fn set_heartbeats_retention(&self, max_age: Duration, max_bytes: i64) -> Result<(), Error> {
+        let stream = LogStream::Heartbeats;
+        let handle = self.context.get_stream(stream.name()).await.map_err(unavailable)?;
+        let now = &handle.cached_info().config;
+        let wanted = heartbeats(now.clone(), max_age, max_bytes);
+        if *now == wanted {
+            return Ok(());
+        }
+        let updated = self.context.update_stream(wanted).await;
+        updated.map(|_| ()).map_err(|error| not_made(stream, &error))
+    }
+}
+
+/// How long the server remembers ids, unless a log stream says otherwise: its default.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// `config` with these bounds.
+fn heartbeats(config: Config, max_age: Duration, max_bytes: i64) -> Config {
+    // The server refuses to remember an id for longer than its record.
+    Config { max_age, max_bytes, duplicate_window: max_age.min(DUPLICATE_WINDOW), ..config }
+}
+
+fn not_made(stream: LogStream, error: &CreateStreamError) -> Error {
+    let text = format!("cannot create or change the log stream {stream}: {error}");
+    if matches!(error.kind(), CreateStreamErrorKind::TimedOut) {
+        Error::Unavailable(text)
+    } else {
+        Error::Refused(text)
     }
 }
 
@@ -75,13 +104,14 @@ fn config(stream: LogStream, settings: Settings) -> Config {
             allow_atomic_publish: true,
             ..base
         },
-        LogStream::Heartbeats => Config {
-            description: Some("Longwatch: signs of life".to_owned()),
-            max_age: settings.heartbeats_max_age,
-            max_bytes: settings.heartbeats_max_bytes,
-            discard: DiscardPolicy::Old,
-            ..base
-        },
+        LogStream::Heartbeats => {
+            let bounded = heartbeats(base, settings.heartbeats_max_age, settings.heartbeats_max_bytes);
+            Config {
+                description: Some("Longwatch: signs of life".to_owned()),
+                discard: DiscardPolicy::Old,
+                ..bounded
+            }
+        }
         LogStream::Recordings => Config {
             description: Some("Longwatch: facts of workers".to_owned()),
             deny_delete: true,
