@@ -52,6 +52,8 @@ struct Looked {
     /// How many of the wanted cameras could not be handed over.
     unopened: usize,
     at: Instant,
+    /// When its worker was last told to look.
+    nudged_at: Option<Instant>,
 }
 
 /// Publishes desired sets, and remembers what stands in the log stream.
@@ -72,6 +74,29 @@ impl Publisher {
         let unopened = self.looked.values().map(|looked| looked.unopened).sum();
         service.set_unopened(unopened);
         metrics::gauge!("longwatch_sources_unopened").set(u32::try_from(unopened).unwrap_or(u32::MAX));
+    }
+
+    /// Tells workers to look that should have applied by now what stands there, and say in their heartbeats that they have
+    /// not: the message was lost on its way.
+    pub async fn nudge(&mut self, service: &Service) {
+        let observed = service.observed();
+        // The heartbeat that would say so may be on its way, and the next one.
+        let patience = Duration::from_millis(u64::from(observed.pace().interval_ms)).mul_f32(1.5);
+        let servers = self.looked.iter_mut().filter(|(server_id, looked)| {
+            let since = looked.nudged_at.unwrap_or(looked.at);
+            let seen = observed.seen(**server_id);
+            since.elapsed() >= patience
+                && seen.is_some_and(|seen| seen.load.applied_revision < looked.revision)
+                && observed.silent_since(**server_id).is_none()
+        });
+        for (server_id, looked) in servers {
+            looked.nudged_at = Some(Instant::now());
+            tracing::info!(%server_id, revision = %looked.revision, "a worker is told to look at its assignments");
+            metrics::counter!("longwatch_assignments_nudged_total").increment(1);
+            if let Err(error) = service.log().signal(subject::look(*server_id)).await {
+                tracing::warn!(%server_id, %error, "a worker cannot be told to look; it does by itself");
+            }
+        }
     }
 
     /// The servers that are to be looked at now: something about them changed, or it is time to look again.
@@ -118,7 +143,8 @@ impl Publisher {
         for (server_id, standing, desired) in desired {
             match publish_if_changed(service, server_id, position, &desired, &standing).await {
                 Ok((revision, unopened)) => {
-                    let looked = Looked { position, pace, revision, unopened, at: Instant::now() };
+                    let looked =
+                        Looked { position, pace, revision, unopened, at: Instant::now(), nudged_at: None };
                     self.looked.insert(server_id, looked);
                 }
                 Err(log::Error::Conflict { .. }) => {

@@ -8,6 +8,7 @@
 //! fold. No decision depends on `RECORDINGS`: a worker's report that cannot be read is set aside, visibly, so that one
 //! broken worker, or one newer than control, stops nobody else. It stays in the log; a rebuild reads it again.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -27,6 +28,7 @@ use tokio::time::{sleep, timeout};
 use crate::read_model::rows::Change;
 use crate::read_model::{Applied, Batch, projection};
 use crate::service::Service;
+use crate::snapshots;
 
 /// How many records are folded, and written to the read model, at once.
 const BATCH: usize = 1_000;
@@ -38,7 +40,9 @@ const LOOK_AFTER_ROWS_EVERY: Duration = Duration::from_secs(10);
 const LEASES_AT_START: i64 = 2;
 
 /// Folds `LOG` for ever, or until it halts.
-pub async fn follow_log(service: &Service) {
+///
+/// Begins with the State in the file `snapshot`, if that may be trusted.
+pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
     let stream = LogStream::Log;
     // In this order: another replica may append to the log and write the rows meanwhile.
     let first_tenant =
@@ -49,6 +53,10 @@ pub async fn follow_log(service: &Service) {
     let end = with_retries(service, "read the end of LOG", || service.log().end(stream)).await;
     if let Some(why) = rolled_back(stream, written, end) {
         return service.halt(why);
+    }
+    if let Some(file) = snapshot {
+        let state = snapshots::load(service, file, written).await;
+        *service.state_to_fold() = state;
     }
     let from = service.state().position;
     let mut batches = log_behind(service, from).await;

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod assignments;
+pub mod backlog;
 pub mod config_file;
 pub mod decide;
 pub(crate) mod evidence;
@@ -20,6 +21,7 @@ pub mod secrets;
 pub mod serve;
 pub mod service;
 pub mod single;
+pub mod snapshots;
 #[cfg(test)]
 mod testing;
 pub mod watch;

@@ -40,7 +40,10 @@ pub async fn run(service: &Service) {
     loop {
         if progress.borrow_and_update().caught_up && service.halted().is_none() && service.is_leading() {
             match plan_once(service).await {
-                Ok(()) => publisher.publish(service).await,
+                Ok(()) => {
+                    publisher.publish(service).await;
+                    publisher.nudge(service).await;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "planning is tried again");
                     sleep(PAUSE).await;

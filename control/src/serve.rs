@@ -23,7 +23,7 @@ use crate::observed::TICK_MS;
 use crate::read_model::sqlite::SqliteReadModel;
 use crate::secrets::Secrets;
 use crate::service::{CommandError, Parts, Service};
-use crate::{api, follower, lead, planner, read_model, watch};
+use crate::{api, backlog, follower, lead, planner, read_model, snapshots, watch};
 
 /// How long requests that are under way may take once the process is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -61,6 +61,10 @@ pub struct ServeArgs {
     /// [default: `master.key` beside --key-file]
     #[arg(long, env = "LONGWATCH_MASTER_KEY_FILE", value_name = "FILE")]
     pub master_key_file: Option<PathBuf>,
+    /// Where State is saved now and then, so that a start does not read the whole log.
+    /// [default: `state.snapshot` beside --key-file]
+    #[arg(long, env = "LONGWATCH_SNAPSHOT", value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
     /// Whether a server that shows the join key belongs to the system at once.
     #[arg(long, env = "LONGWATCH_ADOPT", value_enum, default_value = "auto")]
     pub adopt: Adopt,
@@ -109,6 +113,7 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
     let master_key_file =
         args.master_key_file.clone().unwrap_or_else(|| args.key_file.with_file_name("master.key"));
     let read_model = SqliteReadModel::open(&args.database).await?;
+    let snapshot = args.snapshot.clone().unwrap_or_else(|| args.key_file.with_file_name("state.snapshot"));
     let listener = listen(args.listen).await?;
     let operations = match args.operations_listen {
         Some(address) => Some(listen(address).await?),
@@ -119,6 +124,7 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
     let log = JetStreamLog::new(client.clone());
     let service = Arc::new(Service::new(Parts {
         log: Arc::new(log.clone()),
+        backlog: Arc::new(log.clone()),
         read_model: Arc::new(read_model),
         secrets: Secrets::in_file(master_key_file),
         clock: Arc::new(SystemClock),
@@ -130,11 +136,14 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
         let settings = jetstream::Settings { replicas: args.log_replicas, ..Default::default() };
         ensure_streams(&log, settings).await;
         tokio::join!(
-            follower::follow_log(&service),
+            follower::follow_log(&service, Some(&snapshot)),
             follower::follow_recordings(&service),
             follower::follow_heartbeats(&service),
             tick(&service),
             planner::run(&service),
+            backlog::run(&service),
+            snapshots::keep(&service, &snapshot),
+            keep_heartbeats(&service, &log),
             watch::run(&service),
             join::run(&service, &client, &join_key, args.adopt),
             lead::run(&service, &client, settings.replicas),
@@ -189,6 +198,30 @@ async fn ensure_streams(log: &JetStreamLog, settings: jetstream::Settings) {
             Err(error) => tracing::warn!(%error, "waiting for NATS"),
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// Keeps as many heartbeats as policy says.
+async fn keep_heartbeats(service: &Service, log: &JetStreamLog) {
+    let mut progress = service.progress();
+    let mut kept = None;
+    loop {
+        let wanted = service.state().policy.heartbeats;
+        if progress.borrow_and_update().caught_up && kept != Some(wanted) {
+            let max_age = Duration::from_secs(u64::from(wanted.max_age_h) * 3_600);
+            let max_bytes = i64::try_from(wanted.max_bytes).unwrap_or(i64::MAX);
+            match log.set_heartbeats_retention(max_age, max_bytes).await {
+                Ok(()) => kept = Some(wanted),
+                Err(error) => {
+                    tracing::warn!(%error, "how long heartbeats are kept is set later");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            }
+        }
+        if progress.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use longwatch_events::assignment::SourceSecret;
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::Event;
 use longwatch_events::id::{BootId, EventId, IdSource, TenantId};
+use longwatch_events::log::Backlog;
 use longwatch_events::log::{self, Entry, Log};
 use longwatch_events::position::Position;
 use longwatch_events::sealed::{Sealed, WrappedKey};
@@ -80,6 +81,8 @@ pub struct Health {
 pub struct Parts {
     /// The truth.
     pub log: Arc<dyn Log>,
+    /// Which cameras wait for a server with room.
+    pub backlog: Arc<dyn Backlog>,
     /// Its tables.
     pub read_model: Arc<dyn ReadModel>,
     /// Keys for secrets.
@@ -93,6 +96,7 @@ pub struct Parts {
 /// The control plane of one process.
 pub struct Service {
     log: Arc<dyn Log>,
+    backlog: Arc<dyn Backlog>,
     read_model: Arc<dyn ReadModel>,
     secrets: Secrets,
     clock: Arc<dyn Clock>,
@@ -119,6 +123,7 @@ impl Service {
         Self {
             boot_id: BootId::generate(&*parts.ids),
             log: parts.log,
+            backlog: parts.backlog,
             read_model: parts.read_model,
             secrets: parts.secrets,
             clock: parts.clock,
@@ -146,6 +151,11 @@ impl Service {
     /// The log.
     pub fn log(&self) -> &dyn Log {
         &*self.log
+    }
+
+    /// Which cameras wait for a server with room.
+    pub fn backlog(&self) -> &dyn Backlog {
+        &*self.backlog
     }
 
     /// The tables.

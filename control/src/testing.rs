@@ -23,7 +23,7 @@ use crate::decide::command::Command;
 use crate::read_model::sqlite::SqliteReadModel;
 use crate::secrets::Secrets;
 use crate::service::{Parts, Progress, Service};
-use crate::{follower, planner};
+use crate::{backlog, follower, planner};
 
 /// 2026-11-23T08:00:00Z: where a test's clock stands at first.
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_795_420_800_000);
@@ -70,6 +70,7 @@ impl TestControl {
         let read_model = open_read_model(&folder).await;
         let service = Arc::new(Service::new(Parts {
             log: Arc::new(log.clone()),
+            backlog: Arc::new(log.clone()),
             read_model: Arc::new(read_model),
             secrets: Secrets::in_file(folder.path().join("master.key")),
             clock: clock.clone(),
@@ -78,11 +79,12 @@ impl TestControl {
         }));
         let mut tasks = JoinSet::new();
         let of = || Arc::clone(&service);
-        let (a, b, c, d) = (of(), of(), of(), of());
-        tasks.spawn(async move { follower::follow_log(&a).await });
+        let (a, b, c, d, e) = (of(), of(), of(), of(), of());
+        tasks.spawn(async move { follower::follow_log(&a, None).await });
         tasks.spawn(async move { follower::follow_recordings(&b).await });
         tasks.spawn(async move { follower::follow_heartbeats(&c).await });
         tasks.spawn(async move { planner::run(&d).await });
+        tasks.spawn(async move { backlog::run(&e).await });
         Self { service, log, clock, _tasks: tasks, folder }
     }
 

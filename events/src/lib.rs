@@ -22,6 +22,7 @@ pub mod position;
 pub mod reason;
 pub mod sealed;
 pub mod settings;
+pub mod snapshot;
 pub mod state;
 pub mod subject;
 pub mod time;

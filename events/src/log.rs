@@ -104,6 +104,9 @@ pub trait Log: Send + Sync {
     /// see all of it. The end, if nothing is that new. Exact while the log's clock does not go back.
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>>;
 
+    /// Says something that nobody keeps: an empty message under `subject`, for whoever listens right now.
+    fn signal(&self, subject: String) -> BoxFuture<'_, Result<(), Error>>;
+
     /// The first records of `stream` behind `after` and not behind `up_to`, in order: a page of at most [`MAX_PAGE`],
     /// by their number and bytes perhaps a shorter one. Empty only if there are none. Unlike [`Self::follow`] it
     /// needs no consumer, which an auditor may not make; as with [`Self::get`], a replica of a cluster answers.

@@ -117,6 +117,12 @@ pub fn assigned(server: ServerId) -> String {
     format!("lw.assigned.{server}.*")
 }
 
+/// Says to one server "look at what you are to record", with an empty core message: to a worker whose heartbeats show
+/// that it missed a set. One of [`assigned`], so that no further subscription is needed; no part has the number 0.
+pub fn look(server: ServerId) -> String {
+    format!("lw.assigned.{server}.0")
+}
+
 const BACKLOG_CAMERA: &str = "lw.backlog.camera.";
 
 /// Where a copy of a camera waits for a server with room: one token for both, which the log stream's wildcard covers.

@@ -38,7 +38,7 @@ impl Replica {
     async fn on(log: &MemoryLog) -> Self {
         let mut replica = Self::that_folds_nothing_on(log).await;
         let service = Arc::clone(&replica.service);
-        replica._tasks.spawn(async move { follower::follow_log(&service).await });
+        replica._tasks.spawn(async move { follower::follow_log(&service, None).await });
         replica.service.progress().wait_for(|progress| progress.caught_up).await.unwrap();
         replica
     }

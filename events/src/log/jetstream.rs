@@ -300,6 +300,11 @@ impl Log for JetStreamLog {
         self.record_at(stream, position).boxed()
     }
 
+    fn signal(&self, subject: String) -> BoxFuture<'_, Result<(), Error>> {
+        let client = self.context.client();
+        async move { client.publish(subject, Bytes::new()).await.map_err(unavailable) }.boxed()
+    }
+
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {
         self.position_since(stream, at).boxed()
     }

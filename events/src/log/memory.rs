@@ -19,6 +19,7 @@ use crate::time::{Clock, Timestamp};
 pub struct MemoryLog {
     clock: Arc<dyn Clock>,
     streams: Arc<Mutex<BTreeMap<LogStream, Stream>>>,
+    signals: Arc<Mutex<Vec<String>>>,
 }
 
 #[derive(Default)]
@@ -69,7 +70,12 @@ impl Stream {
 impl MemoryLog {
     /// An empty log whose records are stored at the times `clock` tells.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, streams: Arc::default() }
+        Self { clock, streams: Arc::default(), signals: Arc::default() }
+    }
+
+    /// Under which subjects something was said that nobody keeps, in order.
+    pub fn signals(&self) -> Vec<String> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn streams(&self) -> MutexGuard<'_, BTreeMap<LogStream, Stream>> {
@@ -149,6 +155,11 @@ impl Log for MemoryLog {
         let streams = self.streams();
         let record = streams.get(&stream).and_then(|stream| stream.records.get(&position));
         ready(Ok(record.cloned())).boxed()
+    }
+
+    fn signal(&self, subject: String) -> BoxFuture<'_, Result<(), Error>> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).push(subject);
+        ready(Ok(())).boxed()
     }
 
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {

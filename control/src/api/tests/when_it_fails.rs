@@ -38,6 +38,10 @@ impl Log for ReadOnly {
         self.0.follow(stream, after)
     }
 
+    fn signal(&self, subject: String) -> BoxFuture<'_, Result<(), log::Error>> {
+        self.0.signal(subject)
+    }
+
     fn end(&self, stream: LogStream) -> BoxFuture<'_, Result<Position, log::Error>> {
         self.0.end(stream)
     }
@@ -104,7 +108,7 @@ async fn a_log_that_is_away_is_told_without_its_address() {
     let folder = tempfile::tempdir().unwrap();
     let service = idle_service(folder.path()).await;
     let folding = Arc::clone(&service);
-    let fold = tokio::spawn(async move { follower::follow_log(&folding).await });
+    let fold = tokio::spawn(async move { follower::follow_log(&folding, None).await });
     service.progress().wait_for(|progress| progress.caught_up).await.unwrap();
     let api = router(service, Key::from_text(KEY));
 

@@ -149,7 +149,7 @@ impl<'a> Draft<'a> {
             let is_here = copy.assignment().is_some_and(|assignment| assignment.server_id == *id);
             is_here && copy.successor().is_none() && !self.decided.contains_key(key)
         });
-        let placed = self.decided.iter().filter_map(|(key, _)| Some((self.going_to(*key)?, *key)));
+        let placed = self.decided.keys().filter_map(|key| Some((self.going_to(*key)?, *key)));
         let low = held.chain(placed).filter_map(|(id, key)| {
             let (camera, copy) = self.copy(key);
             let priority = camera.settings.failover_priority;
