@@ -25,7 +25,7 @@ run: tools ## build, start Single and CAMERAS=4 simulated cameras; DATA=./data L
 	@exec "$(BIN)/longwatch-loadtest" demo --cameras "$(CAMERAS)" --data "$(DATA)" --listen "$(LISTEN)"
 
 test: tools ## unit, property and integration tests against real processes
-	@tools/install.sh ffmpeg
+	@tools/install.sh ffmpeg postgres
 	@tools/test.sh
 
 check: tools ## formatting, lints, docs, licences, bans, advisories, unused dependencies

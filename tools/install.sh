@@ -2,7 +2,7 @@
 # Installs what this machine lacks, into the project's .tools folder where that is possible and with apt where not.
 # Says nothing when all is there, so that every make target can call it.
 #
-# usage: tools/install.sh THING…    rust | rust-lints | cc | nats-server | ffmpeg | cargo-deny | cargo-machete
+# usage: tools/install.sh THING…    rust | rust-lints | cc | nats-server | postgres | ffmpeg | cargo-deny | cargo-machete
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -42,6 +42,12 @@ install_rust_lints() {
 install_cc() { have cc || apt_install gcc libc6-dev; }
 
 install_ffmpeg() { { have ffmpeg && have ffprobe; } || apt_install ffmpeg; }
+
+# The tests start servers of their own, in temporary folders; Debian keeps the programs off PATH.
+install_postgres() {
+  local there=(/usr/lib/postgresql/*/bin/postgres)
+  { { have postgres && have initdb; } || [ -x "${there[0]}" ]; } || apt_install postgresql
+}
 
 # new_enough PATH: is it a nats-server of the wanted version?
 new_enough() {
@@ -91,17 +97,18 @@ cargo_tool() {
     || die "cargo could not install $1 $2" "see the message above; 'cargo install --locked --root .tools $1@$2' repeats it alone"
 }
 
-[ $# -gt 0 ] || die "nothing was asked for" "tools/install.sh rust|rust-lints|cc|nats-server|ffmpeg|cargo-deny|cargo-machete"
+[ $# -gt 0 ] || die "nothing was asked for" "tools/install.sh rust|rust-lints|cc|nats-server|postgres|ffmpeg|cargo-deny|cargo-machete"
 for thing in "$@"; do
   case $thing in
     rust) install_rust ;;
     rust-lints) install_rust_lints ;;
     cc) install_cc ;;
     nats-server) install_nats_server ;;
+    postgres) install_postgres ;;
     ffmpeg) install_ffmpeg ;;
     cargo-deny) cargo_tool cargo-deny "$CARGO_DENY" ;;
     cargo-machete) cargo_tool cargo-machete "$CARGO_MACHETE" ;;
-    *) die "unknown thing: $thing" "one of rust, rust-lints, cc, nats-server, ffmpeg, cargo-deny, cargo-machete" ;;
+    *) die "unknown thing: $thing" "one of rust, rust-lints, cc, nats-server, postgres, ffmpeg, cargo-deny, cargo-machete" ;;
   esac
 done
 rm -rf "$TOOLS/build"

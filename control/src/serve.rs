@@ -20,7 +20,7 @@ use crate::decide::command::{Command, Refusal};
 use crate::join::{self, Adopt};
 use crate::keys::{self, Key, Origin};
 use crate::observed::TICK_MS;
-use crate::read_model::sqlite::SqliteReadModel;
+use crate::read_model::ReadModel;
 use crate::secrets::Secrets;
 use crate::service::{CommandError, Parts, Service};
 use crate::{api, backlog, follower, lead, planner, read_model, snapshots, watch};
@@ -42,7 +42,7 @@ pub struct ServeArgs {
     /// On how many NATS servers each record of the log stands: 1, or 3 in a cluster.
     #[arg(long, env = "LONGWATCH_LOG_REPLICAS", value_name = "N", default_value_t = 1)]
     pub log_replicas: usize,
-    /// The read model's database: sqlite://FILE.
+    /// The read model's database: sqlite://FILE, or postgres://USER:PASSWORD@HOST/DATABASE, which replicas can share.
     #[arg(long, env = "LONGWATCH_DATABASE", value_name = "URL", hide_env_values = true)]
     pub database: String,
     /// Address of the API and the page.
@@ -106,14 +106,15 @@ pub enum Error {
 /// Runs a replica until `stop` is cancelled.
 ///
 /// # Errors
-/// If a setting cannot be used at all, or a part of the process ends unasked. A NATS that is away is waited for.
+/// If a setting cannot be used at all, or a part of the process ends unasked. A NATS or a database that is away is waited for.
 pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> {
     let key = load_key(&args.key_file, "lwk_", "the provider's key")?;
     let join_key = load_key(&args.join_key_file, "lwj_", "the join key")?;
     let master_key_file =
         args.master_key_file.clone().unwrap_or_else(|| args.key_file.with_file_name("master.key"));
-    let read_model = SqliteReadModel::open(&args.database).await?;
     let snapshot = args.snapshot.clone().unwrap_or_else(|| args.key_file.with_file_name("state.snapshot"));
+    let opened = stop.run_until_cancelled(open_read_model(&args.database)).await;
+    let Some(read_model) = opened.transpose()? else { return Ok(()) };
     let listener = listen(args.listen).await?;
     let operations = match args.operations_listen {
         Some(address) => Some(listen(address).await?),
@@ -125,7 +126,7 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
     let service = Arc::new(Service::new(Parts {
         log: Arc::new(log.clone()),
         backlog: Arc::new(log.clone()),
-        read_model: Arc::new(read_model),
+        read_model,
         secrets: Secrets::in_file(master_key_file),
         clock: Arc::new(SystemClock),
         ids: Arc::new(SystemIds),
@@ -189,6 +190,18 @@ fn load_key(path: &Path, prefix: &str, what: &str) -> Result<Key, keys::Error> {
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
+}
+
+async fn open_read_model(url: &str) -> Result<Arc<dyn ReadModel>, read_model::Error> {
+    loop {
+        match read_model::open(url).await {
+            Err(read_model::Error::Away(error)) => {
+                tracing::warn!(error, "waiting for the read model's database");
+            }
+            opened => return opened,
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 async fn ensure_streams(log: &JetStreamLog, settings: jetstream::Settings) {

@@ -1,6 +1,8 @@
 //! A control plane for tests of this crate: the real followers and planner on a log in memory and SQLite in a folder
 //! that goes with it.
 
+pub(crate) mod postgres;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +31,7 @@ use crate::{backlog, follower, planner};
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_795_420_800_000);
 
 async fn open_read_model(folder: &TempDir) -> SqliteReadModel {
-    SqliteReadModel::open_file(&folder.path().join("read_model.db")).await.unwrap()
+    SqliteReadModel::open(&folder.path().join("read_model.db")).await.unwrap()
 }
 
 /// A running control plane; its tasks end with this value.

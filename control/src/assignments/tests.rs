@@ -45,7 +45,7 @@ impl Replica {
 
     async fn that_folds_nothing_on(log: &MemoryLog) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let read_model = SqliteReadModel::open_file(&folder.path().join("read_model.db")).await.unwrap();
+        let read_model = SqliteReadModel::open(&folder.path().join("read_model.db")).await.unwrap();
         let service = Arc::new(Service::new(Parts {
             log: Arc::new(log.clone()),
             read_model: Arc::new(read_model),

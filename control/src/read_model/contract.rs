@@ -16,11 +16,11 @@ use longwatch_events::subject::LogStream;
 use super::rows::{CameraState, Change, Condition, Observation, Observations, SegmentRow};
 use super::{Applied, AssignmentFilter, CameraFilter, Page, Range, ReadModel};
 
+pub(super) use engine::Database;
 use engine::Engine;
 use recorder::Recorder;
-use world::{
-    BOOT, World, all, at, batch_of_one, camera_settings, everything, interrupted, keyframe, started, stored,
-};
+pub(super) use world::batch_of_one;
+use world::{BOOT, World, all, at, camera_settings, everything, interrupted, keyframe, started, stored};
 
 async fn a_batch_that_was_applied_before_changes_nothing(model: &dyn ReadModel) {
     let mut world = World::new(model);
@@ -99,6 +99,24 @@ async fn a_fact_that_is_reported_twice_counts_once(model: &dyn ReadModel) {
     world.reported(server, again).await;
 
     assert_eq!(model.timeline(tenant, camera, range).await.unwrap(), before);
+}
+
+async fn of_a_segment_that_is_reported_twice_in_a_batch_of_many_the_last_counts(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    // More than go into one statement, of several sizes.
+    let mut facts: Vec<_> =
+        (0..300).map(|n| stored(tenant, camera, epoch, 1_000 + 10 * n, 1_005 + 10 * n)).collect();
+    facts.push(interrupted(tenant, camera, epoch, 4_000, Cause::Closed));
+    facts.push(stored(tenant, camera, epoch, 1_000, 1_009));
+
+    world.reported(server, facts).await;
+
+    let rows = model.timeline(tenant, camera, Range { from: at(1_000), to: at(9_000) }).await.unwrap();
+    let mut ends: Vec<_> = (0..300).map(|n| at(1_005 + 10 * n)).collect();
+    ends[0] = at(1_009);
+    // The first one is that before the range.
+    assert_eq!(rows.segments[1..].iter().map(|segment| segment.end).collect::<Vec<_>>(), ends);
 }
 
 async fn an_older_epoch_never_overwrites_the_status(model: &dyn ReadModel) {
@@ -304,6 +322,7 @@ macro_rules! on {
 macro_rules! on_every_engine {
     ($($contracts:tt)+) => {
         on!(Sqlite, on_sqlite, $($contracts)+);
+        on!(Postgres, on_postgres, $($contracts)+);
     };
 }
 
@@ -313,6 +332,7 @@ on_every_engine! {
         a_change_that_fails_takes_the_whole_batch_back,
             the_order_in_which_the_two_log_streams_are_folded_does_not_matter,
         a_fact_that_is_reported_twice_counts_once,
+        of_a_segment_that_is_reported_twice_in_a_batch_of_many_the_last_counts,
         an_older_epoch_never_overwrites_the_status,
         a_fact_that_contradicts_itself_is_set_aside,
         pages_are_stable_under_inserts,

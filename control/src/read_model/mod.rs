@@ -7,10 +7,12 @@
 //! the rows once, whoever applies it and however often ([`Batch`]); rows from `LOG` and rows from `RECORDINGS` do not depend on each other, so it does not matter
 //! which of the two is folded further. Every query that is about a tenant's things takes the tenant first.
 
+mod address;
 mod batch;
 #[cfg(test)]
 mod contract;
 pub mod digest;
+pub mod postgres;
 pub mod projection;
 pub mod rows;
 mod sql;
@@ -18,6 +20,8 @@ pub mod sqlite;
 pub mod timeline;
 
 use std::error::Error as StdError;
+use std::path::Path;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use longwatch_events::hash::Sha256;
@@ -28,10 +32,12 @@ use longwatch_events::time::Timestamp;
 use uuid::Uuid;
 
 pub use batch::{Applied, Batch};
+use postgres::PostgresReadModel;
 use rows::{
     AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, StatusOf, StatusRow,
     TenantRow, TimelineRows,
 };
+use sqlite::SqliteReadModel;
 
 /// Why the read model could not answer or be written.
 #[derive(Debug, thiserror::Error)]
@@ -39,13 +45,25 @@ pub enum Error {
     /// The database did not do what it was asked. Nothing of a batch was written.
     #[error("the read model's database failed: {0}")]
     Database(#[source] Box<dyn StdError + Send + Sync>),
+    /// The database cannot be reached, or does not take anybody yet. It is worth another try.
+    #[error("the read model's database cannot be reached: {0}")]
+    Away(#[source] Box<dyn StdError + Send + Sync>),
+    /// The database cannot hold every text.
+    #[error(
+        "the read model's database has encoding {0}, which cannot hold every text; make it with: CREATE DATABASE … ENCODING \
+         'UTF8' TEMPLATE template0"
+    )]
+    Encoding(String),
     /// The address of the database is not one.
     #[error(
-        "`{url}` is not the address of a read model: expected sqlite://FILE, such as sqlite://data/read_model.db"
+        "`{url}` is not the address of a read model: {why}; expected sqlite://FILE, such as sqlite://data/read_model.db, or \
+         postgres://USER:PASSWORD@HOST/DATABASE"
     )]
     Address {
-        /// As given, without user and password.
+        /// As given, without user, password and parameters.
         url: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// A row cannot be read. The read model must be rebuilt.
     #[error("table {table} of the read model holds what this version cannot read: {why}")]
@@ -108,6 +126,20 @@ pub struct Range {
 
 /// The answer of a read model.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
+
+/// Opens the read model at `url`: `sqlite://FILE`, or `postgres://USER:PASSWORD@HOST/DATABASE`.
+///
+/// # Errors
+/// [`Error::Away`] if the database cannot be reached, which may pass; otherwise as the implementations say.
+pub async fn open(url: &str) -> Result<Arc<dyn ReadModel>, Error> {
+    if let Some(file) = url.strip_prefix(address::SQLITE).filter(|file| !file.is_empty()) {
+        Ok(Arc::new(SqliteReadModel::open(Path::new(file)).await?))
+    } else if address::POSTGRES.iter().any(|scheme| url.starts_with(scheme)) {
+        Ok(Arc::new(PostgresReadModel::open(url).await?))
+    } else {
+        Err(address::error(url, "it names no file and no database that Longwatch knows"))
+    }
+}
 
 /// The tables, whatever holds them.
 pub trait ReadModel: Send + Sync {

@@ -79,7 +79,7 @@ impl Log for ReadOnly {
 /// A service that folds nothing by itself.
 async fn idle_service(folder: &std::path::Path) -> Arc<Service> {
     let clock = Arc::new(ManualClock::starting_at(START));
-    let read_model = SqliteReadModel::open_file(&folder.join("read_model.db")).await.unwrap();
+    let read_model = SqliteReadModel::open(&folder.join("read_model.db")).await.unwrap();
     Arc::new(Service::new(Parts {
         log: Arc::new(ReadOnly(MemoryLog::new(clock.clone()))),
         read_model: Arc::new(read_model),

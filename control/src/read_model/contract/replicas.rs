@@ -140,6 +140,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 pub(super) async fn however_the_log_is_cut_and_whoever_comes_first_the_rows_are_the_same(engine: Engine) {
     let log = Folded::eventful().await;
+    // Keeps the engine's server up between the cases.
+    let _another = engine.database().await;
     let alone = log.hash_alone(engine).await;
     let runtime = Handle::current();
     let config = Config { cases: 24, failure_persistence: None, ..Config::default() };

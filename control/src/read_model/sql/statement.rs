@@ -54,6 +54,14 @@ impl Statement {
         statement.text.to_mut().push_str(&place);
         statement
     }
+
+    /// The same for several values, separated by commas.
+    pub(super) fn push_values(self, values: impl IntoIterator<Item = Value>) -> Self {
+        values.into_iter().enumerate().fold(self, |statement, (index, value)| {
+            let statement = if index == 0 { statement } else { statement.push(", ") };
+            statement.push_bind(value)
+        })
+    }
 }
 
 /// The databases' integers are signed. No position, epoch or size of a real system comes near the bound; one made up by a

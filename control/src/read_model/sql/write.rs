@@ -1,5 +1,7 @@
 //! Changes → statements. Pure, but for [`batch`], which runs them.
 
+use std::collections::BTreeMap;
+
 use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::settings::RecordingMode;
@@ -20,10 +22,11 @@ pub(in super::super) async fn batch(
     const POSITION: &str = "\
         INSERT INTO positions (stream, position) VALUES ($1, $2) \
         ON CONFLICT (stream) DO UPDATE SET position = excluded.position";
-    for change in changes {
-        for statement in statements(change) {
-            db.execute(statement).await?;
-        }
+    for statement in changes.iter().flat_map(|change| statements(change)) {
+        db.execute(statement).await?;
+    }
+    for statement in put_segments(changes) {
+        db.execute(statement).await?;
     }
     db.execute(sql(POSITION).bind(batch.stream.name()).bind(batch.up_to)).await
 }
@@ -41,7 +44,7 @@ fn of_status(text: &'static str, key: StatusKey, at: Timestamp, position: Positi
         .bind(position)
 }
 
-/// What writes one change.
+/// What writes one change, unless it is of a segment: see [`put_segments`].
 fn statements(change: &Change) -> Vec<Statement> {
     match change {
         Change::RememberCreation { thing_id, position } => {
@@ -73,7 +76,8 @@ fn statements(change: &Change) -> Vec<Statement> {
                 .bind(*position)
                 .bind(*fact),
         ],
-        Change::PutSegment(row) => vec![put_segment(row)],
+        // Nearly all rows are segments, and nothing else touches their table: they are written many at once.
+        Change::PutSegment(_) => Vec::new(),
         Change::PutGap(tenant, camera, server, row) => vec![put_gap(*tenant, *camera, *server, row)],
         Change::RejectFact { position, fact, why } => {
             const SQL: &str = "INSERT INTO rejected_facts (position, fact, why) VALUES ($1, $2, $3)";
@@ -209,27 +213,58 @@ fn put_placement(
     ]
 }
 
-fn put_segment(row: &SegmentRow) -> Statement {
-    const SQL: &str = "\
+/// How many rows one statement may have, so that few different ones have to be prepared. A row has 13 values, and the
+/// strictest engine takes 32,766.
+const ROWS: [usize; 3] = [64, 8, 1];
+
+/// What writes the segments among `changes`. Of those with one key the last one counts, as if they came one by one.
+fn put_segments(changes: &[&Change]) -> Vec<Statement> {
+    let mut last = BTreeMap::new();
+    for change in changes {
+        if let Change::PutSegment(row) = change {
+            last.insert((row.tenant_id, row.camera_id, row.epoch, row.server_id, row.start), row);
+        }
+    }
+    let rows: Vec<_> = last.into_values().collect();
+    let mut statements = Vec::new();
+    let mut left = rows.as_slice();
+    for size in ROWS {
+        let whole = left.chunks_exact(size);
+        left = whole.remainder();
+        statements.extend(whole.map(put_segments_at_once));
+    }
+    statements
+}
+
+fn put_segments_at_once(rows: &[&SegmentRow]) -> Statement {
+    const HEAD: &str = "\
         INSERT INTO segments (tenant_id, camera_id, epoch, server_id, start_us, end_us, object_key, bytes, \
-          sha256, video_frames, video, audio, repaired) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+          sha256, video_frames, video, audio, repaired) VALUES ";
+    const TAIL: &str = " \
         ON CONFLICT (tenant_id, camera_id, epoch, server_id, start_us) DO UPDATE SET \
           end_us = excluded.end_us, object_key = excluded.object_key, bytes = excluded.bytes, \
           sha256 = excluded.sha256, video_frames = excluded.video_frames, video = excluded.video, \
           audio = excluded.audio, repaired = excluded.repaired";
-    of_camera(SQL, row.tenant_id, row.camera_id)
-        .bind(row.epoch)
-        .bind(row.server_id)
-        .bind(row.start)
-        .bind(row.end)
-        .bind(row.key.as_str())
-        .bind(row.bytes)
-        .bind(row.sha256.0.as_slice())
-        .bind(row.video_frames)
-        .bind(word(&row.video))
-        .bind(row.audio.as_ref().map(word))
-        .bind(row.repaired)
+    let mut statement = sql(HEAD);
+    for (index, row) in rows.iter().enumerate() {
+        let values = [
+            row.tenant_id.into(),
+            row.camera_id.into(),
+            row.epoch.into(),
+            row.server_id.into(),
+            row.start.into(),
+            row.end.into(),
+            row.key.as_str().into(),
+            row.bytes.into(),
+            row.sha256.0.as_slice().into(),
+            row.video_frames.into(),
+            word(&row.video).into(),
+            row.audio.as_ref().map(word).into(),
+            row.repaired.into(),
+        ];
+        statement = statement.push(if index == 0 { "(" } else { ", (" }).push_values(values).push(")");
+    }
+    statement.push(TAIL)
 }
 
 fn put_gap(tenant: TenantId, camera: CameraId, server: ServerId, row: &GapRow) -> Statement {
