@@ -156,7 +156,8 @@ impl fmt::Display for Subject<'_> {
             Event::CameraChanged(e) => write!(f, "camera/{}", e.camera_id),
             Event::CameraDeleted(e) => write!(f, "camera/{}", e.camera_id),
             Event::CameraMoveRequested(e) => write!(f, "camera/{}", e.camera_id),
-            Event::PolicyChanged(_) => f.write_str("policy"),
+            // There is one only; the number keeps to the form that the envelope's schema promises.
+            Event::PolicyChanged(_) => f.write_str("policy/0"),
             Event::VersionRequired(e) => write!(f, "version/{}", e.fold_version),
             Event::PlanMade(e) => write!(f, "plan/{}", e.basis),
             Event::ServerHeartbeat(e) => write!(f, "server/{}", e.server_id),

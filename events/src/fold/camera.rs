@@ -37,7 +37,11 @@ fn fit_copies(camera: &mut Camera) {
     camera.others.shrink_to_fit();
 }
 
-pub(super) fn changed(state: &mut State, position: Position, e: &CameraChanged) -> Folded {
+/// What becomes of an event about a camera that is not there: it was removed with its server. That stands in the
+/// server's subject, and so does not keep a command from being appended to the camera's own.
+const GONE: Outcome = Outcome::Stale(1);
+
+pub(super) fn changed(state: &mut State, position: Position, e: &CameraChanged) -> Outcome {
     let changed = with_camera(state, position, e.tenant_id, e.camera_id, |camera| {
         if camera.settings.source != e.settings.source
             || camera.settings.single_session != e.settings.single_session
@@ -48,17 +52,14 @@ pub(super) fn changed(state: &mut State, position: Position, e: &CameraChanged) 
         camera.version = position;
         fit_copies(camera);
     });
-    changed.map(|()| Outcome::Applied).ok_or_else(|| format!("camera {} does not exist", e.camera_id))
+    changed.map_or(GONE, |()| Outcome::Applied)
 }
 
-pub(super) fn deleted(state: &mut State, position: Position, e: &CameraDeleted) -> Folded {
-    match remove(state, position, e.tenant_id, e.camera_id) {
-        Some(()) => Ok(Outcome::Applied),
-        None => Err(format!("camera {} does not exist", e.camera_id)),
-    }
+pub(super) fn deleted(state: &mut State, position: Position, e: &CameraDeleted) -> Outcome {
+    remove(state, position, e.tenant_id, e.camera_id).map_or(GONE, |()| Outcome::Applied)
 }
 
-pub(super) fn move_requested(state: &mut State, position: Position, e: &CameraMoveRequested) -> Folded {
+pub(super) fn move_requested(state: &mut State, position: Position, e: &CameraMoveRequested) -> Outcome {
     let is_assignable = state.servers.get(&e.server_id).is_some_and(|server| server.is_ours());
     let changed = with_camera(state, position, e.tenant_id, e.camera_id, |camera| {
         camera.version = position;
@@ -68,7 +69,7 @@ pub(super) fn move_requested(state: &mut State, position: Position, e: &CameraMo
         copy.change_transit(|transit| transit.requested = (!stays).then_some(e.server_id));
         Outcome::Applied
     });
-    changed.ok_or_else(|| format!("camera {} does not exist", e.camera_id))
+    changed.unwrap_or(GONE)
 }
 
 /// Removes a camera that is there.

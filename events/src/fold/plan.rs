@@ -50,7 +50,7 @@ fn may_record(state: &State, key: CopyKey, decision: &Decision) -> bool {
 }
 
 fn assign(copy: &mut CameraCopy, assignment: Assignment) -> bool {
-    copy.home = home(copy, assignment.reason);
+    copy.home = home(copy, &assignment);
     copy.placement = Placement::Assigned(assignment);
     copy.change_transit(|transit| {
         transit.successor = None;
@@ -97,14 +97,19 @@ fn finish(copy: &mut CameraCopy, epoch: Epoch, at: Timestamp) -> bool {
     let Some(successor) = copy.successor().copied().filter(|successor| successor.epoch == epoch) else {
         return false;
     };
-    copy.home = home(copy, successor.reason);
+    hand_over(copy, successor, at);
+    true
+}
+
+/// The end of a planned move: `successor` has the copy, its old server has not.
+pub(super) fn hand_over(copy: &mut CameraCopy, successor: Assignment, at: Timestamp) {
+    copy.home = home(copy, &successor);
     copy.placement = Placement::Assigned(Assignment { since: at, ..successor });
     copy.change_transit(|transit| {
         transit.successor = None;
         transit.requested = transit.requested.filter(|wanted| *wanted != successor.server_id);
         transit.gave_up_at = None;
     });
-    true
 }
 
 fn abandon(copy: &mut CameraCopy, epoch: Epoch, reason: AbandonReason, at: Timestamp) -> bool {
@@ -122,9 +127,10 @@ fn abandon(copy: &mut CameraCopy, epoch: Epoch, reason: AbandonReason, at: Times
     true
 }
 
-/// Where a copy belongs once a server has it for `reason`: one that is taken from its server remembers it.
-fn home(copy: &CameraCopy, reason: AssignReason) -> Option<ServerId> {
-    match reason {
+/// Where a copy belongs once it has this assignment: one that is taken from its server remembers it, until it is there
+/// again, whatever brought it.
+fn home(copy: &CameraCopy, assignment: &Assignment) -> Option<ServerId> {
+    let home = match assignment.reason {
         AssignReason::Failover | AssignReason::Drain => taken_from(copy),
         // The load of those who took it over is evened out; it still belongs where it came from.
         AssignReason::Rebalance | AssignReason::OverCapacity => copy.home,
@@ -134,7 +140,8 @@ fn home(copy: &CameraCopy, reason: AssignReason) -> Option<ServerId> {
         | AssignReason::Failback
         | AssignReason::Labels
         | AssignReason::Requested => None,
-    }
+    };
+    home.filter(|home| *home != assignment.server_id)
 }
 
 fn taken_from(copy: &CameraCopy) -> Option<ServerId> {

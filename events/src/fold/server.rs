@@ -5,7 +5,7 @@ use crate::event::{
     ServerDrainStarted, ServerDrainStopped, ServerFailbackRequested, ServerJoined, ServerLost,
     ServerReturned,
 };
-use crate::fold::{Folded, Outcome, camera};
+use crate::fold::{Folded, Outcome, camera, plan};
 use crate::id::{CopyKey, ServerId};
 use crate::position::Position;
 use crate::settings::{Failover, ServerSettings};
@@ -169,7 +169,7 @@ pub(super) fn failback_requested(
     change(state, position, e.server_id, |server| server.failback_requested = true)
 }
 
-pub(super) fn detached(state: &mut State, position: Position, e: &ServerDetached) -> Folded {
+pub(super) fn detached(state: &mut State, position: Position, at: Timestamp, e: &ServerDetached) -> Folded {
     let server = state
         .servers
         .get_mut(&e.server_id)
@@ -184,14 +184,21 @@ pub(super) fn detached(state: &mut State, position: Position, e: &ServerDetached
     server.failback_requested = false;
     let held: Vec<_> = state.index.roster(e.server_id).copies().collect();
     let away: Vec<_> = state.index.away_from(e.server_id).collect();
+    let wanted: Vec<_> = state.index.requested().collect();
     for key in held.into_iter().chain(away) {
         match e.cameras {
             DetachedCameras::Remove if is_only_on(state, key, e.server_id) => {
                 camera::remove(state, position, key.tenant_id, key.camera_id);
             }
             DetachedCameras::Remove | DetachedCameras::Keep => {
-                camera::change(state, position, key, |copy| let_go(copy, e.server_id));
+                camera::change(state, position, key, |copy| let_go(copy, e.server_id, at));
             }
+        }
+    }
+    // Those that somebody wants on it are not its cameras: they stay, and the wish is void.
+    for key in wanted {
+        if state.copy(key).is_some_and(|(_, copy)| copy.requested() == Some(e.server_id)) {
+            camera::change(state, position, key, |copy| let_go(copy, e.server_id, at));
         }
     }
     state.index.touch(e.server_id, position);
@@ -208,13 +215,14 @@ fn is_only_on(state: &State, key: CopyKey, server_id: ServerId) -> bool {
 }
 
 /// A copy after `server_id` was let go: whoever was about to take it over has it now.
-fn let_go(copy: &mut CameraCopy, server_id: ServerId) {
-    let successor = copy.successor().copied();
-    copy.home = copy.home.filter(|home| *home != server_id);
+fn let_go(copy: &mut CameraCopy, server_id: ServerId, at: Timestamp) {
     if copy.assignment().is_some_and(|assignment| assignment.server_id == server_id) {
-        copy.placement = successor.map_or(Placement::Unplanned, Placement::Assigned);
-        copy.change_transit(|transit| transit.successor = None);
+        match copy.successor().copied() {
+            Some(successor) => plan::hand_over(copy, successor, at),
+            None => copy.placement = Placement::Unplanned,
+        }
     }
+    copy.home = copy.home.filter(|home| *home != server_id);
     copy.change_transit(|transit| {
         transit.successor = transit.successor.filter(|successor| successor.server_id != server_id);
         transit.requested = transit.requested.filter(|requested| *requested != server_id);

@@ -1,19 +1,19 @@
 //! Arbitrary events of every kind: any text, any number, any id.
 
-use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
+mod worker;
+
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::{
-    CameraAdded, CameraBacklogged, CameraChanged, CameraDeleted, ControlTicked, Decision, Event, Load,
-    PlanEntry, PlanMade, RecordingReported, ServerAdded, ServerAdopted, ServerChanged, ServerDetached,
-    ServerHeartbeat, ServerJoined, ServerLost, ServerReturned, TenantChanged, TenantCreated, TenantDeleted,
+    CameraAdded, CameraBacklogged, CameraChanged, CameraDeleted, CameraMoveRequested, ControlTicked,
+    Decision, DetachedCameras, Event, Part, PlanEntry, PlanMade, PolicyChanged, ServerAdded, ServerAdopted,
+    ServerChanged, ServerDetached, ServerDiskMeasured, ServerDrainStarted, ServerDrainStopped,
+    ServerFailbackRequested, ServerJoined, ServerLost, ServerReturned, TenantChanged, TenantCreated,
+    TenantDeleted, VersionRequired,
 };
-use longwatch_events::fact::{
-    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
-};
-use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, EventId, ServerId, TenantId};
+use longwatch_events::policy::{Failback, HeartbeatRetention, Liveness, Mode, Moves, Policy, Rebalance};
 use longwatch_events::position::{Epoch, Position};
-use longwatch_events::reason::{AssignReason, UnplacedReason};
+use longwatch_events::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
 use longwatch_events::settings::{
     CameraSettings, Capacity, Failover, Labels, Priority, Recording, RecordingMode, Retention,
@@ -119,10 +119,24 @@ fn priority() -> impl Strategy<Value = Priority> {
 
 pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
     let modes = select(vec![RecordingMode::Continuous, RecordingMode::Off]);
-    let placement = (priority(), option::of(server_id()), any::<u8>(), option::of(any::<u64>()));
+    let placement = (
+        priority(),
+        option::of(server_id()),
+        any::<u8>(),
+        option::of(any::<u64>()),
+        prop_oneof![Just(Labels::new()), labels()],
+        any::<bool>(),
+    );
     (text(), labels(), source(), modes, retention(), placement).prop_map(
         |(name, labels, source, mode, retention, placement)| {
-            let (failover_priority, preferred_server_id, copies, expected_bitrate_bps) = placement;
+            let (
+                failover_priority,
+                preferred_server_id,
+                copies,
+                expected_bitrate_bps,
+                server_labels,
+                single_session,
+            ) = placement;
             CameraSettings {
                 name,
                 labels,
@@ -133,9 +147,42 @@ pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
                 preferred_server_id,
                 copies,
                 expected_bitrate_bps,
+                server_labels,
+                single_session,
             }
         },
     )
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    select(vec![Mode::Automatic, Mode::Manual])
+}
+
+/// Any rules, also such as nobody would set.
+pub(crate) fn policy() -> impl Strategy<Value = Policy> {
+    let switches = (mode(), mode(), any::<bool>(), any::<u64>());
+    (any::<[u32; 9]>(), any::<[u8; 4]>(), switches).prop_map(|(wide, narrow, switches)| {
+        let (failback, rebalance, preempt_low, max_bytes) = switches;
+        Policy {
+            liveness: Liveness {
+                heartbeat_interval_ms: wide[0],
+                lease_ms: wide[1],
+                max_heartbeats_per_s: wide[2],
+                mass_silence_percent: narrow[0],
+            },
+            failback: Failback { mode: failback, stable_s: wide[3] },
+            rebalance: Rebalance { mode: rebalance, threshold_percent: narrow[1], stable_s: wide[4] },
+            moves: Moves { at_once: wide[5], timeout_s: wide[6], retry_after_s: wide[7] },
+            preempt_low,
+            min_disk_free_percent: narrow[2],
+            headroom_percent: narrow[3],
+            heartbeats: HeartbeatRetention { max_age_h: wide[8], max_bytes },
+        }
+    })
+}
+
+pub(crate) fn detached_cameras() -> impl Strategy<Value = DetachedCameras> {
+    select(vec![DetachedCameras::Keep, DetachedCameras::Remove])
 }
 
 pub(crate) fn assign_reason() -> impl Strategy<Value = AssignReason> {
@@ -144,6 +191,12 @@ pub(crate) fn assign_reason() -> impl Strategy<Value = AssignReason> {
         AssignReason::LeastLoaded,
         AssignReason::Failover,
         AssignReason::Home,
+        AssignReason::Failback,
+        AssignReason::Drain,
+        AssignReason::OverCapacity,
+        AssignReason::Labels,
+        AssignReason::Rebalance,
+        AssignReason::Requested,
     ])
 }
 
@@ -153,138 +206,55 @@ pub(crate) fn unplaced_reason() -> impl Strategy<Value = UnplacedReason> {
         UnplacedReason::NoCapacity,
         UnplacedReason::NoBitrate,
         UnplacedReason::NoTakeover,
+        UnplacedReason::NoLabels,
+        UnplacedReason::NoDisk,
+        UnplacedReason::NoOtherServer,
+        UnplacedReason::Preempted,
         UnplacedReason::Disabled,
     ])
 }
 
-fn plan_entry() -> impl Strategy<Value = PlanEntry> {
-    let decision = prop_oneof![
-        (server_id(), assign_reason()).prop_map(|(server_id, reason)| Decision::Assign { server_id, reason }),
-        unplaced_reason().prop_map(|reason| Decision::Unplace { reason }),
-    ];
-    (tenant_id(), camera_id(), decision).prop_map(|(tenant_id, camera_id, decision)| PlanEntry {
-        tenant_id,
-        camera_id,
-        decision,
-    })
-}
-
-pub(crate) fn plan() -> impl Strategy<Value = PlanMade> {
-    (position(), any::<u32>(), vec(plan_entry(), 0..8)).prop_map(|(basis, rules, entries)| PlanMade {
-        basis,
-        rules,
-        entries,
-    })
-}
-
-fn load() -> impl Strategy<Value = Load> {
-    (any::<[u64; 6]>(), any::<[u32; 4]>()).prop_map(|(wide, narrow)| Load {
-        applied_revision: Position(wide[0]),
-        cameras: narrow[0],
-        recording: narrow[1],
-        unsettled: narrow[2],
-        received_bytes_per_s: wide[1],
-        cpu_millicores: narrow[3],
-        memory_bytes: wide[2],
-        disk_free_bytes: wide[3],
-        disk_total_bytes: wide[4],
-        outbox_facts: wide[5],
-    })
-}
-
-fn codec() -> impl Strategy<Value = Codec> {
-    select(vec![Codec::H264, Codec::H265, Codec::Aac])
-}
-
-fn cause() -> impl Strategy<Value = Cause> {
+pub(crate) fn finish_reason() -> impl Strategy<Value = FinishReason> {
     select(vec![
-        Cause::Unauthorized,
-        Cause::NotFound,
-        Cause::Refused,
-        Cause::Unreachable,
-        Cause::Timeout,
-        Cause::ProtocolError,
-        Cause::Closed,
-        Cause::Stalled,
-        Cause::NotAllowed,
-        Cause::UnsupportedCodec,
-        Cause::TimestampJump,
-        Cause::StorageError,
-        Cause::WorkerRestarted,
-        Cause::WorkerStopped,
-        Cause::Reassigned,
-        Cause::Disabled,
-        Cause::Unplaced,
-        Cause::ServerSilent,
+        FinishReason::FirstKeyframe,
+        FinishReason::Stopped,
+        FinishReason::OldLost,
+        FinishReason::TimedOut,
     ])
 }
 
-fn stored() -> impl Strategy<Value = Fact> {
-    let of = (tenant_id(), camera_id(), epoch(), text(), timestamp(), timestamp());
-    let what = (any::<u64>(), any::<[u8; 32]>(), any::<u64>(), codec(), option::of(codec()), any::<bool>());
-    (of, what).prop_map(|((tenant_id, camera_id, epoch, key, start, end), what)| {
-        let (bytes, sha256, video_frames, video, audio, repaired) = what;
-        Fact::SegmentStored(SegmentStored {
-            tenant_id,
-            camera_id,
-            epoch,
-            key,
-            start,
-            end,
-            bytes,
-            sha256: Sha256(sha256),
-            video_frames,
-            video,
-            audio,
-            repaired,
-        })
-    })
+pub(crate) fn abandon_reason() -> impl Strategy<Value = AbandonReason> {
+    select(vec![AbandonReason::NewLost, AbandonReason::TimedOut, AbandonReason::NotWanted])
 }
 
-fn fact() -> impl Strategy<Value = Fact> {
-    let of = || (tenant_id(), camera_id(), epoch(), timestamp());
+fn decision() -> impl Strategy<Value = Decision> {
     prop_oneof![
-        (of(), codec(), option::of(codec())).prop_map(|((tenant_id, camera_id, epoch, at), video, audio)| {
-            Fact::Started(Started { tenant_id, camera_id, epoch, at, video, audio })
-        }),
-        (of(), timestamp()).prop_map(|((tenant_id, camera_id, epoch, start), durable_at)| {
-            Fact::FirstKeyframeDurable(FirstKeyframeDurable {
-                tenant_id,
-                camera_id,
-                epoch,
-                start,
-                durable_at,
-            })
-        }),
-        stored(),
-        (of(), cause(), text()).prop_map(|((tenant_id, camera_id, epoch, at), cause, detail)| {
-            Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail })
-        }),
-        (of(), timestamp(), cause()).prop_map(|((tenant_id, camera_id, epoch, start), end, cause)| {
-            Fact::Gap(Gap { tenant_id, camera_id, epoch, start, end, cause })
-        }),
+        (server_id(), assign_reason()).prop_map(|(server_id, reason)| Decision::Assign { server_id, reason }),
+        unplaced_reason().prop_map(|reason| Decision::Unplace { reason }),
+        (server_id(), assign_reason()).prop_map(|(server_id, reason)| Decision::Move { server_id, reason }),
+        (epoch(), finish_reason(), option::of(position()))
+            .prop_map(|(epoch, reason, evidence)| Decision::Finish { epoch, reason, evidence }),
+        (epoch(), abandon_reason()).prop_map(|(epoch, reason)| Decision::Abandon { epoch, reason }),
     ]
 }
 
-fn assignments() -> impl Strategy<Value = AssignmentSet> {
-    let camera = (tenant_id(), camera_id(), epoch(), position(), bytes()).prop_map(
-        |(tenant_id, camera_id, epoch, settings_version, source)| AssignedCamera {
-            tenant_id,
-            camera_id,
-            epoch,
-            settings_version,
-            source,
-        },
-    );
-    (server_id(), position(), any::<[u32; 3]>(), vec(camera, 0..4)).prop_map(
-        |(server_id, revision, [part, parts, heartbeat_interval_ms], cameras)| AssignmentSet {
-            server_id,
-            revision,
-            part,
-            parts,
-            heartbeat_interval_ms,
-            cameras,
-        },
+fn copy() -> impl Strategy<Value = u8> {
+    prop_oneof![2 => Just(0), 2 => 1..4_u8, 1 => any::<u8>()]
+}
+
+fn plan_entry() -> impl Strategy<Value = PlanEntry> {
+    (tenant_id(), camera_id(), copy(), decision())
+        .prop_map(|(tenant_id, camera_id, copy, decision)| PlanEntry { tenant_id, camera_id, copy, decision })
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let any_part = (any::<u32>(), any::<u32>()).prop_map(|(number, of)| Part { number, of });
+    prop_oneof![Just(Part::WHOLE), any_part]
+}
+
+pub(crate) fn plan() -> impl Strategy<Value = PlanMade> {
+    (position(), any::<u32>(), option::of(timestamp()), part(), vec(plan_entry(), 0..8)).prop_map(
+        |(basis, rules, decided_at, part, entries)| PlanMade { basis, rules, decided_at, part, entries },
     )
 }
 
@@ -313,72 +283,94 @@ fn server_joined() -> impl Strategy<Value = ServerJoined> {
     )
 }
 
+fn server_lost() -> impl Strategy<Value = ServerLost> {
+    (server_id(), option::of(position()), timestamp(), timestamp(), any::<u32>()).prop_map(
+        |(server_id, last_heartbeat, heard_at, judged_at, lease_ms)| ServerLost {
+            server_id,
+            last_heartbeat,
+            heard_at,
+            judged_at,
+            lease_ms,
+        },
+    )
+}
+
+fn server_disk_measured() -> impl Strategy<Value = ServerDiskMeasured> {
+    (server_id(), position(), any::<u8>()).prop_map(|(server_id, heartbeat, free_percent)| {
+        ServerDiskMeasured { server_id, heartbeat, free_percent }
+    })
+}
+
+fn camera_move_requested() -> impl Strategy<Value = CameraMoveRequested> {
+    (tenant_id(), camera_id(), copy(), server_id()).prop_map(|(tenant_id, camera_id, copy, server_id)| {
+        CameraMoveRequested { tenant_id, camera_id, copy, server_id }
+    })
+}
+
+/// An event with the one value that it is made of.
+fn of<S: Strategy + 'static>(value: S, event: fn(S::Value) -> Event) -> BoxedStrategy<Event> {
+    value.prop_map(event).boxed()
+}
+
 /// An event of `kind`.
 pub(crate) fn event_of(kind: Kind) -> BoxedStrategy<Event> {
-    let server = server_id;
+    let (server, settings) = (server_id, server_settings);
     let camera = || (tenant_id(), camera_id());
     match kind {
-        Kind::TenantCreated => (tenant_id(), text(), wrapped_key())
-            .prop_map(|(tenant_id, name, data_key)| {
-                Event::TenantCreated(TenantCreated { tenant_id, name, data_key })
-            })
-            .boxed(),
-        Kind::TenantChanged => (tenant_id(), text())
-            .prop_map(|(tenant_id, name)| Event::TenantChanged(TenantChanged { tenant_id, name }))
-            .boxed(),
-        Kind::TenantDeleted => {
-            tenant_id().prop_map(|tenant_id| Event::TenantDeleted(TenantDeleted { tenant_id })).boxed()
+        Kind::TenantCreated => of((tenant_id(), text(), wrapped_key()), |(tenant_id, name, data_key)| {
+            Event::TenantCreated(TenantCreated { tenant_id, name, data_key })
+        }),
+        Kind::TenantChanged => of((tenant_id(), text()), |(tenant_id, name)| {
+            Event::TenantChanged(TenantChanged { tenant_id, name })
+        }),
+        Kind::TenantDeleted => of(tenant_id(), |tenant_id| Event::TenantDeleted(TenantDeleted { tenant_id })),
+        Kind::ServerAdded => of((server(), settings()), |(server_id, settings)| {
+            Event::ServerAdded(ServerAdded { server_id, settings })
+        }),
+        Kind::ServerJoined => of(server_joined(), Event::ServerJoined),
+        Kind::ServerAdopted => of(server(), |server_id| Event::ServerAdopted(ServerAdopted { server_id })),
+        Kind::ServerChanged => of((server(), settings()), |(server_id, settings)| {
+            Event::ServerChanged(ServerChanged { server_id, settings })
+        }),
+        Kind::ServerLost => of(server_lost(), Event::ServerLost),
+        Kind::ServerReturned => of((server(), position()), |(server_id, heartbeat)| {
+            Event::ServerReturned(ServerReturned { server_id, heartbeat })
+        }),
+        Kind::ServerDiskMeasured => of(server_disk_measured(), Event::ServerDiskMeasured),
+        Kind::ServerDrainStarted => {
+            of(server(), |server_id| Event::ServerDrainStarted(ServerDrainStarted { server_id }))
         }
-        Kind::ServerAdded => (server(), server_settings())
-            .prop_map(|(server_id, settings)| Event::ServerAdded(ServerAdded { server_id, settings }))
-            .boxed(),
-        Kind::ServerJoined => server_joined().prop_map(Event::ServerJoined).boxed(),
-        Kind::ServerAdopted => {
-            server().prop_map(|server_id| Event::ServerAdopted(ServerAdopted { server_id })).boxed()
+        Kind::ServerDrainStopped => {
+            of(server(), |server_id| Event::ServerDrainStopped(ServerDrainStopped { server_id }))
         }
-        Kind::ServerChanged => (server(), server_settings())
-            .prop_map(|(server_id, settings)| Event::ServerChanged(ServerChanged { server_id, settings }))
-            .boxed(),
-        Kind::ServerLost => (server(), option::of(position()), timestamp(), timestamp(), any::<u32>())
-            .prop_map(|(server_id, last_heartbeat, heard_at, judged_at, lease_ms)| {
-                Event::ServerLost(ServerLost { server_id, last_heartbeat, heard_at, judged_at, lease_ms })
-            })
-            .boxed(),
-        Kind::ServerReturned => (server(), position())
-            .prop_map(|(server_id, heartbeat)| Event::ServerReturned(ServerReturned { server_id, heartbeat }))
-            .boxed(),
-        Kind::ServerDetached => {
-            server().prop_map(|server_id| Event::ServerDetached(ServerDetached { server_id })).boxed()
+        Kind::ServerFailbackRequested => {
+            of(server(), |server_id| Event::ServerFailbackRequested(ServerFailbackRequested { server_id }))
         }
-        Kind::CameraAdded => (camera(), camera_settings())
-            .prop_map(|((tenant_id, camera_id), settings)| {
-                Event::CameraAdded(CameraAdded { tenant_id, camera_id, settings })
-            })
-            .boxed(),
-        Kind::CameraChanged => (camera(), camera_settings())
-            .prop_map(|((tenant_id, camera_id), settings)| {
-                Event::CameraChanged(CameraChanged { tenant_id, camera_id, settings })
-            })
-            .boxed(),
-        Kind::CameraDeleted => camera()
-            .prop_map(|(tenant_id, camera_id)| Event::CameraDeleted(CameraDeleted { tenant_id, camera_id }))
-            .boxed(),
-        Kind::PlanMade => plan().prop_map(Event::PlanMade).boxed(),
-        Kind::ServerHeartbeat => (server(), boot_id(), any::<u64>(), load())
-            .prop_map(|(server_id, boot_id, sequence, load)| {
-                Event::ServerHeartbeat(ServerHeartbeat { server_id, boot_id, sequence, load })
-            })
-            .boxed(),
-        Kind::ControlTicked => (boot_id(), position())
-            .prop_map(|(boot_id, folded)| Event::ControlTicked(ControlTicked { boot_id, folded }))
-            .boxed(),
-        Kind::RecordingReported => (server(), boot_id(), vec(fact(), 0..5))
-            .prop_map(|(server_id, boot_id, facts)| {
-                Event::RecordingReported(RecordingReported { server_id, boot_id, facts })
-            })
-            .boxed(),
-        Kind::AssignmentsPublished => assignments().prop_map(Event::AssignmentsPublished).boxed(),
-        Kind::CameraBacklogged => backlogged().prop_map(Event::CameraBacklogged).boxed(),
+        Kind::ServerDetached => of((server(), detached_cameras()), |(server_id, cameras)| {
+            Event::ServerDetached(ServerDetached { server_id, cameras })
+        }),
+        Kind::CameraAdded => of((camera(), camera_settings()), |((tenant_id, camera_id), settings)| {
+            Event::CameraAdded(CameraAdded { tenant_id, camera_id, settings })
+        }),
+        Kind::CameraChanged => of((camera(), camera_settings()), |((tenant_id, camera_id), settings)| {
+            Event::CameraChanged(CameraChanged { tenant_id, camera_id, settings })
+        }),
+        Kind::CameraDeleted => of(camera(), |(tenant_id, camera_id)| {
+            Event::CameraDeleted(CameraDeleted { tenant_id, camera_id })
+        }),
+        Kind::CameraMoveRequested => of(camera_move_requested(), Event::CameraMoveRequested),
+        Kind::PolicyChanged => of(policy(), |policy| Event::PolicyChanged(PolicyChanged { policy })),
+        Kind::VersionRequired => of(prop_oneof![0..4_u32, any::<u32>()], |fold_version| {
+            Event::VersionRequired(VersionRequired { fold_version })
+        }),
+        Kind::PlanMade => of(plan(), Event::PlanMade),
+        Kind::ServerHeartbeat => of(worker::heartbeat(), Event::ServerHeartbeat),
+        Kind::ControlTicked => of((boot_id(), position()), |(boot_id, folded)| {
+            Event::ControlTicked(ControlTicked { boot_id, folded })
+        }),
+        Kind::RecordingReported => of(worker::reported(), Event::RecordingReported),
+        Kind::AssignmentsPublished => of(worker::assignments(), Event::AssignmentsPublished),
+        Kind::CameraBacklogged => of(backlogged(), Event::CameraBacklogged),
     }
 }
 

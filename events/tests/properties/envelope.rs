@@ -141,7 +141,7 @@ fn add_unknown_fields(value: &mut Value, unknown: &Value) {
         Value::Object(fields) => {
             for (name, field) in fields.iter_mut() {
                 match name.as_str() {
-                    "labels" => {}
+                    "labels" | "server_labels" => {}
                     "decision" => {
                         let decisions = field.as_object_mut().expect("a decision");
                         decisions.values_mut().for_each(|inner| add_unknown_fields(inner, unknown));

@@ -3,15 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use longwatch_events::event::{
-    CameraAdded, CameraChanged, CameraDeleted, Decision, Event, PlanEntry, PlanMade, ServerAdded,
-    ServerAdopted, ServerChanged, ServerDetached, ServerJoined, TenantChanged, TenantCreated, TenantDeleted,
-};
-use longwatch_events::fold;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::event::{DetachedCameras, Event};
+use longwatch_events::fold::{self, Outcome};
+use longwatch_events::policy::Policy;
 use longwatch_events::position::Position;
-use longwatch_events::reason::{AssignReason, UnplacedReason};
-use longwatch_events::sealed::{PublicKey, WrappedKey};
+use longwatch_events::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
+use longwatch_events::sealed::WrappedKey;
 use longwatch_events::settings::{CameraSettings, Capacity, Labels, ServerSettings};
 use longwatch_events::state::State;
 use longwatch_events::subject;
@@ -19,36 +16,68 @@ use longwatch_events::time::Timestamp;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use uuid::Uuid;
 
 use crate::arbitrary::{
-    assign_reason, camera_settings, capacity, labels, server_settings, timestamp, unplaced_reason,
-    wrapped_key,
+    abandon_reason, assign_reason, camera_settings, capacity, detached_cameras, finish_reason, labels,
+    policy, server_settings, timestamp, unplaced_reason, wrapped_key,
 };
+use crate::decide::decide;
 
-/// A command, with what a client or a replica would have drawn for it.
+/// A command, with what a client or a replica would have drawn for it. Whom it is about is said by number: a new id, or
+/// the n-th of those that are there.
 #[derive(Debug, Clone)]
-enum Command {
-    CreateTenant { tenant: u8, name: String, data_key: WrappedKey },
-    ChangeTenant { tenant: u8, name: String },
-    DeleteTenant { tenant: u8 },
+pub(crate) enum Command {
+    Tenant { tenant: u8, what: TenantCommand },
     AddServer { server: u8, settings: Box<ServerSettings> },
     JoinServer { server: u8, name: u8, key: u8, labels: Labels, capacity: Capacity },
-    AdoptServer { server: u8 },
-    ChangeServer { server: u8, settings: Box<ServerSettings> },
-    DetachServer { server: u8 },
+    Server { server: u8, what: ServerCommand },
     AddCamera { tenant: u8, camera: u8, settings: Box<CameraSettings> },
-    ChangeCamera { tenant: u8, camera: u8, settings: Box<CameraSettings> },
-    DeleteCamera { tenant: u8, camera: u8 },
+    ChangeCamera { camera: u8, settings: Box<CameraSettings> },
+    DeleteCamera { camera: u8 },
+    RequestMove { camera: u8, copy: u8, server: u8 },
+    ChangePolicy { policy: Policy },
+    RequireVersion { fold_version: u32 },
     Plan { rules: u32, choices: Vec<Choice> },
 }
 
-/// What a planner decides about some camera: the `server`-th of the assignable ones, or none.
+/// What is to be with a tenant.
 #[derive(Debug, Clone)]
-struct Choice {
-    server: Option<u8>,
-    assign: AssignReason,
-    unplace: UnplacedReason,
+pub(crate) enum TenantCommand {
+    Create { name: String, data_key: WrappedKey },
+    Change { name: String },
+    Delete,
+}
+
+/// What is to be with a server that is there, or what was seen of it.
+#[derive(Debug, Clone)]
+pub(crate) enum ServerCommand {
+    Adopt,
+    Change { settings: Box<ServerSettings> },
+    Lose { last_heartbeat: Option<u64>, heard_at: Timestamp },
+    Return { heartbeat: u64 },
+    MeasureDisk { heartbeat: u64, free_percent: u8 },
+    StartDrain,
+    StopDrain,
+    RequestFailback,
+    Detach { cameras: DetachedCameras },
+}
+
+/// What a planner decides about the `copy`-th of all copies.
+#[derive(Debug, Clone)]
+pub(crate) struct Choice {
+    pub(crate) copy: u8,
+    pub(crate) wish: Wish,
+}
+
+/// A decision before it is known what there is. `server` counts those that can record; `behind` is by how much the
+/// epoch that the planner knows is too old.
+#[derive(Debug, Clone)]
+pub(crate) enum Wish {
+    Assign { server: u8, reason: AssignReason },
+    Unplace { reason: UnplacedReason },
+    Move { server: u8, reason: AssignReason },
+    Finish { behind: u64, reason: FinishReason, evidence: Option<u64> },
+    Abandon { behind: u64, reason: AbandonReason },
 }
 
 /// A command that is decided by somebody who has not folded the newest `lag` events.
@@ -71,69 +100,146 @@ pub(crate) struct Stored {
 #[derive(Debug, Clone)]
 pub(crate) struct History {
     pub(crate) log: Vec<Stored>,
+    /// What each event did.
+    pub(crate) outcomes: Vec<Outcome>,
     /// After 0, 1, 2, … events.
     pub(crate) states: Vec<State>,
     /// Where the last event of each subject stands.
     pub(crate) last_of_subject: BTreeMap<String, Position>,
 }
 
-// Few of each, so that commands meet.
-fn tenant_id(n: u8) -> TenantId {
-    TenantId::from_uuid(Uuid::from_u128(u128::from(n)))
-}
-
-fn camera_id(n: u8) -> CameraId {
-    CameraId::from_uuid(Uuid::from_u128(u128::from(n)))
-}
-
-fn server_id(n: u8) -> ServerId {
-    ServerId::from_uuid(Uuid::from_u128(u128::from(n)))
-}
-
-fn name(n: u8) -> String {
+/// The name of a server. Few, so that two want the same.
+pub(crate) fn name(n: u8) -> String {
     format!("server-{n}")
 }
 
 fn named_settings() -> impl Strategy<Value = Box<ServerSettings>> {
-    (0..3_u8, server_settings())
+    (0..4_u8, server_settings())
         .prop_map(|(n, settings)| Box::new(ServerSettings { name: name(n), ..settings }))
 }
 
+/// Settings with a number of copies that a fleet of three or four can hold.
+fn placeable_settings() -> impl Strategy<Value = Box<CameraSettings>> {
+    (camera_settings(), prop_oneof![3 => 1..3_u8, 1 => any::<u8>()])
+        .prop_map(|(settings, copies)| Box::new(CameraSettings { copies, ..settings }))
+}
+
+fn choice() -> impl Strategy<Value = Choice> {
+    let behind = || prop_oneof![4 => Just(0), 1 => 1..20_u64];
+    let wish = prop_oneof![
+        4 => (any::<u8>(), assign_reason()).prop_map(|(server, reason)| Wish::Assign { server, reason }),
+        1 => unplaced_reason().prop_map(|reason| Wish::Unplace { reason }),
+        5 => (any::<u8>(), assign_reason()).prop_map(|(server, reason)| Wish::Move { server, reason }),
+        4 => (behind(), finish_reason(), option::of(any::<u64>()))
+            .prop_map(|(behind, reason, evidence)| Wish::Finish { behind, reason, evidence }),
+        2 => (behind(), abandon_reason()).prop_map(|(behind, reason)| Wish::Abandon { behind, reason }),
+    ];
+    (any::<u8>(), wish).prop_map(|(copy, wish)| Choice { copy, wish })
+}
+
 fn command() -> impl Strategy<Value = Command> {
-    let (t, s, c) = (0..3_u8, 0..6_u8, 0..6_u8);
-    let settings = || camera_settings().prop_map(Box::new);
-    let choice = (option::weighted(0.8, any::<u8>()), assign_reason(), unplaced_reason())
-        .prop_map(|(server, assign, unplace)| Choice { server, assign, unplace });
     prop_oneof![
-        3 => (t.clone(), any::<String>(), wrapped_key())
-            .prop_map(|(tenant, name, data_key)| Command::CreateTenant { tenant, name, data_key }),
-        1 => (t.clone(), any::<String>()).prop_map(|(tenant, name)| Command::ChangeTenant { tenant, name }),
-        1 => t.clone().prop_map(|tenant| Command::DeleteTenant { tenant }),
-        2 => (s.clone(), named_settings()).prop_map(|(server, settings)| Command::AddServer { server, settings }),
-        4 => (s.clone(), 0..3_u8, 0..3_u8, labels(), capacity()).prop_map(
-            |(server, name, key, labels, capacity)| Command::JoinServer { server, name, key, labels, capacity }
-        ),
-        3 => s.clone().prop_map(|server| Command::AdoptServer { server }),
-        1 => (s.clone(), named_settings())
-            .prop_map(|(server, settings)| Command::ChangeServer { server, settings }),
-        1 => s.prop_map(|server| Command::DetachServer { server }),
-        4 => (t.clone(), c.clone(), settings())
-            .prop_map(|(tenant, camera, settings)| Command::AddCamera { tenant, camera, settings }),
-        1 => (t.clone(), c.clone(), settings())
-            .prop_map(|(tenant, camera, settings)| Command::ChangeCamera { tenant, camera, settings }),
-        2 => (t, c).prop_map(|(tenant, camera)| Command::DeleteCamera { tenant, camera }),
-        3 => (any::<u32>(), vec(choice, 0..6)).prop_map(|(rules, choices)| Command::Plan { rules, choices }),
+        6 => command_about_a_tenant_or_all(),
+        19 => command_about_a_server(),
+        12 => command_about_a_camera(),
+        14 => (any::<u32>(), vec(choice(), 0..8))
+            .prop_map(|(rules, choices)| Command::Plan { rules, choices }),
     ]
 }
 
-/// A history of up to `steps` commands. Those that are refused or lose their race leave no event.
+fn command_about_a_tenant_or_all() -> impl Strategy<Value = Command> {
+    let what = prop_oneof![
+        5 => (any::<String>(), wrapped_key())
+            .prop_map(|(name, data_key)| TenantCommand::Create { name, data_key }),
+        1 => any::<String>().prop_map(|name| TenantCommand::Change { name }),
+        1 => Just(TenantCommand::Delete),
+    ];
+    prop_oneof![
+        7 => (0..3_u8, what).prop_map(|(tenant, what)| Command::Tenant { tenant, what }),
+        1 => policy().prop_map(|policy| Command::ChangePolicy { policy }),
+        1 => (0..=fold::VERSION).prop_map(|fold_version| Command::RequireVersion { fold_version }),
+    ]
+}
+
+fn command_about_a_server() -> impl Strategy<Value = Command> {
+    let new = 0..6_u8;
+    let what = prop_oneof![
+        7 => Just(ServerCommand::Adopt),
+        1 => named_settings().prop_map(|settings| ServerCommand::Change { settings }),
+        1 => (option::of(any::<u64>()), timestamp())
+            .prop_map(|(last_heartbeat, heard_at)| ServerCommand::Lose { last_heartbeat, heard_at }),
+        1 => any::<u64>().prop_map(|heartbeat| ServerCommand::Return { heartbeat }),
+        1 => (any::<u64>(), 0..=100_u8)
+            .prop_map(|(heartbeat, free_percent)| ServerCommand::MeasureDisk { heartbeat, free_percent }),
+        1 => Just(ServerCommand::StartDrain),
+        1 => Just(ServerCommand::StopDrain),
+        1 => Just(ServerCommand::RequestFailback),
+        3 => detached_cameras().prop_map(|cameras| ServerCommand::Detach { cameras }),
+    ];
+    prop_oneof![
+        2 => (new.clone(), named_settings())
+            .prop_map(|(server, settings)| Command::AddServer { server, settings }),
+        7 => (new, 0..4_u8, 0..4_u8, labels(), capacity()).prop_map(
+            |(server, name, key, labels, capacity)| Command::JoinServer { server, name, key, labels, capacity }
+        ),
+        17 => (any::<u8>(), what).prop_map(|(server, what)| Command::Server { server, what }),
+    ]
+}
+
+fn command_about_a_camera() -> impl Strategy<Value = Command> {
+    let (t, new, c) = (0..3_u8, 0..6_u8, any::<u8>());
+    prop_oneof![
+        7 => (t, new, placeable_settings())
+            .prop_map(|(tenant, camera, settings)| Command::AddCamera { tenant, camera, settings }),
+        2 => (c, placeable_settings()).prop_map(|(camera, settings)| Command::ChangeCamera { camera, settings }),
+        1 => c.prop_map(|camera| Command::DeleteCamera { camera }),
+        3 => (c, 0..3_u8, any::<u8>())
+            .prop_map(|(camera, copy, server)| Command::RequestMove { camera, copy, server }),
+    ]
+}
+
+/// The commands that make a fleet of four servers, some of whose cameras are recorded: what a planned move needs first,
+/// and what commands drawn one by one seldom come to.
+fn fleet() -> impl Strategy<Value = Vec<Command>> {
+    let tenant = (any::<String>(), wrapped_key())
+        .prop_map(|(name, data_key)| TenantCommand::Create { name, data_key })
+        .prop_map(|what| vec![Command::Tenant { tenant: 0, what }]);
+    let join = (0..4_u8).map(|n| {
+        (labels(), capacity()).prop_map(move |(labels, capacity)| {
+            let joined = Command::JoinServer { server: n, name: n, key: n, labels, capacity };
+            vec![joined, Command::Server { server: n, what: ServerCommand::Adopt }]
+        })
+    });
+    let cameras = (0..3_u8).map(|camera| {
+        placeable_settings()
+            .prop_map(move |settings| vec![Command::AddCamera { tenant: 0, camera, settings }])
+    });
+    let assign = (any::<u8>(), any::<u8>(), assign_reason())
+        .prop_map(|(copy, server, reason)| Choice { copy, wish: Wish::Assign { server, reason } });
+    let plan = (any::<u32>(), vec(assign, 4..10))
+        .prop_map(|(rules, choices)| vec![Command::Plan { rules, choices }]);
+    let (servers, cameras): (Vec<_>, Vec<_>) = (join.collect(), cameras.collect());
+    (tenant, servers, cameras, plan).prop_map(|(tenant, servers, cameras, plan)| {
+        [vec![tenant], servers, cameras, vec![plan]].concat().concat()
+    })
+}
+
+/// A history of up to `steps` commands, most often of a fleet that records already. Those that are refused or lose
+/// their race leave no event.
 pub(crate) fn history(steps: usize) -> impl Strategy<Value = History> {
+    let begin = prop_oneof![1 => Just(Vec::new()), 4 => fleet()];
     let step = (command(), prop_oneof![3 => Just(0), 2 => 0..6_usize], timestamp())
         .prop_map(|(command, lag, stored_at)| Step { command, lag, stored_at });
-    vec(step, 0..steps).prop_map(|steps| {
-        let mut history =
-            History { log: Vec::new(), states: vec![State::default()], last_of_subject: BTreeMap::new() };
-        steps.into_iter().for_each(|step| history.take(step));
+    (begin, vec(step, 0..steps)).prop_map(|(begin, steps)| {
+        let mut history = History {
+            log: Vec::new(),
+            outcomes: Vec::new(),
+            states: vec![State::default()],
+            last_of_subject: BTreeMap::new(),
+        };
+        let stored_at = Timestamp::UNIX_EPOCH;
+        let begin = begin.into_iter().map(|command| Step { command, lag: 0, stored_at });
+        begin.chain(steps).for_each(|step| history.take(step));
         history
     })
 }
@@ -142,6 +248,13 @@ impl History {
     /// What follows from all of it.
     pub(crate) fn state(&self) -> &State {
         self.states.last().expect("never empty")
+    }
+
+    /// Each event with what it did, the state before it and the one behind it.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = (&Stored, Outcome, &State, &State)> {
+        let states = self.states.iter().zip(&self.states[1..]);
+        let events = self.log.iter().zip(&self.outcomes);
+        events.zip(states).map(|((stored, outcome), (before, after))| (stored, *outcome, before, after))
     }
 
     fn take(&mut self, step: Step) {
@@ -153,103 +266,12 @@ impl History {
         }
         let mut state = self.state().clone();
         let position = state.position.next();
-        if let Err(error) = fold::apply(&mut state, position, step.stored_at, &event) {
-            panic!(
-                "a history that can come about halts the fold: {error}\n{event:#?}\nafter {:#?}",
-                self.log
-            );
-        }
+        let outcome = fold::apply(&mut state, position, step.stored_at, &event).unwrap_or_else(|error| {
+            panic!("a history that can come about halts the fold: {error}\n{event:#?}\nafter {:#?}", self.log)
+        });
         self.last_of_subject.insert(subject, position);
         self.log.push(Stored { position, stored_at: step.stored_at, event });
+        self.outcomes.push(outcome);
         self.states.push(state);
     }
-}
-
-/// The event a command leads to and the position its subject must end at; `None` if it is refused. The rules are those
-/// of the control plane as far as the fold relies on them, and no stricter.
-fn decide(state: &State, command: Command) -> Option<(Event, Position)> {
-    match command {
-        Command::CreateTenant { tenant, name, data_key } => {
-            let tenant_id = tenant_id(tenant);
-            let event = Event::TenantCreated(TenantCreated { tenant_id, name, data_key });
-            state.tenant(tenant_id).is_none().then_some((event, Position::START))
-        }
-        Command::ChangeTenant { tenant, name } => {
-            let tenant_id = tenant_id(tenant);
-            let version = state.tenant(tenant_id)?.version;
-            Some((Event::TenantChanged(TenantChanged { tenant_id, name }), version))
-        }
-        Command::DeleteTenant { tenant } => {
-            let tenant_id = tenant_id(tenant);
-            let version = state.tenant(tenant_id)?.version;
-            let empty = state.cameras_of(tenant_id).next().is_none();
-            empty.then_some((Event::TenantDeleted(TenantDeleted { tenant_id }), version))
-        }
-        Command::AddServer { server, settings } => {
-            let event =
-                Event::ServerAdded(ServerAdded { server_id: server_id(server), settings: *settings.clone() });
-            state.server_by_name(&settings.name).is_none().then_some((event, Position::START))
-        }
-        Command::JoinServer { server, name: n, key, labels, capacity } => {
-            let public_key = PublicKey([key; 32]);
-            if state.is_detached(&public_key) || state.server_by_key(&public_key).is_some() {
-                return None;
-            }
-            let (server_id, version) = match state.server_by_name(&name(n)) {
-                Some((id, announced)) if announced.public_key.is_none() => (id, announced.version),
-                Some(_) => return None,
-                None => (server_id(server), Position::START),
-            };
-            let joined = ServerJoined { server_id, name: name(n), public_key, labels, capacity };
-            Some((Event::ServerJoined(joined), version))
-        }
-        Command::AdoptServer { server } => {
-            let server_id = server_id(server);
-            Some((Event::ServerAdopted(ServerAdopted { server_id }), state.server(server_id)?.version))
-        }
-        Command::ChangeServer { server, settings } => {
-            let server_id = server_id(server);
-            let version = state.server(server_id)?.version;
-            Some((Event::ServerChanged(ServerChanged { server_id, settings: *settings }), version))
-        }
-        Command::DetachServer { server } => {
-            let server_id = server_id(server);
-            Some((Event::ServerDetached(ServerDetached { server_id }), state.server(server_id)?.version))
-        }
-        Command::AddCamera { tenant, camera, settings } => {
-            let (tenant_id, camera_id) = (tenant_id(tenant), camera_id(camera));
-            state.tenant(tenant_id)?;
-            let event = Event::CameraAdded(CameraAdded { tenant_id, camera_id, settings: *settings });
-            state.camera(tenant_id, camera_id).is_none().then_some((event, Position::START))
-        }
-        Command::ChangeCamera { tenant, camera, settings } => {
-            let (tenant_id, camera_id) = (tenant_id(tenant), camera_id(camera));
-            let version = state.camera(tenant_id, camera_id)?.version;
-            Some((Event::CameraChanged(CameraChanged { tenant_id, camera_id, settings: *settings }), version))
-        }
-        Command::DeleteCamera { tenant, camera } => {
-            let (tenant_id, camera_id) = (tenant_id(tenant), camera_id(camera));
-            let version = state.camera(tenant_id, camera_id)?.version;
-            Some((Event::CameraDeleted(CameraDeleted { tenant_id, camera_id }), version))
-        }
-        Command::Plan { rules, choices } => {
-            let plan = PlanMade { basis: state.position, rules, entries: entries(state, &choices) };
-            Some((Event::PlanMade(plan), state.last_plan))
-        }
-    }
-}
-
-fn entries(state: &State, choices: &[Choice]) -> Vec<PlanEntry> {
-    let servers: Vec<_> = state.servers().filter(|(_, s)| s.is_assignable()).map(|(id, _)| id).collect();
-    let cameras = state.cameras().map(|(tenant_id, camera_id, _)| (tenant_id, camera_id));
-    cameras
-        .zip(choices)
-        .map(|((tenant_id, camera_id), choice)| {
-            let server = choice.server.filter(|_| !servers.is_empty());
-            let decision = server.map_or(Decision::Unplace { reason: choice.unplace }, |n| {
-                Decision::Assign { server_id: servers[usize::from(n) % servers.len()], reason: choice.assign }
-            });
-            PlanEntry { tenant_id, camera_id, decision }
-        })
-        .collect()
 }

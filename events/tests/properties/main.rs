@@ -2,6 +2,8 @@
 //! case found, and how to run it again.
 
 mod arbitrary;
+mod coverage;
+mod decide;
 mod envelope;
 mod fold;
 mod history;

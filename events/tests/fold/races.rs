@@ -1,100 +1,16 @@
-//! The races the fold settles, one by one. What holds for every history stands in `properties/fold.rs`.
-
-use std::collections::BTreeMap;
+//! The races the fold settles, one by one.
 
 use longwatch_events::event::{
-    CameraAdded, CameraChanged, CameraDeleted, Decision, Event, PlanEntry, PlanMade, ServerAdded,
-    ServerAdopted, ServerDetached, ServerJoined, TenantChanged, TenantCreated, TenantDeleted,
+    CameraDeleted, Decision, DetachedCameras, Event, TenantChanged, TenantDeleted,
 };
 use longwatch_events::fold::{self, Error, Outcome};
-use longwatch_events::id::{CameraId, EventId, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
-use longwatch_events::reason::{AssignReason, UnplacedReason};
-use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
-use longwatch_events::settings::{
-    CameraSettings, Capacity, Failover, Priority, Recording, RecordingMode, Retention, ServerSettings,
-    Source, Transport,
-};
-use longwatch_events::state::{Placement, State};
-use longwatch_events::time::Timestamp;
-use uuid::Uuid;
+use longwatch_events::reason::UnplacedReason;
+use longwatch_events::sealed::{Base64Bytes, PublicKey};
+use longwatch_events::settings::CameraSettings;
+use longwatch_events::state::{Membership, Placement};
 
-const TENANT: TenantId = TenantId::DEFAULT;
-const CAMERA: CameraId = CameraId::from_uuid(Uuid::from_u128(1));
-const SERVER: ServerId = ServerId::from_uuid(Uuid::from_u128(1));
-const OTHER_SERVER: ServerId = ServerId::from_uuid(Uuid::from_u128(2));
-
-fn tenant_created() -> Event {
-    let data_key = WrappedKey { provider: "file".into(), bytes: Base64Bytes::default() };
-    Event::TenantCreated(TenantCreated { tenant_id: TENANT, name: "Harbour".into(), data_key })
-}
-
-fn camera_added() -> Event {
-    Event::CameraAdded(CameraAdded { tenant_id: TENANT, camera_id: CAMERA, settings: camera_settings() })
-}
-
-fn camera_settings() -> CameraSettings {
-    let secret = Sealed { sealed_in: EventId::from_uuid(Uuid::nil()), bytes: Base64Bytes::default() };
-    CameraSettings {
-        name: "Gate 3".into(),
-        labels: BTreeMap::new(),
-        source: Source { url: "rtsp://10.0.0.7/".into(), secret, transport: Transport::Tcp },
-        recording: Recording { mode: RecordingMode::Continuous },
-        retention: Retention::default(),
-        failover_priority: Priority::Medium,
-        preferred_server_id: None,
-        copies: 1,
-        expected_bitrate_bps: None,
-    }
-}
-
-fn server_joined(server_id: ServerId, name: &str, key: u8) -> Event {
-    Event::ServerJoined(ServerJoined {
-        server_id,
-        name: name.into(),
-        public_key: PublicKey([key; 32]),
-        labels: BTreeMap::new(),
-        capacity: Capacity::default(),
-    })
-}
-
-fn server_added(server_id: ServerId, name: &str) -> Event {
-    let settings = ServerSettings {
-        name: name.into(),
-        labels: BTreeMap::new(),
-        capacity: Capacity { max_cameras: 7, max_bitrate_bps: None },
-        failover: Failover::default(),
-    };
-    Event::ServerAdded(ServerAdded { server_id, settings })
-}
-
-fn adopted(server_id: ServerId) -> Event {
-    Event::ServerAdopted(ServerAdopted { server_id })
-}
-
-fn plan(decision: Decision) -> Event {
-    let entry = PlanEntry { tenant_id: TENANT, camera_id: CAMERA, decision };
-    Event::PlanMade(PlanMade { basis: Position(1), rules: 1, entries: vec![entry] })
-}
-
-fn assign(server_id: ServerId) -> Event {
-    plan(Decision::Assign { server_id, reason: AssignReason::LeastLoaded })
-}
-
-fn at(position: Position) -> Timestamp {
-    Timestamp::UNIX_EPOCH.plus_millis(i64::try_from(position.0).expect("small"))
-}
-
-/// Folds `events` from position 1 on; all of them are possible.
-fn folded(events: &[Event]) -> (State, Vec<Outcome>) {
-    let mut state = State::default();
-    let outcomes = events.iter().map(|event| {
-        let position = state.position.next();
-        fold::apply(&mut state, position, at(position), event).expect("possible")
-    });
-    let outcomes = outcomes.collect();
-    (state, outcomes)
-}
+use crate::given::*;
 
 #[test]
 fn a_camera_added_to_a_deleted_tenant_is_stale() {
@@ -105,7 +21,7 @@ fn a_camera_added_to_a_deleted_tenant_is_stale() {
 }
 
 #[test]
-fn a_tenant_that_got_a_camera_while_it_was_deleted_stays_and_can_be_changed() {
+fn a_tenant_that_got_a_camera_while_it_was_deleted_stays_and_can_be_camera_changed() {
     let deleted = Event::TenantDeleted(TenantDeleted { tenant_id: TENANT });
     let (mut state, outcomes) = folded(&[tenant_created(), camera_added(), deleted.clone()]);
     assert_eq!(outcomes.last(), Some(&Outcome::Stale(1)));
@@ -149,11 +65,12 @@ fn a_stale_join_leaves_an_announced_server_open_to_commands() {
 fn a_detached_worker_is_not_back_by_a_join_that_was_on_its_way() {
     let (state, outcomes) = folded(&[
         server_joined(SERVER, "north", 1),
-        Event::ServerDetached(ServerDetached { server_id: SERVER }),
+        detached(SERVER, DetachedCameras::Keep),
         server_joined(OTHER_SERVER, "north", 1),
     ]);
     assert_eq!(outcomes.last(), Some(&Outcome::Stale(1)));
-    assert_eq!(state.servers().count(), 0);
+    assert_eq!(state.servers().count(), 1);
+    assert_eq!(membership(&state, SERVER), Membership::Detached { seen_again: false });
 }
 
 #[test]
@@ -174,13 +91,13 @@ fn a_plans_position_is_the_epoch_and_its_servers_exit_unplans() {
     assert_eq!((assignment.server_id, assignment.epoch), (SERVER, Epoch(5)));
     assert_eq!(assignment.since, at(Position(5)));
 
-    let detached = Event::ServerDetached(ServerDetached { server_id: SERVER });
-    assert_eq!(fold::apply(&mut state, Position(6), at(Position(6)), &detached), Ok(Outcome::Applied));
-    assert_eq!(state.camera(TENANT, CAMERA).expect("there").placement, Placement::Unplanned);
+    let let_go = detached(SERVER, DetachedCameras::Keep);
+    assert_eq!(fold::apply(&mut state, Position(6), at(Position(6)), &let_go), Ok(Outcome::Applied));
+    assert_eq!(state.camera(TENANT, CAMERA).expect("there").placement(), Placement::Unplanned);
 
     // A plan that was made before is stale now, and moves the condition of the next plan all the same.
     assert_eq!(fold::apply(&mut state, Position(7), at(Position(7)), &assign(SERVER)), Ok(Outcome::Stale(1)));
-    assert_eq!(state.camera(TENANT, CAMERA).expect("there").placement, Placement::Unplanned);
+    assert_eq!(state.camera(TENANT, CAMERA).expect("there").placement(), Placement::Unplanned);
     assert_eq!(state.last_plan, Position(7));
 }
 
@@ -189,7 +106,7 @@ fn a_plan_for_a_server_that_is_not_adopted_or_has_no_worker_is_stale() {
     for server in [server_joined(SERVER, "north", 1), server_added(SERVER, "north")] {
         let (state, outcomes) = folded(&[tenant_created(), camera_added(), server, assign(SERVER)]);
         assert_eq!(outcomes.last(), Some(&Outcome::Stale(1)));
-        assert_eq!(state.camera(TENANT, CAMERA).expect("there").placement, Placement::Unplanned);
+        assert_eq!(state.camera(TENANT, CAMERA).expect("there").placement(), Placement::Unplanned);
     }
 }
 
@@ -198,17 +115,21 @@ fn an_unplaced_camera_says_why_and_since_when() {
     let reason = UnplacedReason::NoServer;
     let (state, _) = folded(&[tenant_created(), camera_added(), plan(Decision::Unplace { reason })]);
     let expected = Placement::Unplaced { reason, since: at(Position(3)) };
-    assert_eq!(state.camera(TENANT, CAMERA).expect("there").placement, expected);
+    assert_eq!(state.camera(TENANT, CAMERA).expect("there").placement(), expected);
 }
 
 #[test]
 fn only_another_source_is_a_new_source() {
-    let changed =
-        |settings| Event::CameraChanged(CameraChanged { tenant_id: TENANT, camera_id: CAMERA, settings });
     let renamed = CameraSettings { name: "Gate 4".into(), ..camera_settings() };
     let mut moved = renamed.clone();
     moved.source.secret.bytes = Base64Bytes(vec![1]);
-    let events = [tenant_created(), camera_added(), changed(renamed), changed(moved.clone()), changed(moved)];
+    let events = [
+        tenant_created(),
+        camera_added(),
+        camera_changed(renamed),
+        camera_changed(moved.clone()),
+        camera_changed(moved),
+    ];
     for (length, version, source_version) in [(2, 2, 2), (3, 3, 2), (4, 4, 4), (5, 5, 4)] {
         let (state, _) = folded(&events[..length]);
         let camera = state.camera(TENANT, CAMERA).expect("there");
@@ -228,4 +149,18 @@ fn a_halt_says_where_and_why() {
     let gap = fold::apply(&mut state, Position(5), at(Position(5)), &changed).expect_err("missing");
     assert_eq!(gap, Error::Missing { after: Position(1), found: Position(5), missing: 3 });
     assert_eq!(state, before);
+}
+
+#[test]
+fn a_command_for_a_camera_that_went_with_its_server_is_stale() {
+    let requested = move_requested(0, SECOND);
+    let deleted = Event::CameraDeleted(CameraDeleted { tenant_id: TENANT, camera_id: CAMERA });
+    for command in [camera_changed(camera_settings()), deleted, requested] {
+        // Given a camera whose server was let go with its cameras, and a command that was decided before.
+        let (mut state, _) = folded(&recorded_on(SERVER));
+        apply(&mut state, &detached(SERVER, DetachedCameras::Remove));
+        // When that command's event comes, then it neither halts the fold nor brings the camera back.
+        assert_eq!(apply(&mut state, &command), Outcome::Stale(1), "{command:?}");
+        assert!(state.camera(TENANT, CAMERA).is_none());
+    }
 }

@@ -1,0 +1,143 @@
+//! What workers say and what they are told, arbitrarily.
+
+use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
+use longwatch_events::event::{Load, RecordingReported, ServerHeartbeat};
+use longwatch_events::fact::{
+    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
+};
+use longwatch_events::hash::Sha256;
+use longwatch_events::position::Position;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::{boot_id, bytes, camera_id, epoch, position, server_id, tenant_id, text, timestamp};
+
+pub(super) fn heartbeat() -> impl Strategy<Value = ServerHeartbeat> {
+    (server_id(), boot_id(), any::<u64>(), load()).prop_map(|(server_id, boot_id, sequence, load)| {
+        ServerHeartbeat { server_id, boot_id, sequence, load }
+    })
+}
+
+pub(super) fn reported() -> impl Strategy<Value = RecordingReported> {
+    (server_id(), boot_id(), vec(fact(), 0..5)).prop_map(|(server_id, boot_id, facts)| RecordingReported {
+        server_id,
+        boot_id,
+        facts,
+    })
+}
+
+fn load() -> impl Strategy<Value = Load> {
+    (any::<[u64; 6]>(), any::<[u32; 4]>()).prop_map(|(wide, narrow)| Load {
+        applied_revision: Position(wide[0]),
+        cameras: narrow[0],
+        recording: narrow[1],
+        unsettled: narrow[2],
+        received_bytes_per_s: wide[1],
+        cpu_millicores: narrow[3],
+        memory_bytes: wide[2],
+        disk_free_bytes: wide[3],
+        disk_total_bytes: wide[4],
+        outbox_facts: wide[5],
+    })
+}
+
+fn codec() -> impl Strategy<Value = Codec> {
+    select(vec![Codec::H264, Codec::H265, Codec::Aac])
+}
+
+fn cause() -> impl Strategy<Value = Cause> {
+    select(vec![
+        Cause::Unauthorized,
+        Cause::NotFound,
+        Cause::Refused,
+        Cause::Unreachable,
+        Cause::Timeout,
+        Cause::ProtocolError,
+        Cause::Closed,
+        Cause::Stalled,
+        Cause::NotAllowed,
+        Cause::UnsupportedCodec,
+        Cause::TimestampJump,
+        Cause::StorageError,
+        Cause::WorkerRestarted,
+        Cause::WorkerStopped,
+        Cause::Reassigned,
+        Cause::Disabled,
+        Cause::Unplaced,
+        Cause::ServerSilent,
+    ])
+}
+
+fn stored() -> impl Strategy<Value = Fact> {
+    let of = (tenant_id(), camera_id(), epoch(), text(), timestamp(), timestamp());
+    let what = (any::<u64>(), any::<[u8; 32]>(), any::<u64>(), codec(), option::of(codec()), any::<bool>());
+    (of, what).prop_map(|((tenant_id, camera_id, epoch, key, start, end), what)| {
+        let (bytes, sha256, video_frames, video, audio, repaired) = what;
+        Fact::SegmentStored(SegmentStored {
+            tenant_id,
+            camera_id,
+            epoch,
+            key,
+            start,
+            end,
+            bytes,
+            sha256: Sha256(sha256),
+            video_frames,
+            video,
+            audio,
+            repaired,
+        })
+    })
+}
+
+fn fact() -> impl Strategy<Value = Fact> {
+    let of = || (tenant_id(), camera_id(), epoch(), timestamp());
+    prop_oneof![
+        (of(), codec(), option::of(codec())).prop_map(|((tenant_id, camera_id, epoch, at), video, audio)| {
+            Fact::Started(Started { tenant_id, camera_id, epoch, at, video, audio })
+        }),
+        (of(), timestamp()).prop_map(|((tenant_id, camera_id, epoch, start), durable_at)| {
+            Fact::FirstKeyframeDurable(FirstKeyframeDurable {
+                tenant_id,
+                camera_id,
+                epoch,
+                start,
+                durable_at,
+            })
+        }),
+        stored(),
+        (of(), cause(), text()).prop_map(|((tenant_id, camera_id, epoch, at), cause, detail)| {
+            Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail })
+        }),
+        (of(), timestamp(), cause()).prop_map(|((tenant_id, camera_id, epoch, start), end, cause)| {
+            Fact::Gap(Gap { tenant_id, camera_id, epoch, start, end, cause })
+        }),
+    ]
+}
+
+pub(super) fn assignments() -> impl Strategy<Value = AssignmentSet> {
+    let camera = (tenant_id(), camera_id(), epoch(), position(), bytes(), any::<bool>()).prop_map(
+        |(tenant_id, camera_id, epoch, settings_version, source, single_session)| AssignedCamera {
+            tenant_id,
+            camera_id,
+            epoch,
+            settings_version,
+            source,
+            single_session,
+        },
+    );
+    let numbers = (any::<[u32; 3]>(), option::of(any::<u32>()));
+    (server_id(), position(), numbers, vec(camera, 0..4)).prop_map(
+        |(server_id, revision, ([part, parts, heartbeat_interval_ms], lease_ms), cameras)| AssignmentSet {
+            server_id,
+            revision,
+            part,
+            parts,
+            heartbeat_interval_ms,
+            lease_ms,
+            cameras,
+        },
+    )
+}
