@@ -94,6 +94,8 @@ CREATE TABLE recording_status (
     boot_id            UUID NOT NULL,
     state              TEXT NOT NULL CHECK (state IN ('connecting', 'recording', 'offline')),
     since_us           BIGINT NOT NULL,
+    -- Where in RECORDINGS that was said.
+    position           BIGINT NOT NULL,
     cause              TEXT,
     detail             TEXT,
     -- Video of which is known that it is durable although its segment may not be closed: from, and up to (NULL: still
