@@ -418,6 +418,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use longwatch_events::id::{EventId, ServerId, SystemIds};
@@ -429,7 +430,7 @@ mod tests {
 
     use super::*;
     use crate::decide::command::Command;
-    use crate::decide::placement;
+    use crate::decide::placement::{self, Evidence, Inputs, Scope};
     use crate::read_model::{CameraFilter, Page};
     use crate::service::CommandError;
     use crate::testing::TestControl;
@@ -482,7 +483,12 @@ mod tests {
     /// Where the log ends once there is nothing left to plan.
     async fn planned(control: &TestControl) -> Position {
         let asked = control.log.end(LogStream::Log).await.unwrap();
-        control.until(|state| state.position >= asked && placement::plan(state).entries.is_empty()).await;
+        let (now, evidence, lose) = (control.service.log_now(), Evidence::new(), BTreeSet::new());
+        let is_planned = |state: &State| {
+            let inputs = Inputs { state, now, evidence: &evidence, lose: &lose, scope: Scope::All };
+            placement::plan(&inputs).entries.is_empty()
+        };
+        control.until(|state| state.position >= asked && is_planned(state)).await;
         let end = control.log.end(LogStream::Log).await.unwrap();
         control.service.folded(end).await.unwrap();
         end

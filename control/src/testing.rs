@@ -140,6 +140,8 @@ impl TestControl {
             preferred_server_id: None,
             copies: 1,
             expected_bitrate_bps: None,
+            server_labels: Labels::new(),
+            single_session: false,
         };
         let command = Command::AddCamera { tenant_id, camera_id, settings: Box::new(settings) };
         self.service.execute("test", event_id, command).await.unwrap();

@@ -41,8 +41,8 @@ pub const TABLES: [Table; 11] = [
     Table { name: "creations", columns: "thing_id, position", key: "thing_id" },
     Table {
         name: "recording_status",
-        columns: "tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, cause, detail, recording_since_us, \
-                  recording_until_us",
+        columns: "tenant_id, camera_id, epoch, server_id, boot_id, state, since_us, position, cause, detail, \
+                  recording_since_us, recording_until_us",
         key: "tenant_id, camera_id, epoch, server_id",
     },
     Table {

@@ -11,7 +11,8 @@ use longwatch_events::subject::LogStream;
 use uuid::Uuid;
 
 use super::super::rows::{
-    AssignmentView, CameraView, Counts, Observations, ServerView, TenantRow, TimelineRows,
+    AssignmentView, CameraView, Counts, Observations, ServerView, StatusOf, StatusRow, TenantRow,
+    TimelineRows,
 };
 use super::super::{
     Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel,
@@ -82,6 +83,10 @@ impl ReadModel for Recorder {
     }
 
     fn timeline(&self, _: TenantId, _: CameraId, _: Range) -> Answer<'_, TimelineRows> {
+        nothing()
+    }
+
+    fn statuses(&self, _: Vec<StatusOf>) -> Answer<'_, Vec<Option<StatusRow>>> {
         nothing()
     }
 

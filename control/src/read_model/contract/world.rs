@@ -1,8 +1,8 @@
 //! A log in a list, and what happens in it.
 
 use longwatch_events::event::{
-    CameraAdded, CameraDeleted, Decision, Event, PlanEntry, PlanMade, RecordingReported, ServerAdded,
-    ServerDetached, ServerJoined, TenantCreated,
+    CameraAdded, CameraDeleted, Decision, DetachedCameras, Event, Part, PlanEntry, PlanMade,
+    RecordingReported, ServerAdded, ServerDetached, ServerJoined, TenantCreated,
 };
 use longwatch_events::fact::{
     Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
@@ -62,6 +62,8 @@ pub(super) fn camera_settings(name: &str) -> CameraSettings {
         preferred_server_id: None,
         copies: 1,
         expected_bitrate_bps: Some(2_000_000),
+        server_labels: Labels::new(),
+        single_session: false,
     }
 }
 
@@ -139,9 +141,11 @@ impl<'m> World<'m> {
         camera_id: CameraId,
         decision: Decision,
     ) -> Epoch {
-        let entries = vec![PlanEntry { tenant_id, camera_id, decision }];
+        let entries = vec![PlanEntry { tenant_id, camera_id, copy: 0, decision }];
         let basis = self.state.position;
-        Epoch::from(self.happens(Event::PlanMade(PlanMade { basis, rules: 1, entries })).await)
+        let (decided_at, part) = (Some(at(self.seconds)), Part::WHOLE);
+        let plan = PlanMade { basis, rules: 1, decided_at, part, entries };
+        Epoch::from(self.happens(Event::PlanMade(plan)).await)
     }
 
     pub(super) async fn assign(&mut self, tenant: TenantId, camera: CameraId, server_id: ServerId) -> Epoch {
@@ -248,5 +252,6 @@ pub(super) async fn eventful(world: &mut World<'_>) {
         world.reported(server, vec![keyframe(tenant, second, second_epoch, start + 20)]).await;
         world.plan(tenant, second, decision).await;
     }
-    world.happens(Event::ServerDetached(ServerDetached { server_id: current.0 })).await;
+    let cameras = DetachedCameras::Keep;
+    world.happens(Event::ServerDetached(ServerDetached { server_id: current.0, cameras })).await;
 }

@@ -1,3 +1,5 @@
+use longwatch_events::position::Position;
+
 use super::*;
 use longwatch_events::fact::Codec;
 use longwatch_events::hash::Sha256;
@@ -41,6 +43,7 @@ fn segment(start: Timestamp, end: Timestamp, epoch: u64) -> SegmentRow {
 fn status(epoch: u64, condition: Condition, since: i64, open: Option<(i64, Option<i64>)>) -> StatusRow {
     let open = open.map(|(since, until)| OpenVideo { since: at(since), until: until.map(at) });
     StatusRow {
+        position: Position(1),
         epoch: Epoch(epoch),
         server_id: server(),
         boot_id: boot(1),
