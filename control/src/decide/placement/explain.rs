@@ -16,6 +16,10 @@ pub struct Candidate {
     pub refusal: Option<Refusal>,
     /// The share of its capacity in use when the copy's turn came, in millionths; `None`: it cannot record.
     pub relative_load: Option<u64>,
+    /// Whether another copy of the camera is in its zone: it comes behind all servers of other zones.
+    pub shares_zone: bool,
+    /// Whether its zone is another than the one the camera carries as a label: it comes behind those of that zone.
+    pub other_zone: bool,
 }
 
 /// What a plan says of one copy, and why.
@@ -38,7 +42,14 @@ pub(super) fn candidates(inputs: &Inputs<'_>, rooms: &Rooms<'_>, request: &Reque
     let candidate = |(server_id, server): (ServerId, &longwatch_events::state::Server)| {
         let refusal =
             if server.is_ours() { rooms.refusal(server_id, request) } else { Some(Refusal::NotAdopted) };
-        Candidate { server_id, refusal, relative_load: rooms.relative_load(server_id) }
+        let zones = rooms.zones(server_id, request).unwrap_or_default();
+        Candidate {
+            server_id,
+            refusal,
+            relative_load: rooms.relative_load(server_id),
+            shares_zone: zones.shares,
+            other_zone: zones.other,
+        }
     };
     inputs.state.servers().map(candidate).collect()
 }

@@ -5,16 +5,18 @@
 //! 2. constraints: labels a camera asks for, copies of a camera on different servers;
 //! 3. take over the cameras of a lost server, but those with priority `never`: they wait for it;
 //! 4. place by failover priority, then first copies before second ones, then by tenant and id; if policy says so, a `low`
-//!    camera gives up its place to a `high` one that has none;
-//! 5. a camera goes home if its server is back and nobody took it, else to its preferred server, both if there is room; a
-//!    server takes cameras of others only while failover is enabled on it and it holds fewer than its takeover limit;
+//!    camera gives up its place to a `high` one that has none, one for one;
+//! 5. a camera goes to the server on which somebody wishes it, else to its preferred server, else home if its server is back
+//!    and nobody took it, each if there is room; a server takes cameras of others only while failover is enabled on it and
+//!    it holds fewer than its takeover limit;
 //! 6. move nothing that may stay. What is moved all the same (drain, failback, a wish, a label, a preference, too full a
 //!    server) is moved so many at a time, and the old server goes on until the new one has begun: [`moves`];
 //! 7. copies of one camera in different zones, a camera in the zone that it carries as a label;
 //! 8. spread by relative load, then by free disk; ties end on the server id.
 //!
 //! Postconditions (checked by property tests against an independent oracle): no server exceeds a capacity because of
-//! a plan; a plan folded into State makes the next plan empty; the same inputs give the same plan.
+//! a plan; a plan folded into State makes the next plan empty, unless it ended moves: then the next may begin others; the
+//! same inputs give the same plan.
 //!
 //! Why: a camera that stays where it is loses nothing, and a plan that can be derived again can be explained.
 //!
@@ -109,7 +111,7 @@ struct Draft<'a> {
     decided: BTreeMap<CopyKey, Decision>,
     /// For which requests no room was left, by what they ask for: none will be, rooms only fill.
     exhausted: BTreeMap<rooms::Kind<'a>, u64>,
-    /// Why, by the same and the bitrate.
+    /// Why those who are left out are, by the same and the bitrate.
     reasons: BTreeMap<(rooms::Kind<'a>, u64), UnplacedReason>,
     /// The copy whose candidates are to be noted down, and what was noted.
     probe: Option<CopyKey>,
@@ -131,10 +133,15 @@ impl<'a> Draft<'a> {
 
     fn draw_up(&mut self) {
         self.settle_moves();
-        self.place_waiting();
+        self.switch_off();
+        let left_out = self.place_waiting();
         match self.inputs.scope {
             Scope::All => self.begin_moves(),
             Scope::Failover => {}
+        }
+        // Only now is it known what is left of the room, and so what each of them lacks.
+        for copy in left_out {
+            self.leave_out(copy);
         }
     }
 

@@ -28,9 +28,12 @@ impl<'a> Draft<'a> {
             if !camera.wants_recording() {
                 continue;
             }
-            if let Some(decision) = self.settled(key, camera, copy, old, new) {
-                self.decided.insert(key, decision);
-            }
+            let Some(decision) = self.settled(key, camera, copy, old, new) else { continue };
+            let (old, new, bitrate_bps) = (old.server_id, new.server_id, index::bitrate(camera));
+            let left = if let Decision::Abandon { .. } = decision { new } else { old };
+            self.rooms.give(left, bitrate_bps);
+            self.rooms.stay(old, bitrate_bps);
+            self.decided.insert(key, decision);
         }
     }
 
@@ -47,7 +50,9 @@ impl<'a> Draft<'a> {
         let finish = |reason, evidence| Some(Decision::Finish { epoch, reason, evidence });
         let abandon = |reason| Some(Decision::Abandon { epoch, reason });
         if !self.is_up(new.server_id) {
-            return abandon(AbandonReason::NewLost);
+            // If both servers are lost there is no move to speak of: the copy waits for a third one.
+            let stays = self.is_up(old.server_id) || camera.settings.failover_priority == Priority::Never;
+            return if stays { abandon(AbandonReason::NewLost) } else { None };
         }
         let one_at_a_time = camera.settings.single_session;
         let shown = self.inputs.evidence.get(&(key, epoch));
@@ -61,44 +66,48 @@ impl<'a> Draft<'a> {
         if !self.is_up(old.server_id) {
             return finish(FinishReason::OldLost, None);
         }
-        if !self.is_still_wanted(copy, old, new) {
+        if !self.is_still_wanted(camera, copy, old, new) {
             return abandon(AbandonReason::NotWanted);
         }
         let timeout_ms = i64::from(self.inputs.state.policy.moves.timeout_s) * 1_000;
         if self.inputs.now.millis_since(new.since) <= timeout_ms {
             return None;
         }
-        match new.reason {
-            AssignReason::Drain => finish(FinishReason::TimedOut, None),
-            // The old server was told to stop, so it is not what records.
-            _ if one_at_a_time => finish(FinishReason::TimedOut, None),
-            AssignReason::Preferred
-            | AssignReason::LeastLoaded
-            | AssignReason::Failover
-            | AssignReason::Home
-            | AssignReason::Failback
-            | AssignReason::OverCapacity
-            | AssignReason::Labels
-            | AssignReason::Rebalance
-            | AssignReason::Requested => abandon(AbandonReason::TimedOut),
+        // Of a camera that serves one client the old server was told to stop, so it is not what records.
+        if one_at_a_time || self.must_leave(camera, old.server_id) {
+            return finish(FinishReason::TimedOut, None);
         }
+        abandon(AbandonReason::TimedOut)
+    }
+
+    /// Whether the server is being emptied, of this camera as well.
+    fn must_leave(&self, camera: &Camera, server_id: ServerId) -> bool {
+        self.is_draining(server_id) && camera.settings.failover_priority != Priority::Never
     }
 
     /// Whether what a move was begun for is still the case.
-    fn is_still_wanted(&self, copy: &CameraCopy, old: &Assignment, new: &Assignment) -> bool {
-        if self.is_draining(new.server_id) {
+    fn is_still_wanted(
+        &self,
+        camera: &Camera,
+        copy: &CameraCopy,
+        old: &Assignment,
+        new: &Assignment,
+    ) -> bool {
+        let labels = &camera.settings.server_labels;
+        let carries = |id| self.rooms.get(id).is_some_and(|room| room.has_labels(labels));
+        if self.is_draining(new.server_id) || !carries(new.server_id) {
             return false;
         }
         match new.reason {
-            AssignReason::Drain => self.is_draining(old.server_id),
+            AssignReason::Drain => self.must_leave(camera, old.server_id),
             AssignReason::Requested => copy.requested() == Some(new.server_id),
-            AssignReason::Preferred
-            | AssignReason::LeastLoaded
+            AssignReason::Preferred => camera.settings.preferred_server_id == Some(new.server_id),
+            AssignReason::Labels => !carries(old.server_id),
+            AssignReason::LeastLoaded
             | AssignReason::Failover
             | AssignReason::Home
             | AssignReason::Failback
             | AssignReason::OverCapacity
-            | AssignReason::Labels
             | AssignReason::Rebalance => true,
         }
     }
@@ -187,6 +196,21 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Begins a move that cannot be put off: home if that has room, else to the best server there is.
+    fn begin_home_or_to_best(
+        &mut self,
+        key: CopyKey,
+        home: Option<ServerId>,
+        reason: AssignReason,
+        budget: &mut usize,
+    ) {
+        let request = self.request(key, home);
+        match home.filter(|home| self.rooms.may_have(*home, &request)) {
+            Some(home) => self.begin_if_room(key, home, AssignReason::Failback, &request, budget),
+            None => self.begin_to_best(key, reason, &request, budget),
+        }
+    }
+
     fn move_to_wished(&mut self, budget: &mut usize) {
         for key in self.inputs.state.index().requested() {
             if *budget == 0 {
@@ -223,12 +247,7 @@ impl<'a> Draft<'a> {
                     return;
                 }
                 let home = self.copy(key).1.home.unwrap_or(server_id);
-                let request = self.request(key, Some(home));
-                if self.rooms.may_have(home, &request) {
-                    self.begin_if_room(key, home, AssignReason::Failback, &request, budget);
-                } else {
-                    self.begin_to_best(key, AssignReason::Drain, &request, budget);
-                }
+                self.begin_home_or_to_best(key, Some(home), AssignReason::Drain, budget);
             }
         }
     }
@@ -258,15 +277,18 @@ impl<'a> Draft<'a> {
         let over: Vec<_> = over.map(|(server_id, _)| server_id).collect();
         for server_id in over {
             for key in self.last_to_stay(server_id) {
-                let still_over = self
+                let (camera, copy) = self.copy(key);
+                let has_bitrate = index::bitrate(camera) > 0;
+                let helps = self
                     .rooms
                     .get(server_id)
-                    .is_some_and(|room| room.surplus() > 0 || room.is_over_bitrate());
-                if *budget == 0 || !still_over {
-                    break;
+                    .is_some_and(|room| room.surplus() > 0 || (room.is_over_bitrate() && has_bitrate));
+                if *budget == 0 {
+                    return;
                 }
-                let request = self.request(key, None);
-                self.begin_to_best(key, AssignReason::OverCapacity, &request, budget);
+                if helps {
+                    self.begin_home_or_to_best(key, copy.home, AssignReason::OverCapacity, budget);
+                }
             }
         }
     }
@@ -299,9 +321,8 @@ impl<'a> Draft<'a> {
                 .away_from(home)
                 .filter_map(|key| {
                     let (camera, copy, now_on) = self.movable(key)?;
-                    let may_go = server.failback_requested
-                        || (!camera.settings.single_session && !self.is_resting(copy));
-                    let goes = now_on.server_id != home && may_go;
+                    let may_go = server.failback_requested || !camera.settings.single_session;
+                    let goes = now_on.server_id != home && may_go && !self.is_resting(copy);
                     goes.then_some((camera.settings.failover_priority, key.copy, key))
                 })
                 .collect();
@@ -338,8 +359,7 @@ impl<'a> Draft<'a> {
             let Some((camera, copy, now_on)) = self.movable(key) else { continue };
             let Some(preferred) = camera.settings.preferred_server_id else { continue };
             // What others took over goes home first, by the rules of failback. Of several copies one can be there.
-            let goes = preferred != now_on.server_id && copy.home.is_none() && !self.is_resting(copy);
-            if goes && now_on.reason != AssignReason::Requested {
+            if preferred != now_on.server_id && copy.home.is_none() && !self.is_resting(copy) {
                 let request = self.request(key, None);
                 self.begin_if_room(key, preferred, AssignReason::Preferred, &request, budget);
             }

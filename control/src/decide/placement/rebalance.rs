@@ -1,95 +1,191 @@
 //! Evening the load out: copies go from the fullest server to the emptiest, as long as the two differ by more than policy
 //! bears and the move makes the difference smaller.
 //!
-//! Only declared figures count, never measured ones: those go up and down, and so would the cameras.
+//! Only declared figures count, never measured ones: those go up and down, and so would the cameras. And only copies that
+//! have been where they are for as long as a server must have been there to be given some: nobody is sent on at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use longwatch_events::event::Decision;
 use longwatch_events::id::{CopyKey, ServerId};
 use longwatch_events::policy::Mode;
-use longwatch_events::reason::AssignReason;
+use longwatch_events::reason::{AssignReason, UnplacedReason};
+use longwatch_events::settings::{Labels, Priority};
+use longwatch_events::state::{Assignment, Camera, CameraCopy};
 
 use super::Draft;
 
-impl Draft<'_> {
+/// So many of the emptiest servers are tried for a copy: were it all of ten thousand, a fleet whose labels keep it from
+/// being even would cost a second at every look.
+const EMPTIEST: usize = 64;
+
+/// Servers by how full they will be, as far as they may give or be given copies.
+struct Loads {
+    givers: BTreeSet<(u64, ServerId)>,
+    takers: BTreeSet<(u64, ServerId)>,
+}
+
+/// Copies of one server that differ in nothing that counts here: if one finds no taker, none does.
+type Alike<'a> = (&'a Labels, Option<&'a str>, u64);
+
+impl<'a> Draft<'a> {
     pub(super) fn rebalance(&mut self, budget: &mut usize) {
-        let rules = self.inputs.state.policy.rebalance;
-        if *budget == 0 || rules.mode != Mode::Automatic {
+        if self.inputs.state.policy.rebalance.mode != Mode::Automatic {
             return;
         }
-        let threshold = u64::from(rules.threshold_percent) * 10_000;
-        let mut givers: BTreeSet<_> = self.rooms.all().map(|(id, room)| (room.settled_load(), id)).collect();
-        let mut takers = self.takers();
+        // Again: who gave may be empty enough now for those that found nobody before.
+        while *budget > 0 && self.even_out(budget) {}
+    }
+
+    /// Goes through all servers, the fullest first; whether a move was begun.
+    fn even_out(&mut self, budget: &mut usize) -> bool {
+        let mut loads = self.loads();
         let mut candidates = BTreeMap::new();
-        while *budget > 0 {
-            let (Some(&(most, from)), Some(&(least, to))) = (givers.last(), takers.first()) else { return };
-            if most.saturating_sub(least) <= threshold {
-                return;
-            }
+        let mut has_begun = false;
+        while *budget > 0
+            && let Some(&(most, from)) = loads.givers.last()
+            && let Some(&(least, _)) = loads.takers.first()
+            && self.is_uneven(most, least)
+        {
             let rest: &mut Vec<CopyKey> =
                 candidates.entry(from).or_insert_with(|| self.may_be_evened_out(from));
-            let Some(key) = rest.pop() else {
-                givers.remove(&(most, from));
+            let Some((at, to)) = self.first_move(from, most, rest, &loads.takers) else {
+                loads.givers.remove(&(most, from));
                 continue;
             };
-            let request = self.request(key, None);
-            self.note(key, &request);
-            if !self.rooms.may_have(to, &request) || !self.makes_smaller(key, from, to) {
-                continue;
-            }
+            let key = rest.remove(at);
+            self.note(key, &self.request(key, None));
+            let before = [(from, self.settled_load(from)), (to, self.settled_load(to))];
             self.begin(key, from, to, AssignReason::Rebalance, budget);
-            for (set, id, before) in [(&mut givers, from, most), (&mut takers, to, least)] {
-                set.remove(&(before, id));
-                set.extend(self.rooms.get(id).map(|room| (room.settled_load(), id)));
+            for (id, load) in before {
+                loads.update(id, load, self.settled_load(id));
             }
+            has_begun = true;
+        }
+        has_begun
+    }
+
+    fn settled_load(&self, server_id: ServerId) -> u64 {
+        self.rooms.get(server_id).map_or(0, |room| room.settled_load())
+    }
+
+    fn is_uneven(&self, most: u64, least: u64) -> bool {
+        let threshold = u64::from(self.inputs.state.policy.rebalance.threshold_percent) * 10_000;
+        most.saturating_sub(least) > threshold
+    }
+
+    /// A server that is being emptied gives by other rules; one is given copies of others if it has been there for long
+    /// enough and no copies wait to come back to it.
+    fn loads(&self) -> Loads {
+        let (state, now) = (self.inputs.state, self.inputs.now);
+        let stable_ms = i64::from(state.policy.rebalance.stable_s) * 1_000;
+        let mut loads = Loads { givers: BTreeSet::new(), takers: BTreeSet::new() };
+        for (server_id, room) in self.rooms.all() {
+            let Some(server) = state.server(server_id).filter(|server| server.draining_since.is_none()) else {
+                continue;
+            };
+            let load = (room.settled_load(), server_id);
+            loads.givers.insert(load);
+            let is_awaited = state.index().away_from(server_id).any(|key| self.is_still_away(key));
+            if now.millis_since(server.present_since) >= stable_ms && !is_awaited {
+                loads.takers.insert(load);
+            }
+        }
+        loads
+    }
+
+    /// Whether a copy that others took over still belongs to its home after this plan.
+    fn is_still_away(&self, key: CopyKey) -> bool {
+        match self.decided.get(&key) {
+            Some(Decision::Assign { reason, .. }) => *reason == AssignReason::Failover,
+            Some(Decision::Unplace { reason }) => *reason != UnplacedReason::Disabled,
+            Some(Decision::Move { .. } | Decision::Finish { .. } | Decision::Abandon { .. }) | None => true,
         }
     }
 
-    /// Servers that may be given copies of others: they have been there for long enough, and no copies wait to come back
-    /// to them.
-    fn takers(&self) -> BTreeSet<(u64, ServerId)> {
-        let (state, now) = (self.inputs.state, self.inputs.now);
-        let stable_ms = i64::from(state.policy.rebalance.stable_s) * 1_000;
-        let is_ready = |id: ServerId| {
-            state.server(id).is_some_and(|server| {
-                now.millis_since(server.present_since) >= stable_ms && server.draining_since.is_none()
-            }) && state.index().away_from(id).next().is_none()
-        };
-        self.rooms.all().filter(|(id, _)| is_ready(*id)).map(|(id, room)| (room.settled_load(), id)).collect()
+    /// The first of `candidates` that one of the emptiest servers may have, and that server.
+    fn first_move(
+        &self,
+        from: ServerId,
+        most: u64,
+        candidates: &[CopyKey],
+        takers: &BTreeSet<(u64, ServerId)>,
+    ) -> Option<(usize, ServerId)> {
+        let mut hopeless: BTreeSet<Alike<'a>> = BTreeSet::new();
+        for (at, key) in candidates.iter().enumerate() {
+            let request = self.request(*key, None);
+            let alike = (request.labels(), request.zone(), request.bitrate_bps);
+            if request.is_alone() && hopeless.contains(&alike) {
+                continue;
+            }
+            let zones_here = self.rooms.zones(from, &request);
+            let emptier = takers.iter().take(EMPTIEST).take_while(|(load, _)| self.is_uneven(most, *load));
+            let mut fitting = emptier.filter(|(_, to)| {
+                self.rooms.may_have(*to, &request)
+                    && self.makes_smaller(request.bitrate_bps, from, *to)
+                    // Even load is worth less than what zones are for.
+                    && self.rooms.zones(*to, &request) <= zones_here
+            });
+            if let Some((_, to)) = fitting.next() {
+                return Some((at, *to));
+            }
+            if request.is_alone() {
+                hopeless.insert(alike);
+            }
+        }
+        None
     }
 
-    /// The copies of a server that nobody and nothing wants just there, the first to go last.
+    /// The copies of a server that nobody and nothing wants just there, the last to be placed first.
     fn may_be_evened_out(&self, from: ServerId) -> Vec<CopyKey> {
-        let copies = self.inputs.state.index().roster(from).copies();
+        let copies = self.inputs.state.index().roster(from).copies().rev();
         let goes = copies.filter(|key| {
-            let Some((camera, copy, now_on)) = self.movable(*key) else { return false };
-            let is_at_will = match now_on.reason {
-                AssignReason::LeastLoaded
-                | AssignReason::Failover
-                | AssignReason::Drain
-                | AssignReason::OverCapacity
-                | AssignReason::Labels
-                | AssignReason::Rebalance => true,
-                AssignReason::Preferred
-                | AssignReason::Home
-                | AssignReason::Failback
-                | AssignReason::Requested => false,
-            };
-            let is_settled = camera.settings.preferred_server_id == Some(from) || copy.home.is_some();
-            now_on.server_id == from
-                && is_at_will
-                && !is_settled
-                && copy.requested().is_none()
-                && !camera.settings.single_session
-                && !self.is_resting(copy)
+            self.movable(*key).is_some_and(|(camera, copy, now_on)| {
+                now_on.server_id == from && self.is_there_at_will(camera, copy, &now_on)
+            })
         });
         goes.collect()
     }
 
-    /// Whether the two servers differ less once `key` has moved.
-    fn makes_smaller(&self, key: CopyKey, from: ServerId, to: ServerId) -> bool {
-        let bitrate_bps = longwatch_events::index::bitrate(self.copy(key).0);
+    fn is_there_at_will(&self, camera: &Camera, copy: &CameraCopy, now_on: &Assignment) -> bool {
+        let is_at_will = match now_on.reason {
+            AssignReason::LeastLoaded
+            | AssignReason::Failover
+            | AssignReason::Drain
+            | AssignReason::OverCapacity
+            | AssignReason::Labels
+            | AssignReason::Rebalance => true,
+            AssignReason::Preferred
+            | AssignReason::Home
+            | AssignReason::Failback
+            | AssignReason::Requested => false,
+        };
+        let is_settled = camera.settings.preferred_server_id == Some(now_on.server_id)
+            || camera.settings.failover_priority == Priority::Never
+            || copy.home.is_some();
+        let stable_ms = i64::from(self.inputs.state.policy.rebalance.stable_s) * 1_000;
+        is_at_will
+            && !is_settled
+            && copy.requested().is_none()
+            && !camera.settings.single_session
+            && !self.is_resting(copy)
+            && self.inputs.now.millis_since(now_on.since) >= stable_ms
+    }
+
+    /// Whether the two servers differ less once a copy has moved.
+    fn makes_smaller(&self, bitrate_bps: u64, from: ServerId, to: ServerId) -> bool {
         let (Some(giver), Some(taker)) = (self.rooms.get(from), self.rooms.get(to)) else { return false };
         taker.settled_load_with(bitrate_bps) <= giver.settled_load_without(bitrate_bps)
+    }
+}
+
+impl Loads {
+    /// A server is fuller or emptier now.
+    fn update(&mut self, server_id: ServerId, before: u64, after: u64) {
+        for set in [&mut self.givers, &mut self.takers] {
+            if set.remove(&(before, server_id)) {
+                set.insert((after, server_id));
+            }
+        }
     }
 }

@@ -86,15 +86,27 @@ pub(super) struct Request<'a> {
 }
 
 /// Requests of one kind that differ in nothing but bitrate: if one finds no room, none that asks for more does.
-pub(super) type Kind<'a> = (bool, &'a Labels);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kind<'a> {
+    is_taken_from_home: bool,
+    /// Home, if that is up: the only server that would not take the copy over.
+    home: Option<ServerId>,
+    labels: &'a Labels,
+}
+
+/// What speaks against a server's zone; the smallest is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Zones {
+    /// Whether another copy of the camera is in it.
+    pub(super) shares: bool,
+    /// Whether it is another than the one the camera carries as a label.
+    pub(super) other: bool,
+}
 
 /// How good a server is for a copy; the smallest is best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
-    /// Whether another copy of the camera is in its zone.
-    shares_zone: bool,
-    /// Whether its zone is another than the one the camera carries as a label.
-    other_zone: bool,
+struct Rank {
+    zones: Zones,
     load: Load,
 }
 
@@ -175,6 +187,15 @@ impl<'a> Room<'a> {
         less.settled_load()
     }
 
+    /// The same server after one of its copies has left.
+    fn without(&self, bitrate_bps: u64) -> Self {
+        Self {
+            cameras: self.cameras.saturating_sub(1),
+            bitrate_bps: self.bitrate_bps.saturating_sub(bitrate_bps),
+            ..*self
+        }
+    }
+
     /// By how many cameras it exceeds what it may hold, once what is leaving has left.
     pub(super) fn surplus(&self) -> u32 {
         let staying = self.cameras.saturating_sub(self.leaving);
@@ -218,17 +239,29 @@ impl<'a> Room<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// What it has in common with other requests; `None` if it is one of its own.
-    pub(super) const fn kind(&self) -> Option<Kind<'a>> {
-        if self.taken.is_empty() && self.away_from.is_none() {
-            return Some((self.home.is_some(), self.labels));
-        }
-        None
-    }
-
     /// The labels that a server must carry.
     pub(super) const fn labels(&self) -> &'a Labels {
         self.labels
+    }
+
+    /// The server that it belongs to.
+    pub(super) const fn home(&self) -> Option<ServerId> {
+        self.home
+    }
+
+    /// The zone that it should be in.
+    pub(super) const fn zone(&self) -> Option<&'a str> {
+        self.zone
+    }
+
+    /// Whether the camera has no other copies.
+    pub(super) const fn is_alone(&self) -> bool {
+        self.taken.is_empty()
+    }
+
+    /// The same of a copy that belongs nowhere.
+    pub(super) fn without_home(&self) -> Self {
+        Self { home: None, ..self.clone() }
     }
 }
 
@@ -283,15 +316,38 @@ impl<'a> Rooms<'a> {
         self.refusal(server_id, request).is_none()
     }
 
+    /// Whether `server_id` may have what is asked for once another copy has left it.
+    pub(super) fn may_have_instead(&self, server_id: ServerId, request: &Request<'_>, bitrate_bps: u64) -> bool {
+        self.get(server_id).is_some_and(|room| room.without(bitrate_bps).refusal(server_id, request).is_none())
+    }
+
+    /// What `request` has in common with others; `None` if it is one of its own.
+    pub(super) fn kind(&self, request: &Request<'a>) -> Option<Kind<'a>> {
+        let is_one_of_many = request.taken.is_empty() && request.away_from.is_none();
+        is_one_of_many.then(|| Kind {
+            is_taken_from_home: request.home.is_some(),
+            home: request.home.filter(|home| self.rooms.contains_key(home)),
+            labels: request.labels,
+        })
+    }
+
+    /// What speaks against the zone of `server_id`.
+    pub(super) fn zones(&self, server_id: ServerId, request: &Request<'_>) -> Option<Zones> {
+        let taken: Vec<_> = self.taken_zones(request).collect();
+        self.get(server_id).map(|room| zones(room.zone, &taken, request))
+    }
+
+    fn taken_zones(&self, request: &Request<'_>) -> impl Iterator<Item = &'a str> {
+        request.taken.iter().filter_map(|id| self.get(*id)?.zone)
+    }
+
     /// The best server for what is asked for.
     pub(super) fn best(&self, request: &Request<'_>) -> Option<ServerId> {
-        let taken_zones: BTreeSet<_> = request.taken.iter().filter_map(|id| self.get(*id)?.zone).collect();
+        let taken: Vec<_> = self.taken_zones(request).collect();
         let first_fitting = |(zone, servers): (&Option<&str>, &BTreeSet<Load>)| {
             let mut fitting = servers.iter().filter(|load| self.may_have(load.server_id, request));
             let load = *fitting.next()?;
-            let shares_zone = zone.is_some_and(|zone| taken_zones.contains(zone));
-            let other_zone = request.zone.is_some() && *zone != request.zone;
-            Some(Rank { shares_zone, other_zone, load })
+            Some(Rank { zones: zones(*zone, &taken, request), load })
         };
         self.open.iter().filter_map(first_fitting).min().map(|rank| rank.load.server_id)
     }
@@ -311,10 +367,7 @@ impl<'a> Rooms<'a> {
 
     /// `server_id` has one copy less.
     pub(super) fn give(&mut self, server_id: ServerId, bitrate_bps: u64) {
-        self.change(server_id, |room| {
-            room.cameras = room.cameras.saturating_sub(1);
-            room.bitrate_bps = room.bitrate_bps.saturating_sub(bitrate_bps);
-        });
+        self.change(server_id, |room| *room = room.without(bitrate_bps));
     }
 
     /// One of the copies of `server_id` is about to leave it.
@@ -322,6 +375,14 @@ impl<'a> Rooms<'a> {
         self.change(server_id, |room| {
             room.leaving = room.leaving.saturating_add(1);
             room.leaving_bps = room.leaving_bps.saturating_add(bitrate_bps);
+        });
+    }
+
+    /// One of the copies of `server_id` is not about to leave it any more.
+    pub(super) fn stay(&mut self, server_id: ServerId, bitrate_bps: u64) {
+        self.change(server_id, |room| {
+            room.leaving = room.leaving.saturating_sub(1);
+            room.leaving_bps = room.leaving_bps.saturating_sub(bitrate_bps);
         });
     }
 
@@ -336,6 +397,13 @@ impl<'a> Rooms<'a> {
             open.remove(&before);
             open.insert(after);
         }
+    }
+}
+
+fn zones(zone: Option<&str>, taken: &[&str], request: &Request<'_>) -> Zones {
+    Zones {
+        shares: zone.is_some_and(|zone| taken.contains(&zone)),
+        other: request.zone.is_some() && zone != request.zone,
     }
 }
 
