@@ -6,7 +6,6 @@ use longwatch_events::envelope::Envelope;
 use longwatch_events::event::{Decision, Event, PlanEntry, PlanMade};
 use longwatch_events::fold::{self, Error, Outcome};
 use longwatch_events::id::{CopyKey, EventId, ServerId, TenantId};
-use longwatch_events::index;
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::state::{Assignment, Server, State};
 use longwatch_events::subject::{self, LogStream};
@@ -276,13 +275,6 @@ proptest! {
             if let Event::PlanMade(plan) = &stored.event {
                 check_plan(plan, outcome, stored.stored_at, before, after)?;
             }
-        }
-    }
-
-    #[test]
-    fn the_index_always_follows_from_the_state(history in history(80)) {
-        for state in &history.states {
-            prop_assert_eq!(state.index(), &index::Index::of(state), "at {}", state.position);
         }
     }
 

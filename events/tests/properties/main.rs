@@ -7,3 +7,4 @@ mod decide;
 mod envelope;
 mod fold;
 mod history;
+mod index;
