@@ -1,8 +1,9 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use longwatch_events::assignment::{AssignedCamera, SourceSecret};
-use longwatch_events::event::PlanMade;
+use longwatch_events::event::{self, PlanMade};
 use longwatch_events::id::{CameraId, SystemIds, TenantId};
 use longwatch_events::log::memory::MemoryLog;
 use longwatch_events::log::{Entry, Log as _};
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::decide::command::Command;
-use crate::decide::placement;
+use crate::decide::placement::{self, Evidence, Inputs, Scope};
 use crate::follower;
 use crate::read_model::sqlite::SqliteReadModel;
 use crate::secrets::Secrets;
@@ -48,6 +49,7 @@ impl Replica {
         let read_model = SqliteReadModel::open(&folder.path().join("read_model.db")).await.unwrap();
         let service = Arc::new(Service::new(Parts {
             log: Arc::new(log.clone()),
+            backlog: Arc::new(log.clone()),
             read_model: Arc::new(read_model),
             secrets: Secrets::in_file(folder.path().join("master.key")),
             clock: Arc::new(ManualClock::starting_at(START)),
@@ -99,6 +101,8 @@ impl Replica {
             preferred_server_id: None,
             copies: 1,
             expected_bitrate_bps: None,
+            server_labels: Labels::new(),
+            single_session: false,
         };
         let command = Command::AddCamera { tenant_id: TENANT, camera_id, settings: Box::new(settings) };
         self.service.execute("test", event_id, command).await.unwrap();
@@ -106,11 +110,20 @@ impl Replica {
     }
 
     async fn plan(&self) {
-        let (entries, basis, last_plan) = {
-            let state = self.service.state();
-            (placement::plan(&state).entries, state.position, state.last_plan)
+        let (evidence, lose) = (Evidence::new(), BTreeSet::new());
+        let (plan, last_plan) = {
+            let (state, now) = (self.service.state(), START);
+            let inputs =
+                Inputs { state: &state, now, evidence: &evidence, lose: &lose, scope: Scope::All };
+            let plan = PlanMade {
+                basis: state.position,
+                rules: placement::RULES,
+                decided_at: Some(now),
+                part: event::Part::WHOLE,
+                entries: placement::plan(&inputs).entries,
+            };
+            (Event::PlanMade(plan), state.last_plan)
         };
-        let plan = Event::PlanMade(PlanMade { basis, rules: placement::RULES, entries });
         let event_id = EventId::generate(&SystemIds);
         let position = self.service.append("test", event_id, plan, Some(last_plan)).await.unwrap();
         self.service.folded(position).await.unwrap();
@@ -339,9 +352,11 @@ fn no_part_is_too_large_for_a_message() {
             epoch: Epoch(u64::MAX),
             settings_version: Position(u64::MAX),
             source: source.clone(),
+            single_session: true,
         };
         let cameras: Vec<_> = (0..count).map(camera).collect();
-        let sets = set::parts(ServerId::generate(&SystemIds), Position(u64::MAX), cameras.clone());
+        let pace = Pace { interval_ms: u32::MAX, lease_ms: u32::MAX };
+        let sets = set::parts(ServerId::generate(&SystemIds), Position(u64::MAX), pace, cameras.clone());
 
         let numbers: Vec<_> = sets.iter().map(|set| (set.part, set.parts)).collect();
         let all = u32::try_from(sets.len()).unwrap();
@@ -362,5 +377,6 @@ fn no_part_is_too_large_for_a_message() {
             assert!(bytes <= 700_000, "{bytes}");
         }
     }
-    assert_eq!(set::parts(ServerId::generate(&SystemIds), Position(1), Vec::new()).len(), 1);
+    let pace = Pace { interval_ms: 1_000, lease_ms: 3_000 };
+    assert_eq!(set::parts(ServerId::generate(&SystemIds), Position(1), pace, Vec::new()).len(), 1);
 }

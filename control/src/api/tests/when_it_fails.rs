@@ -80,8 +80,10 @@ impl Log for ReadOnly {
 async fn idle_service(folder: &std::path::Path) -> Arc<Service> {
     let clock = Arc::new(ManualClock::starting_at(START));
     let read_model = SqliteReadModel::open(&folder.join("read_model.db")).await.unwrap();
+    let log = MemoryLog::new(clock.clone());
     Arc::new(Service::new(Parts {
-        log: Arc::new(ReadOnly(MemoryLog::new(clock.clone()))),
+        log: Arc::new(ReadOnly(log.clone())),
+        backlog: Arc::new(log),
         read_model: Arc::new(read_model),
         secrets: Secrets::in_file(folder.join("master.key")),
         clock,
