@@ -119,7 +119,7 @@ impl Takeover {
 #[cfg(test)]
 mod tests {
     use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
-    use longwatch_events::event::{PlanEntry, PlanMade, RecordingReported, ServerLost};
+    use longwatch_events::event::{Part, PlanEntry, PlanMade, RecordingReported, ServerLost};
     use longwatch_events::fact::{Codec, FirstKeyframeDurable, Started};
     use longwatch_events::id::{BootId, CountingIds, TenantId};
     use longwatch_events::reason::AssignReason;
@@ -137,8 +137,9 @@ mod tests {
 
     fn assign(position: u64, camera_id: CameraId, server_id: ServerId) -> Entry {
         let decision = Decision::Assign { server_id, reason: AssignReason::LeastLoaded };
-        let entries = vec![PlanEntry { tenant_id: TenantId::DEFAULT, camera_id, decision }];
-        entry(position, Event::PlanMade(PlanMade { basis: Position(position - 1), rules: 1, entries }))
+        let entries = vec![PlanEntry { tenant_id: TenantId::DEFAULT, camera_id, copy: 0, decision }];
+        let (basis, decided_at, part) = (Position(position - 1), None, Part::WHOLE);
+        entry(position, Event::PlanMade(PlanMade { basis, rules: 1, decided_at, part, entries }))
     }
 
     #[test]
@@ -190,6 +191,7 @@ mod tests {
                 epoch: Epoch(epoch),
                 settings_version,
                 source,
+                single_session: false,
             }];
             let set = AssignmentSet {
                 server_id,
@@ -197,6 +199,7 @@ mod tests {
                 part: 1,
                 parts: 1,
                 heartbeat_interval_ms: 1_000,
+                lease_ms: None,
                 cameras,
             };
             entry(epoch, Event::AssignmentsPublished(set))
