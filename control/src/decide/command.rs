@@ -432,14 +432,18 @@ fn may_move(
     if now.assignment().is_none() {
         return Err(Refusal::NotPlaced);
     }
-    if let Some(preferred) = camera.settings.preferred_server_id.filter(|preferred| *preferred != to) {
-        return Err(Refusal::PrefersAnother(preferred));
-    }
-    let mut others = camera.copies().filter(|(number, _)| *number != copy);
-    if others.any(|(_, other)| other.servers().any(|server_id| server_id == to)) {
+    let has_another = |id| {
+        let mut others = camera.copies().filter(|(number, _)| *number != copy);
+        others.any(|(_, other)| other.servers().any(|server_id| server_id == id))
+    };
+    if has_another(to) {
         return Err(Refusal::HasAnotherCopy(to));
     }
-    Ok(())
+    match camera.settings.preferred_server_id {
+        // Where one copy is, no other one is drawn to.
+        Some(preferred) if preferred != to && !has_another(preferred) => Err(Refusal::PrefersAnother(preferred)),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn join_server(state: &State, joined: ServerJoined) -> Result<Decided, Refusal> {

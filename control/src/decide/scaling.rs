@@ -51,7 +51,7 @@ pub fn fleet(state: &State) -> Fleet {
     let usable = u128::from(100 - state.policy.headroom_percent.min(99));
     let by_cameras =
         wanted(u128::from(held + fleet.unplaced), u128::from(fleet.capacity), fleet.servers, usable);
-    let by_bitrate = match is_bitrate_bound && fleet.servers > 0 {
+    let by_bitrate = match is_bitrate_bound && capacity_bps > 0 {
         true => wanted(held_bps, capacity_bps, fleet.servers, usable),
         false => 0,
     };
@@ -60,9 +60,9 @@ pub fn fleet(state: &State) -> Fleet {
 }
 
 /// How many servers like those that are there hold `demand` in `usable_percent` of their room; like the default ones if
-/// there are none.
+/// there are none, or none that holds anything.
 fn wanted(demand: u128, capacity: u128, servers: u64, usable_percent: u128) -> u64 {
-    let (capacity, servers) = if servers == 0 {
+    let (capacity, servers) = if servers == 0 || capacity == 0 {
         (Capacity::default().max_cameras.into(), 1)
     } else {
         (capacity, u128::from(servers))
@@ -82,5 +82,6 @@ mod tests {
         assert_eq!(wanted(241, 300, 1, 80), 2);
         assert_eq!(wanted(1_000, 600, 2, 80), 5);
         assert_eq!(wanted(241, 0, 0, 80), 2, "servers as they are by default");
+        assert_eq!(wanted(241, 0, 3, 80), 2, "these three hold nothing");
     }
 }

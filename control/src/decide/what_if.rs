@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use longwatch_events::event::Decision;
 use longwatch_events::id::{CopyKey, ServerId};
+use longwatch_events::index;
 use longwatch_events::reason::{AssignReason, UnplacedReason};
 use longwatch_events::settings::Priority;
 use longwatch_events::state::State;
@@ -16,7 +17,7 @@ use super::placement::{self, Evidence, Inputs, Scope};
 pub struct Outlook {
     /// Where they would be recorded.
     pub placed: Vec<(CopyKey, ServerId, AssignReason)>,
-    /// Those that no server has room for, and why.
+    /// Those that no server has room for, and why; also those of other servers that give up their place.
     pub unplaced: Vec<(CopyKey, Priority, UnplacedReason)>,
     /// Those of priority `never`: they would wait for their server.
     pub waiting: Vec<CopyKey>,
@@ -64,13 +65,17 @@ pub fn lose(state: &State, now: Timestamp, lose: &BTreeSet<ServerId>) -> Outlook
                 Some(Decision::Unplace { reason }) => {
                     outlook.unplaced.push((key, camera.settings.failover_priority, reason));
                 }
-                // Both servers of a move are lost: the next plan would look for a third.
                 Some(Decision::Abandon { .. }) | None => outlook.waiting.push(key),
             }
         }
     }
+    for (key, decision) in decided {
+        let Decision::Unplace { reason: reason @ UnplacedReason::Preempted } = decision else { continue };
+        let priority = state.copy(key).map(|(camera, _)| camera.settings.failover_priority);
+        outlook.unplaced.extend(priority.map(|priority| (key, priority, reason)));
+    }
     let missing = outlook.unplaced.iter().map(|(key, ..)| key).chain(&outlook.waiting);
-    let bitrates = missing.filter_map(|key| state.copy(*key)?.0.settings.expected_bitrate_bps);
+    let bitrates = missing.filter_map(|key| Some(index::bitrate(state.copy(*key)?.0)));
     outlook.missing_bitrate_bps = bitrates.fold(0, u64::saturating_add);
     outlook
 }

@@ -1,0 +1,134 @@
+//! Any history, and every plan in it against the oracle; and what becomes of a system that is left alone.
+
+use std::collections::BTreeSet;
+
+use longwatch_control::decide::placement::{self, Scope};
+use longwatch_control::decide::what_if;
+use longwatch_events::event::{Decision, PlanEntry};
+use longwatch_events::id::{CopyKey, ServerId};
+use longwatch_events::state::State;
+use proptest::prelude::*;
+
+use crate::oracle::Case;
+use crate::rules::nothing_is_left_to_do;
+use crate::steps::{Step, step};
+use crate::view::View;
+use crate::world::World;
+
+/// A move that ends makes room: what follows from that is planned next.
+fn ends_a_move(entries: &[PlanEntry]) -> bool {
+    entries.iter().any(|entry| match entry.decision {
+        Decision::Finish { .. } | Decision::Abandon { .. } => true,
+        Decision::Assign { .. } | Decision::Unplace { .. } | Decision::Move { .. } => false,
+    })
+}
+
+/// Plans until nothing is left to change; every plan is checked.
+fn plan_checked(world: &mut World) {
+    for _ in 0..10 {
+        let entries = world.draw_up();
+        let before = View::of(&world.state);
+        world.carry_out(entries.clone());
+        Case::new(world.now, before, View::of(&world.state), &entries).check();
+        if entries.is_empty() {
+            return;
+        }
+        if !ends_a_move(&entries) {
+            assert_eq!(world.draw_up(), [], "a plan that was carried out leaves nothing to plan: {entries:#?}");
+        }
+    }
+    panic!("planning comes to no end");
+}
+
+fn lived_through(steps: &[Step]) -> World {
+    let mut world = World::with_two_tenants();
+    for step in steps {
+        match step {
+            Step::Plan => plan_checked(&mut world),
+            other => world.step(other),
+        }
+    }
+    world
+}
+
+/// Lets time pass, and everything that moves arrive, until nothing happens any more.
+fn come_to_rest(world: &mut World) {
+    let mut quiet = 0;
+    for _ in 0..200 {
+        plan_checked(world);
+        let is_moving = world.state.index().moving().len() > 0;
+        world.report_all();
+        // Only then: what begins to record in time is never too late.
+        quiet = if is_moving || !world.draw_up().is_empty() { 0 } else { quiet + 1 };
+        if quiet == 5 {
+            return;
+        }
+        plan_checked(world);
+        world.pass(61);
+    }
+    panic!("it comes to no rest: {:#?}", world.draw_up());
+}
+
+fn histories(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..most)
+}
+
+proptest! {
+    #[test]
+    fn every_plan_keeps_every_rule(steps in histories(90)) {
+        plan_checked(&mut lived_through(&steps));
+    }
+
+    #[test]
+    fn what_is_left_alone_comes_to_rest_and_nothing_is_left_to_do(steps in histories(60)) {
+        let mut world = lived_through(&steps);
+        world.set_policy(|policy| policy.moves.at_once = policy.moves.at_once.max(1));
+        come_to_rest(&mut world);
+        nothing_is_left_to_do(&View::of(&world.state), world.now);
+    }
+
+    #[test]
+    fn the_same_state_gives_the_same_plan_wherever_it_was_read_from(steps in histories(60)) {
+        let world = lived_through(&steps);
+        let written = serde_json::to_vec(&world.state).unwrap();
+        let mut read: State = serde_json::from_slice(&written).unwrap();
+        read.reindex();
+        prop_assert_eq!(&read, &world.state);
+        let nobody = BTreeSet::new();
+        let inputs = placement::Inputs { state: &read, ..world.inputs(&nobody) };
+        prop_assert_eq!(placement::plan(&inputs).entries, world.draw_up());
+        prop_assert_eq!(world.clone().draw_up(), world.draw_up());
+    }
+
+    #[test]
+    fn what_would_happen_is_what_happens(steps in histories(60), which in any::<prop::sample::Index>()) {
+        let mut world = lived_through(&steps);
+        plan_checked(&mut world);
+        let up: Vec<ServerId> =
+            world.state.servers().filter(|(_, server)| server.is_assignable()).map(|(id, _)| id).collect();
+        prop_assume!(!up.is_empty());
+        let lost = *which.get(&up);
+        let outlook = what_if::lose(&world.state, world.now, &BTreeSet::from([lost]));
+
+        let before = View::of(&world.state);
+        let theirs: BTreeSet<CopyKey> =
+            before.copies.iter().filter(|(_, copy)| copy.is_wanted && copy.on == Some(lost)).map(|(key, _)| *key).collect();
+        world.lose(lost);
+        let nobody = BTreeSet::new();
+        let inputs = placement::Inputs { scope: Scope::Failover, ..world.inputs(&nobody) };
+        let entries = placement::plan(&inputs).entries;
+        world.carry_out(entries);
+        let after = View::of(&world.state);
+
+        let placed: BTreeSet<_> = outlook.placed.iter().map(|(key, server_id, _)| (*key, *server_id)).collect();
+        let really = theirs.iter().filter_map(|key| Some((*key, after.copies[key].on.filter(|on| *on != lost)?)));
+        prop_assert_eq!(placed, really.collect::<BTreeSet<_>>());
+        let unplaced: BTreeSet<_> = outlook.unplaced.iter().map(|(key, _, reason)| (*key, Some(*reason))).collect();
+        let really = before.copies.iter().filter(|(_, copy)| copy.is_wanted && copy.on.is_some_and(|on| before.is_up(on)));
+        let really = really.filter(|(key, _)| after.copies[key].on.is_none());
+        prop_assert_eq!(unplaced, really.map(|(key, _)| (*key, after.copies[key].unplaced)).collect::<BTreeSet<_>>());
+        let waiting: BTreeSet<_> = outlook.waiting.iter().copied().collect();
+        let really = theirs.iter().filter(|key| after.copies[key].on == Some(lost)).copied();
+        prop_assert_eq!(waiting, really.collect::<BTreeSet<_>>());
+    }
+}
