@@ -4,6 +4,7 @@
 //! from before it reads it until the batch is committed. The two log streams write different tables, so their writers
 //! never wait for each other.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -105,7 +106,10 @@ fn opening(error: sqlx::Error) -> Error {
     const TOO_MANY_CONNECTIONS: &str = "53300";
     const CANNOT_CONNECT_NOW: &str = "57P03";
     let code = error.as_database_error().and_then(|error| error.code());
-    let is_away = matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)
+    // A certificate that does not hold comes as invalid data: no waiting mends it.
+    let is_cut_off = matches!(&error, sqlx::Error::Io(io) if io.kind() != ErrorKind::InvalidData);
+    let is_away = is_cut_off
+        || matches!(error, sqlx::Error::PoolTimedOut)
         || code.is_some_and(|code| code == TOO_MANY_CONNECTIONS || code == CANNOT_CONNECT_NOW);
     if is_away { Error::Away(Box::new(error)) } else { error.into() }
 }

@@ -31,6 +31,13 @@ async fn a_server_that_is_not_there_is_away() {
     assert!(matches!(error, Error::Away(_)), "{error}");
 }
 
+#[test]
+fn a_certificate_that_does_not_hold_is_not_waited_for() {
+    let error = |kind| opening(sqlx::Error::Io(kind.into()));
+    assert!(matches!(error(ErrorKind::ConnectionReset), Error::Away(_)));
+    assert!(matches!(error(ErrorKind::InvalidData), Error::Database(_)));
+}
+
 #[tokio::test]
 async fn a_database_that_cannot_hold_every_text_is_refused() {
     let database = TestDatabase::postgres_with("ENCODING 'LATIN1'").await;
