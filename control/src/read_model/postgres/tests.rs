@@ -33,7 +33,7 @@ async fn a_server_that_is_not_there_is_away() {
 
 #[test]
 fn a_certificate_that_does_not_hold_is_not_waited_for() {
-    let error = |kind| opening(sqlx::Error::Io(kind.into()));
+    let error = |kind: ErrorKind| opening(sqlx::Error::Io(kind.into()));
     assert!(matches!(error(ErrorKind::ConnectionReset), Error::Away(_)));
     assert!(matches!(error(ErrorKind::InvalidData), Error::Database(_)));
 }
