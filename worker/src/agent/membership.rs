@@ -24,7 +24,7 @@ pub(super) const DEFAULT_LEASE_MS: u32 = 3_000;
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Between two requests of a server that is detached, or waits to be adopted, at least; at most twice as long. An operator
 /// who lets it in is waiting for it to record.
-const SLOWLY: Duration = Duration::from_secs(30);
+const SLOWLY: Duration = Duration::from_secs(5);
 
 /// What this worker is to the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
