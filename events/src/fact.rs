@@ -51,6 +51,8 @@ pub enum Cause {
     Unplaced,
     /// The server that should record has not been heard of.
     ServerSilent,
+    /// The server had lost touch with the log, and the camera serves one client only.
+    LeaseExpired,
 }
 
 impl Cause {
@@ -75,6 +77,7 @@ impl Cause {
             Self::Disabled => "disabled",
             Self::Unplaced => "unplaced",
             Self::ServerSilent => "server_silent",
+            Self::LeaseExpired => "lease_expired",
         }
     }
 }

@@ -47,6 +47,10 @@ pub enum JoinReply {
         adopted: bool,
         /// How often it is to give a sign of life.
         heartbeat_interval_ms: u32,
+        /// How long it may be silent before others may take its cameras; `None` from a control that does not say. Counts,
+        /// as the interval does, until the first set says it ([`crate::assignment::AssignmentSet`]).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease_ms: Option<u32>,
     },
     /// It may not join.
     Refused {
@@ -71,4 +75,17 @@ pub enum RefusedReason {
     Detached,
     /// Control cannot write to the log right now; ask again.
     TryAgain,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_welcome_from_before_the_lease_was_told_is_understood() {
+        let text = r#"{"result":"welcome","server_id":"01989c5e-7c1f-7d6e-8f6b-0d3f4a5b6c7e","adopted":true,"heartbeat_interval_ms":1000}"#;
+        let reply: JoinReply = serde_json::from_str(text).unwrap();
+        assert!(matches!(reply, JoinReply::Welcome { lease_ms: None, .. }), "{reply:?}");
+        assert_eq!(serde_json::to_string(&reply).unwrap(), text);
+    }
 }

@@ -10,25 +10,23 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
-use longwatch_events::envelope::Envelope;
-use longwatch_events::event::{Event, Load, ServerHeartbeat};
+use longwatch_events::event::Load;
 use longwatch_events::fact::{Cause, Fact};
-use longwatch_events::id::{BootId, EventId, ServerId, SystemIds};
+use longwatch_events::id::{BootId, ServerId, SystemIds};
 use longwatch_events::join::JoinClaim;
 use longwatch_events::position::Position;
 use longwatch_events::time::{Clock, SystemClock};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
-use crate::bus::{self, Bus};
+use crate::bus::{self, Bus, Link};
 use crate::camera::{STOP_LIMIT, Settings};
 use crate::config::Config;
 use crate::identity::{self, Home, Identity, Unsaved};
+use crate::lease::Lease;
 use crate::load::Meter;
 use crate::outbox::{self, Outbox};
 use crate::retry::Retry;
@@ -37,14 +35,16 @@ use crate::source::address::AddressPolicy;
 
 mod assignments;
 mod desired;
+mod heartbeats;
 mod leftovers;
 mod membership;
 mod recorders;
 mod reporting;
 mod told;
 
-use assignments::Store;
+use assignments::{Learnt, Store};
 use desired::DesiredSet;
+use heartbeats::Heartbeats;
 use leftovers::Leftovers;
 use membership::Standing;
 use recorders::{Counts, Means, Recorders};
@@ -59,8 +59,6 @@ const CAMERAS_LIMIT: Duration = STOP_LIMIT.saturating_add(Duration::from_secs(1)
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 /// Before a part of the worker that failed by a bug begins again, at first and at most.
 const AFTER_BUG: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Bounds of the heartbeat's interval, whatever control says.
-const HEARTBEAT_MS: (u32, u32) = (100, 60_000);
 
 /// Why a worker cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +109,7 @@ struct Tasks {
     drain: CancellationToken,
     /// What is not missed at the end.
     helpers: JoinSet<()>,
-    sets: mpsc::Receiver<DesiredSet>,
+    learnt: mpsc::Receiver<Learnt>,
 }
 
 /// Records until `stop` is cancelled; then closes what is open, reports what can be reported, and returns.
@@ -148,9 +146,11 @@ async fn start(
     let Leftovers { facts: left, resume, doubt } = leftovers;
     let told = Arc::new(Told::new(home.path(told::FILE)));
     left.into_iter().for_each(|fact| facts.send(fact).expect("invariant: the receiver is right here"));
-    let mut recorders =
-        Recorders::new(means(config, facts.clone(), Arc::clone(&told), Arc::clone(&clock)), resume);
     let known = identity.membership().map(|membership| membership.server_id).zip(last);
+    let lease_ms = known.as_ref().and_then(|(_, last)| last.lease_ms).unwrap_or(membership::DEFAULT_LEASE_MS);
+    let (lease, lease_out) = watch::channel(Lease::new(milliseconds(lease_ms)));
+    let means = means(config, facts.clone(), Arc::clone(&told), Arc::clone(&clock), lease_out.clone());
+    let mut recorders = Recorders::new(means, resume);
     if let Some((server_id, last)) = &known {
         tracing::info!(revision = %last.revision, cameras = last.cameras.len(), "recording as last told");
         recorders.apply(*server_id, &last.cameras, &identity);
@@ -168,16 +168,16 @@ async fn start(
         told: Arc::clone(&told),
     };
     let (drain, mut helpers) = (CancellationToken::new(), JoinSet::new());
-    let (sets, sets_out) = mpsc::channel(4);
+    let (learnt, learnt_out) = mpsc::channel(4);
     let newest = known.as_ref().map(|(server_id, last)| (*server_id, last.revision));
     let (claim, key_file) = (claim(config, &identity, boot_id), config.join_key_file.clone());
-    let (joining, following) = (bus.clone(), (bus.clone(), standing_out.clone()));
+    let (joining, following) = (bus.clone(), (bus.clone(), standing_out.clone(), lease_out));
     helpers.spawn(in_spite_of_bugs("joining", move || {
         membership::keep(joining.clone(), claim.clone(), key_file.clone(), standing.clone())
     }));
     helpers.spawn(in_spite_of_bugs("learning what to record", move || {
-        let (bus, standing) = following.clone();
-        assignments::follow(bus, store.clone(), standing, newest, sets.clone())
+        let (bus, standing, lease) = following.clone();
+        assignments::follow(bus, store.clone(), standing, newest, lease, learnt.clone())
     }));
     let (unsaved, unsaved_out) = mpsc::unbounded_channel();
     helpers.spawn(save_identities(unsaved_out));
@@ -196,24 +196,24 @@ async fn start(
         })),
         drain,
         helpers,
-        sets: sets_out,
+        learnt: learnt_out,
     };
     let interval_ms = known.map_or(membership::DEFAULT_HEARTBEAT_MS, |(_, last)| last.heartbeat_interval_ms);
+    let link = bus.link();
     let agent = Agent {
         home,
-        boot_id,
+        heartbeats: Heartbeats::new(bus, boot_id, Arc::clone(&clock), lease.clone(), interval_ms),
         clock,
         recorders,
         told,
         meter: Meter::new(config.archive.clone()),
         outbox,
-        bus,
+        link,
         standing: standing_out,
+        lease,
         identity,
         unsaved,
         applied: newest.map_or(Position::START, |(_, revision)| revision),
-        sequence: 0,
-        interval: heartbeat_interval(interval_ms),
     };
     Ok((agent, tasks))
 }
@@ -223,6 +223,7 @@ fn means(
     facts: mpsc::UnboundedSender<Fact>,
     told: Arc<Told>,
     clock: Arc<dyn Clock>,
+    lease: watch::Receiver<Lease>,
 ) -> Means {
     let lengths = Lengths { segment_ms: config.segment_ms, ..Lengths::default() };
     Means {
@@ -232,7 +233,12 @@ fn means(
         clock,
         settings: Settings { lengths, ..Settings::default() },
         policy: AddressPolicy::new(config.rtsp_allow.clone()),
+        lease,
     }
+}
+
+fn milliseconds(milliseconds: u32) -> Duration {
+    Duration::from_millis(milliseconds.into())
 }
 
 fn claim(config: &Config, identity: &Identity, boot_id: BootId) -> JoinClaim {
@@ -294,23 +300,20 @@ async fn note_within(limit: Duration, leave: impl FnOnce() -> io::Result<()> + S
 /// One worker, at work.
 struct Agent {
     home: Home,
-    boot_id: BootId,
     clock: Arc<dyn Clock>,
     recorders: Recorders,
     told: Arc<Told>,
     meter: Meter,
     outbox: Arc<Outbox>,
-    bus: Bus,
+    heartbeats: Heartbeats,
+    link: watch::Receiver<Link>,
     standing: watch::Receiver<Standing>,
+    lease: watch::Sender<Lease>,
     identity: Identity,
     /// Identities on their way to the disk.
     unsaved: mpsc::UnboundedSender<Unsaved>,
     /// The revision of the set that is in force.
     applied: Position,
-    /// Of the last heartbeat.
-    sequence: u64,
-    /// Between two heartbeats.
-    interval: Duration,
 }
 
 impl Agent {
@@ -320,7 +323,6 @@ impl Agent {
     ///
     /// [`Error::FactsNotKept`] if the gathering task ended, which it does by a bug only.
     async fn work(&mut self, tasks: &mut Tasks, stop: &CancellationToken) -> Result<(), Error> {
-        let mut next_heartbeat = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -331,13 +333,15 @@ impl Agent {
                 }
                 Ok(()) = self.standing.changed() => {
                     self.take_standing();
-                    next_heartbeat = Instant::now();
+                    self.heartbeats.hurry();
                 }
-                Some(set) = tasks.sets.recv() => self.apply(&set),
-                () = tokio::time::sleep_until(next_heartbeat) => {
-                    self.heartbeat().await;
-                    next_heartbeat = next_after(next_heartbeat, self.interval);
+                Ok(()) = self.link.changed() => {
+                    if self.link.borrow_and_update().up {
+                        self.heartbeats.hurry();
+                    }
                 }
+                Some(learnt) = tasks.learnt.recv() => self.learn(&learnt),
+                () = self.heartbeats.due() => self.heartbeat().await,
                 () = self.recorders.next_ended(&self.identity) => {}
                 Some(Err(error)) = tasks.helpers.join_next() => {
                     tracing::error!(%error, "a part of the worker failed by a bug");
@@ -351,8 +355,11 @@ impl Agent {
         let standing = *self.standing.borrow_and_update();
         match standing {
             Standing::Unknown => {}
-            Standing::Known { membership, heartbeat_interval_ms } => {
-                self.interval = heartbeat_interval(heartbeat_interval_ms);
+            Standing::Known { membership, heartbeat_interval_ms, lease_ms } => {
+                // A set, if there is one, was told later or holds still.
+                if self.applied == Position::START {
+                    self.take_times(heartbeat_interval_ms, lease_ms);
+                }
                 if let Some(unsaved) = self.identity.remember(membership)
                     && self.unsaved.send(unsaved).is_err()
                 {
@@ -361,6 +368,7 @@ impl Agent {
             }
             Standing::Detached => {
                 self.recorders.stop_all(Cause::Reassigned);
+                self.lease.send_modify(Lease::lose);
                 self.applied = Position::START;
             }
         }
@@ -373,12 +381,26 @@ impl Agent {
         }
     }
 
+    fn take_times(&mut self, heartbeat_interval_ms: u32, lease_ms: Option<u32>) {
+        self.heartbeats.set_interval(heartbeat_interval_ms);
+        if let Some(lease_ms) = lease_ms {
+            self.lease.send_modify(|lease| lease.set_length(milliseconds(lease_ms)));
+        }
+    }
+
+    fn learn(&mut self, learnt: &Learnt) {
+        match learnt {
+            Learnt::Set(set) => self.apply(set),
+            Learnt::Looked(begun_at) => self.lease.send_modify(|lease| lease.looked(*begun_at)),
+        }
+    }
+
     fn apply(&mut self, set: &DesiredSet) {
         // A set may still be on its way when the answer comes that this server is detached.
         let Some(server_id) = self.server_id() else { return };
         tracing::info!(revision = %set.revision, cameras = set.cameras.len(), "assignments applied");
         self.recorders.apply(server_id, &set.cameras, &self.identity);
-        self.interval = heartbeat_interval(set.heartbeat_interval_ms);
+        self.take_times(set.heartbeat_interval_ms, set.lease_ms);
         self.applied = set.revision;
     }
 
@@ -412,24 +434,11 @@ impl Agent {
     }
 
     async fn heartbeat(&mut self) {
-        let Some(server_id) = self.server_id() else { return };
-        self.sequence += 1;
-        let event = Event::ServerHeartbeat(ServerHeartbeat {
-            server_id,
-            boot_id: self.boot_id,
-            sequence: self.sequence,
-            load: self.load().await,
-        });
-        let envelope = Envelope {
-            id: EventId::generate(&SystemIds),
-            source: format!("/server/{server_id}"),
-            time: self.clock.now(),
-            tenant: None,
-            actor: format!("server:{server_id}"),
-            causation: None,
-            event,
-        };
-        self.bus.heartbeat(server_id, Bytes::from(envelope.encode())).await;
+        if let Some(server_id) = self.server_id() {
+            let load = self.load().await;
+            self.heartbeats.send(server_id, load);
+        }
+        self.heartbeats.next();
     }
 
     async fn load(&mut self) -> Load {
@@ -450,103 +459,5 @@ impl Agent {
     }
 }
 
-fn heartbeat_interval(interval_ms: u32) -> Duration {
-    Duration::from_millis(interval_ms.clamp(HEARTBEAT_MS.0, HEARTBEAT_MS.1).into())
-}
-
-/// When the next heartbeat is due. One that is late, because the process was held up, is not made up for.
-fn next_after(due: Instant, interval: Duration) -> Instant {
-    (due + interval).max(Instant::now())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::LogFormat;
-    use std::collections::BTreeMap;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    #[tokio::test(start_paused = true)]
-    async fn a_part_that_panics_begins_again_until_it_ends() {
-        let begun = AtomicU32::new(0);
-        in_spite_of_bugs("a test", || async {
-            assert!(begun.fetch_add(1, Ordering::Relaxed) >= 3, "a bug of this test");
-        })
-        .await;
-        assert_eq!(begun.into_inner(), 4);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_late_heartbeat_is_not_made_up_for() {
-        let (due, interval) = (Instant::now(), Duration::from_secs(1));
-        assert_eq!(next_after(due, interval), due + interval);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(next_after(due, interval), Instant::now());
-        assert_eq!(heartbeat_interval(0), Duration::from_millis(100));
-    }
-
-    /// A worker without cameras and without NATS, after its start.
-    async fn started(archive: &tempfile::TempDir) -> (Agent, Tasks) {
-        let config = Config {
-            nats: vec!["nats://127.0.0.1:1".into()],
-            name: "test".into(),
-            archive: archive.path().into(),
-            join_key_file: archive.path().join("no_key"),
-            nats_credentials: None,
-            capacity: longwatch_events::settings::Capacity::default(),
-            labels: BTreeMap::new(),
-            rtsp_allow: Vec::new(),
-            segment_ms: 60_000,
-            log_format: LogFormat::Human,
-            log_filter: String::new(),
-        };
-        let bus = Bus::connect(&config.nats, None, "test").await.unwrap();
-        let found = find(&config).unwrap();
-        let started = start(&config, found, bus, &CancellationToken::new()).await.unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !started.0.told.is_whole() {
-            assert!(Instant::now() < deadline, "it never caught up");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        started
-    }
-
-    fn noted(archive: &tempfile::TempDir) -> bool {
-        archive.path().join(".longwatch/clean_stop.json").exists()
-    }
-
-    #[tokio::test]
-    async fn a_stop_is_clean_only_if_nothing_was_lost() {
-        let archive = tempfile::tempdir().unwrap();
-        let (agent, tasks) = started(&archive).await;
-        agent.finish(tasks, true).await;
-        assert!(noted(&archive));
-        let (agent, tasks) = started(&archive).await;
-        assert!(!noted(&archive));
-        agent.told.lose();
-        agent.finish(tasks, true).await;
-        assert!(!noted(&archive));
-    }
-
-    #[tokio::test]
-    async fn a_worker_that_keeps_no_facts_ends_and_leaves_no_note() {
-        let archive = tempfile::tempdir().unwrap();
-        let (mut agent, mut tasks) = started(&archive).await;
-        tasks.gathering.abort();
-        tasks.gathering = tokio::spawn(async { panic!("a bug of this test") });
-        let stop = CancellationToken::new();
-        let worked = tokio::time::timeout(Duration::from_secs(10), agent.work(&mut tasks, &stop));
-        assert!(matches!(worked.await.expect("it ends"), Err(Error::FactsNotKept)));
-        agent.finish(tasks, false).await;
-        assert!(!noted(&archive));
-    }
-
-    #[tokio::test]
-    async fn a_disk_that_hangs_does_not_keep_a_stop_from_ending() {
-        let (release, hung) = std::sync::mpsc::channel::<()>();
-        let began = Instant::now();
-        note_within(Duration::from_millis(50), move || hung.recv().map_err(io::Error::other)).await;
-        assert!(began.elapsed() < Duration::from_secs(5));
-        drop(release);
-    }
-}
+mod tests;

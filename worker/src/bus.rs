@@ -15,7 +15,9 @@ use std::time::Duration;
 use async_nats::client::Request;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::DirectGetErrorKind;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, RequestErrorKind, ServerAddr, jetstream};
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, Message, RequestErrorKind, ServerAddr, jetstream,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -30,6 +32,8 @@ use crate::retry::{self, Retry};
 
 /// No answer within this is no answer.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A heartbeat that is acknowledged later proves little; and so many may be on their way at once.
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection whose other end vanished is noticed after three of these.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// Between two attempts to connect, after the first and at most. Well below the time after which a silent server is
@@ -72,6 +76,15 @@ pub struct Link {
     pub up: bool,
     /// How often one was made.
     pub connects: u64,
+}
+
+/// What a server is told about its desired set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// A part of it.
+    Part(Bytes),
+    /// That it seems to have missed some of it.
+    Look,
 }
 
 /// A connection to NATS; cheap to clone.
@@ -195,28 +208,36 @@ impl Bus {
         }
     }
 
-    /// Gives a sign of life. Nobody acknowledges it, and without a connection it is dropped: a late one proves nothing.
-    pub async fn heartbeat(&self, server: ServerId, payload: Bytes) {
-        if self.is_up() {
-            let published = self.bounded(self.client.publish(subject::heartbeat(server), payload)).await;
-            if let Err(error) | Ok(Err(error)) =
-                published.map(|sent| sent.map_err(|e| Error::Unavailable(e.to_string())))
-            {
-                tracing::debug!(%error, "heartbeat not sent");
-            }
+    /// Gives a sign of life; returns once it is stored in the log. Without a connection it is dropped: a late one proves
+    /// nothing. It is never sent again, so it needs no id by which the log would recognise it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if it is not acknowledged within [`HEARTBEAT_TIMEOUT`].
+    pub async fn heartbeat(&self, server: ServerId, payload: Bytes) -> Result<(), Error> {
+        let sent = async { self.jetstream.publish(subject::heartbeat(server), payload).await?.await };
+        match tokio::time::timeout(HEARTBEAT_TIMEOUT, self.bounded(sent)).await {
+            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(Error::Unavailable(error.to_string())),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::Unavailable("no acknowledgement in time".into())),
         }
     }
 
-    /// Parts of `server`'s desired set as they are published from now on, across reconnects; those published while
-    /// there is no connection are missing: see [`Self::last_assignment`].
+    /// What `server` is told about its desired set from now on, across reconnects; what is told while there is no
+    /// connection is missing: see [`Self::last_assignment`].
     ///
     /// # Errors
     ///
     /// [`Error::Unavailable`] if the client has ended.
-    pub async fn assignments(&self, server: ServerId) -> Result<BoxStream<'static, Bytes>, Error> {
+    pub async fn assignments(&self, server: ServerId) -> Result<BoxStream<'static, Told>, Error> {
         let subscribed = self.client.subscribe(subject::assigned(server)).await;
         let messages = subscribed.map_err(|e| Error::Unavailable(e.to_string()))?;
-        Ok(messages.map(|message| message.payload).boxed())
+        let look = subject::look(server);
+        let told = move |message: Message| {
+            if message.subject.as_str() == look { Told::Look } else { Told::Part(message.payload) }
+        };
+        Ok(messages.map(told).boxed())
     }
 
     /// The newest `part` of `server`'s desired set; `None` if there was never one.
@@ -369,7 +390,7 @@ mod tests {
         let bus = Bus::connect(&[format!("nats://{unused}")], None, "test").await.unwrap();
         let server = ServerId::from_uuid(longwatch_events::id::TenantId::DEFAULT.as_uuid());
         assert!(matches!(bus.last_assignment(server, 1).await, Err(Error::Unavailable(_))));
-        bus.heartbeat(server, Bytes::new()).await;
+        assert!(matches!(bus.heartbeat(server, Bytes::new()).await, Err(Error::Unavailable(_))));
         assert_eq!(*bus.link().borrow(), Link::default());
     }
 

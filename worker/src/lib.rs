@@ -2,7 +2,7 @@
 //!
 //! Pure core: [`rotation`] (where to cut), [`timeline`] (which wall-clock time a frame has), [`fmp4`] (the bytes of a
 //! segment), [`backoff`] and [`retry`] (when to try again), [`archive::layout`] (where a segment lies), [`plan`] (what to
-//! start and stop). Thin shell: [`source`] (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the
+//! start and stop), [`lease`] (whether others may have taken over). Thin shell: [`source`] (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the
 //! two), [`bus`] (NATS), [`outbox`] (facts on their way to the log), [`agent`] (joins everything).
 //!
 //! Invariant: recording never waits for control, the log, or another camera.
@@ -17,6 +17,7 @@ pub mod durable;
 pub mod fmp4;
 pub mod frame;
 pub mod identity;
+pub mod lease;
 pub mod load;
 pub mod outbox;
 pub mod plan;
@@ -24,3 +25,4 @@ pub mod retry;
 pub mod rotation;
 pub mod source;
 pub mod timeline;
+pub mod uptime;

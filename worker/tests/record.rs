@@ -18,7 +18,9 @@ use longwatch_events::position::Epoch;
 use longwatch_events::time::{SystemClock, Timestamp};
 use longwatch_worker::archive::layout::{COPY, PART, UNSYNCED};
 use longwatch_worker::archive::{Archive, repair};
-use longwatch_worker::camera::{self, Break, CameraState, CameraTask, Identity, Settings, Stats, Stopped};
+use longwatch_worker::camera::{
+    self, Break, CameraState, CameraTask, Hold, Identity, Settings, Stats, Stopped,
+};
 use longwatch_worker::rotation::Lengths;
 use longwatch_worker::source::{Failure, Received, Session, Source};
 use tokio::sync::mpsc;
@@ -133,6 +135,7 @@ async fn record(root: &Path, clips: Vec<Clip>, resume: Option<Break>, settings: 
         clock: Arc::new(SystemClock),
         stats: Arc::clone(&stats),
         cancel: cancel.clone(),
+        hold: Hold::always(),
         resume,
     }));
     let all_received = async {
@@ -350,6 +353,7 @@ async fn a_disk_that_fails_is_told_and_tried_again() {
         clock: Arc::new(SystemClock),
         stats: Arc::clone(&stats),
         cancel: cancel.clone(),
+        hold: Hold::always(),
         resume: None,
     }));
     let next = async |facts: &mut mpsc::UnboundedReceiver<Fact>| {

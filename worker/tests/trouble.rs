@@ -16,12 +16,15 @@ use longwatch_events::position::Epoch;
 use longwatch_events::time::{SystemClock, Timestamp};
 use longwatch_worker::archive::Archive;
 use longwatch_worker::camera::{
-    self, CameraState, CameraTask, DISK_STALL, Identity, Settings, Stats, Stopped,
+    self, CameraState, CameraTask, DISK_STALL, Hold, Identity, Settings, Stats, Stopped,
 };
 use longwatch_worker::frame::{Arrival, VideoFrame};
+use longwatch_worker::lease::{Lease, MARGIN_LEAST, SETTLE};
 use longwatch_worker::rotation::Lengths;
 use longwatch_worker::source::{Failure, Received, Session, Source};
+use longwatch_worker::uptime::since_boot;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +73,11 @@ struct Rig {
 
 impl Rig {
     fn start(archive: Archive, max_held_bytes: usize) -> Self {
+        Self::start_while(Hold::always(), archive, max_held_bytes)
+    }
+
+    /// Recorded only while `hold` lasts.
+    fn start_while(hold: Hold, archive: Archive, max_held_bytes: usize) -> Self {
         let (feed, fed) = mpsc::unbounded_channel();
         let (facts_in, facts) = mpsc::unbounded_channel();
         let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
@@ -88,6 +96,7 @@ impl Rig {
             clock: Arc::new(SystemClock),
             stats: Arc::clone(&stats),
             cancel: cancel.clone(),
+            hold,
             resume: None,
         }));
         Self { feed, facts, stats, cancel, task }
@@ -342,4 +351,43 @@ async fn a_pause_of_the_camera_is_told_as_a_gap() {
     let [before, after] = &stored[..] else { panic!("{stored:?}") };
     assert_eq!((before.end, after.start), (gap_start, gap_end));
     assert_eq!((pictures_in(folder.path(), before), pictures_in(folder.path(), after)), (60, 200 - 75));
+}
+
+/// Time that passes as it does while a machine is suspended: no timer of the runtime counts it, as the test has paused
+/// them.
+fn suspended(time: Duration) {
+    std::thread::sleep(time);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_the_lease_is_not_kept_although_no_timer_has_counted_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clip, pictures) = eight_seconds(folder.path());
+    // Given a camera that serves one client only, recorded while the lease is held, …
+    let (now, left) = (since_boot(), Duration::from_millis(900));
+    let mut lease = Lease::new(left + MARGIN_LEAST);
+    lease.acknowledged(now, now);
+    lease.looked(now + SETTLE);
+    let ((_lease, lease), (_single, single)) = (watch::channel(lease), watch::channel(true));
+    let archive = Archive::new(folder.path().into(), 1);
+    let mut rig = Rig::start_while(Hold::new(lease, single), archive, 64 << 20);
+    rig.receive(Received::Tracks(Arc::clone(&clip.tracks)));
+    rig.show(&pictures[..50]);
+    assert!(matches!(rig.next().await, Fact::Started(_)));
+    assert!(matches!(rig.next().await, Fact::FirstKeyframeDurable(_)));
+    rig.taken(50).await;
+    // … when the lease ends while the machine sleeps, and the camera has sent on, …
+    suspended(left);
+    rig.show(&pictures[50..150]);
+    // … then what had come before is kept, and nothing of the rest.
+    let Fact::SegmentStored(stored) = rig.next().await else { panic!("the segment is closed") };
+    assert_eq!(pictures_in(folder.path(), &stored), 50);
+    let Fact::Interrupted(told) = rig.next().await else { panic!("it is told") };
+    assert_eq!((told.cause, told.at), (Cause::LeaseExpired, stored.end));
+    rig.cancel.cancel();
+    let stopped = rig.task.await.unwrap();
+    assert_eq!(
+        stopped.open_break.map(|open| (open.end, open.cause)),
+        Some((stored.end, Cause::LeaseExpired))
+    );
 }

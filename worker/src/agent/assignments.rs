@@ -1,5 +1,5 @@
 //! How this server learns what to record: hears of every new set as it is published, looks for itself at every
-//! reconnect and every 30 to 60 s, and keeps the newest whole set in `assignments.json`, so that the next start records
+//! reconnect, every 30 to 60 s, when control sees that it missed one, and when its lease is over, and keeps the newest whole set in `assignments.json`, so that the next start records
 //! before it has spoken to anybody.
 //!
 //! The file is a JSON array of the messages exactly as they came: cameras' addresses stay sealed on disk.
@@ -14,23 +14,37 @@ use futures::StreamExt;
 use longwatch_events::id::ServerId;
 use longwatch_events::position::Position;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::desired::{Collector, DesiredSet, Part};
 use super::membership::Standing;
-use crate::bus::{Bus, Error as BusError};
+use crate::bus::{Bus, Error as BusError, Told};
 use crate::durable;
+use crate::lease::Lease;
 use crate::retry::Retry;
+use crate::uptime::since_boot;
 
 /// Between two looks, at least; at most twice as long.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Between two looks that somebody asks for, at least.
+const ASKED_EVERY: Duration = Duration::from_millis(500);
 /// After a look that failed, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Attempts to read the file at a start, and the time between two of them, at first and at most.
 const READ_ATTEMPTS: u32 = 6;
 const READ_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// What was learnt, in this order.
+#[derive(Debug)]
+pub(super) enum Learnt {
+    /// A newer set.
+    Set(DesiredSet),
+    /// A look has found all there was; it began at this time since boot.
+    Looked(Duration),
+}
 
 /// The file with the newest set.
 #[derive(Debug, Clone)]
@@ -123,7 +137,8 @@ pub(super) async fn follow(
     store: Store,
     mut standing: watch::Receiver<Standing>,
     mut known: Option<(ServerId, Position)>,
-    sets: mpsc::Sender<DesiredSet>,
+    lease: watch::Receiver<Lease>,
+    learnt: mpsc::Sender<Learnt>,
 ) {
     loop {
         let now = *standing.borrow_and_update();
@@ -140,11 +155,12 @@ pub(super) async fn follow(
                     server_id: membership.server_id,
                     collector: Collector::new(membership.server_id, newest),
                     unsaved: None,
+                    lease: lease.clone(),
                     retry: Retry::new(RETRY.0, RETRY.1),
                     began: Instant::now(),
                 };
                 tokio::select! {
-                    () = follower.run(&sets) => {}
+                    () = follower.run(&learnt) => {}
                     () = other_server(&mut standing, membership.server_id) => {}
                 }
                 continue;
@@ -159,6 +175,20 @@ pub(super) async fn follow(
         if standing.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Waits until the lease asks for a look, but not before `ask_at`.
+async fn lease_asks(lease: &mut watch::Receiver<Lease>, ask_at: Instant) {
+    let due =
+        lease.wait_for(|lease| lease.look_due().is_some()).await.ok().and_then(|lease| lease.look_due());
+    match due {
+        Some(due) => {
+            let settled = Instant::now() + due.saturating_sub(since_boot());
+            tokio::time::sleep_until(settled.max(ask_at)).await;
+        }
+        // Nobody is left to ask.
+        None => std::future::pending().await,
     }
 }
 
@@ -180,72 +210,115 @@ struct Follower<'a> {
     collector: Collector,
     /// A set that is in force but not in the file yet.
     unsaved: Option<DesiredSet>,
+    lease: watch::Receiver<Lease>,
     retry: Retry,
     began: Instant,
 }
 
+/// What came of a look.
+struct Look {
+    sets: Vec<DesiredSet>,
+    /// Nothing was missing.
+    whole: bool,
+    /// When to look again.
+    again_in: Duration,
+}
+
 impl Follower<'_> {
-    /// Ends only when nobody takes sets any more.
-    async fn run(mut self, sets: &mpsc::Sender<DesiredSet>) {
+    /// Ends only when nobody takes what was learnt any more.
+    async fn run(mut self, learnt: &mpsc::Sender<Learnt>) {
         let mut messages = loop {
             match self.bus.assignments(self.server_id).await {
                 Ok(messages) => break messages,
                 Err(e) => self.pause(&e).await,
             }
         };
-        let mut link = self.bus.link();
+        let (mut link, mut lease) = (self.bus.link(), self.lease.clone());
         let mut next_look = Instant::now();
+        // When another look may be asked for, and whether the last one found what it looked for.
+        let (mut ask_at, mut found) = (next_look, true);
         loop {
             let connects = link.borrow().connects;
-            let message = tokio::select! {
-                Some(message) = messages.next() => Some(message),
+            let part = tokio::select! {
+                Some(told) = messages.next() => match told {
+                    Told::Part(message) => Some(message),
+                    Told::Look => {
+                        next_look = next_look.min(ask_at);
+                        continue;
+                    }
+                },
                 () = tokio::time::sleep_until(next_look) => None,
                 _ = link.wait_for(|link| link.connects > connects) => None,
+                // A look that failed is tried again when that is due.
+                () = lease_asks(&mut lease, ask_at), if found => None,
             };
-            let found = match message {
-                Some(message) => self.offer(message).1.into_iter().collect(),
+            let news = match part {
+                Some(message) => self.offer(message).1.map(Learnt::Set).into_iter().collect(),
                 None => {
                     self.bus.up().await;
-                    let (found, wait) = self.look().await;
-                    next_look = Instant::now() + wait;
-                    found
+                    let begun_at = since_boot();
+                    ask_at = Instant::now() + ASKED_EVERY;
+                    let Look { sets, whole, again_in } = self.look().await;
+                    next_look = Instant::now() + again_in;
+                    found = whole;
+                    let all: Vec<_> = sets.into_iter().map(Learnt::Set).collect();
+                    all.into_iter().chain(whole.then_some(Learnt::Looked(begun_at))).collect()
                 }
             };
-            for set in found {
-                self.unsaved = Some(set.clone());
-                self.save().await;
-                if sets.send(set).await.is_err() {
-                    return;
-                }
+            if self.tell(news, learnt).await.is_err() {
+                return;
             }
         }
     }
 
-    /// Reads every part that stands in the log; returns what came of it and when to look again.
-    async fn look(&mut self) -> (Vec<DesiredSet>, Duration) {
+    /// Passes on what was learnt; a set is saved first.
+    async fn tell(
+        &mut self,
+        news: Vec<Learnt>,
+        learnt: &mpsc::Sender<Learnt>,
+    ) -> Result<(), SendError<Learnt>> {
+        for news in news {
+            if let Learnt::Set(set) = &news {
+                self.unsaved = Some(set.clone());
+                self.save().await;
+            }
+            learnt.send(news).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads every part that stands in the log.
+    async fn look(&mut self) -> Look {
         self.save().await;
-        let mut found = Vec::new();
+        let mut sets = Vec::new();
         let mut missing = BTreeSet::from([1]);
         let mut looking_for: Option<Part> = None;
         while let Some(number) = missing.pop_first() {
             let message = match self.bus.last_assignment(self.server_id, number).await {
                 Ok(Some(message)) => message,
-                Ok(None) => break,
-                Err(e) => return (found, self.failed(&e)),
+                // Nothing at all is all there is.
+                Ok(None) if looking_for.is_none() => break,
+                Ok(None) => return self.incomplete(sets),
+                Err(e) => return Look { sets, whole: false, again_in: self.failed(&e) },
             };
             let (part, set) = self.offer(message);
-            found.extend(set);
+            sets.extend(set);
             if let (None, Some(first)) = (looking_for, part) {
                 missing = (2..=first.parts).collect();
                 looking_for = part;
             }
-            // A part of another set: they are being replaced right now, and their copies are on their way.
-            if part != looking_for {
-                break;
+            // Of another set: they are being replaced right now, and their copies are on their way. Or of none.
+            if part.is_none() || part != looking_for {
+                return self.incomplete(sets);
             }
         }
         self.retry.worked();
-        (found, LOOK_EVERY.mul_f64(1.0 + rand::random::<f64>()))
+        Look { sets, whole: true, again_in: LOOK_EVERY.mul_f64(1.0 + rand::random::<f64>()) }
+    }
+
+    /// The log answers, and is about to hold a whole set.
+    fn incomplete(&mut self, sets: Vec<DesiredSet>) -> Look {
+        Look { sets, whole: false, again_in: self.retry.failed(rand::random()) }
     }
 
     fn offer(&mut self, message: Bytes) -> (Option<Part>, Option<DesiredSet>) {

@@ -45,6 +45,8 @@ pub(super) struct DesiredSet {
     pub(super) revision: Position,
     /// How often a heartbeat is to go out.
     pub(super) heartbeat_interval_ms: u32,
+    /// How long this server may be silent; `None` in sets from before it was told.
+    pub(super) lease_ms: Option<u32>,
     /// What to record.
     pub(super) cameras: Vec<AssignedCamera>,
     /// Its parts as they were received, in order.
@@ -122,10 +124,16 @@ impl Collector {
 
 impl Unfinished {
     fn join(self, revision: Position) -> DesiredSet {
-        let mut whole =
-            DesiredSet { revision, heartbeat_interval_ms: 0, cameras: Vec::new(), messages: Vec::new() };
+        let mut whole = DesiredSet {
+            revision,
+            heartbeat_interval_ms: 0,
+            lease_ms: None,
+            cameras: Vec::new(),
+            messages: Vec::new(),
+        };
         for (set, message) in self.got.into_values() {
             whole.heartbeat_interval_ms = set.heartbeat_interval_ms;
+            whole.lease_ms = set.lease_ms;
             whole.cameras.extend(set.cameras);
             whole.messages.push(message);
         }
@@ -171,6 +179,7 @@ mod tests {
             epoch: Epoch(revision),
             settings_version: Position(1),
             source: Base64Bytes(vec![1, 2, 3]),
+            single_session: false,
         };
         message(Event::AssignmentsPublished(AssignmentSet {
             server_id: server(1),
@@ -178,6 +187,7 @@ mod tests {
             part,
             parts,
             heartbeat_interval_ms: 700,
+            lease_ms: Some(2_100),
             cameras: vec![camera],
         }))
     }
@@ -193,7 +203,8 @@ mod tests {
         assert_eq!(offer(&mut collector, part(6, 2, 2)), None);
         assert_eq!(offer(&mut collector, part(6, 2, 2)), None);
         let five = offer(&mut collector, part(5, 1, 1)).unwrap();
-        assert_eq!((five.revision, five.cameras.len(), five.heartbeat_interval_ms), (Position(5), 1, 700));
+        assert_eq!((five.revision, five.cameras.len()), (Position(5), 1));
+        assert_eq!((five.heartbeat_interval_ms, five.lease_ms), (700, Some(2_100)));
         let messages = [part(6, 1, 2), part(6, 2, 2)];
         let six = offer(&mut collector, messages[0].clone()).unwrap();
         assert_eq!(six.cameras.iter().map(|c| c.camera_id).collect::<Vec<_>>(), [camera(6, 1), camera(6, 2)]);

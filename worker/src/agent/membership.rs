@@ -18,10 +18,13 @@ use crate::retry::Retry;
 
 /// How often a heartbeat goes out until control says otherwise.
 pub(super) const DEFAULT_HEARTBEAT_MS: u32 = 1_000;
+/// How long this server may be silent until control says otherwise.
+pub(super) const DEFAULT_LEASE_MS: u32 = 3_000;
 /// Between two attempts to join, after the first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// While nothing needs to be known: between two requests of a server that is detached, or waits to be adopted.
-const SLOWLY: Duration = Duration::from_secs(30);
+/// Between two requests of a server that is detached, or waits to be adopted, at least; at most twice as long. An operator
+/// who lets it in is waiting for it to record.
+const SLOWLY: Duration = Duration::from_secs(5);
 
 /// What this worker is to the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub(super) enum Standing {
         membership: Membership,
         /// How often it is to give a sign of life.
         heartbeat_interval_ms: u32,
+        /// How long it may be silent, if that was said.
+        lease_ms: Option<u32>,
     },
     /// A server no longer.
     Detached,
@@ -43,7 +48,9 @@ impl Standing {
     /// What is known before anybody was asked.
     pub(super) const fn remembered(membership: Option<Membership>) -> Self {
         match membership {
-            Some(membership) => Self::Known { membership, heartbeat_interval_ms: DEFAULT_HEARTBEAT_MS },
+            Some(membership) => {
+                Self::Known { membership, heartbeat_interval_ms: DEFAULT_HEARTBEAT_MS, lease_ms: None }
+            }
             None => Self::Unknown,
         }
     }
@@ -133,8 +140,9 @@ async fn attempt(bus: &Bus, claim: &str, key_file: &PathBuf) -> Result<Standing,
         return Err(Attempt::EmptyKey(key_file.clone()));
     }
     match bus.join(&request(key.trim(), claim)).await? {
-        JoinReply::Welcome { server_id, adopted, heartbeat_interval_ms } => {
-            Ok(Standing::Known { membership: Membership { server_id, adopted }, heartbeat_interval_ms })
+        JoinReply::Welcome { server_id, adopted, heartbeat_interval_ms, lease_ms } => {
+            let membership = Membership { server_id, adopted };
+            Ok(Standing::Known { membership, heartbeat_interval_ms, lease_ms })
         }
         JoinReply::Refused { reason: RefusedReason::Detached, .. } => Ok(Standing::Detached),
         JoinReply::Refused {

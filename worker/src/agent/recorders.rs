@@ -14,13 +14,15 @@ use longwatch_events::position::Epoch;
 use longwatch_events::sealed::Base64Bytes;
 use longwatch_events::time::Clock;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::told::Told;
 use crate::archive::Archive;
-use crate::camera::{self, Break, CameraState, CameraTask, Settings, Stats, Stopped};
+use crate::camera::{self, Break, CameraState, CameraTask, Hold, Settings, Stats, Stopped};
 use crate::identity::Identity;
+use crate::lease::Lease;
 use crate::plan::{self, Action, Key, Version};
 use crate::retry::Retry;
 use crate::source::address::AddressPolicy;
@@ -44,6 +46,8 @@ pub(super) struct Means {
     pub(super) settings: Settings,
     /// Which addresses cameras may have.
     pub(super) policy: AddressPolicy,
+    /// Whether cameras that serve one client only may be recorded.
+    pub(super) lease: watch::Receiver<Lease>,
 }
 
 /// All cameras of this server.
@@ -72,6 +76,15 @@ struct Order {
     server_id: ServerId,
     version: Version,
     source: Base64Bytes,
+    /// The camera serves one client only.
+    single_session: bool,
+}
+
+impl Order {
+    fn new(server_id: ServerId, version: Version, camera: &AssignedCamera) -> Self {
+        let (source, single_session) = (camera.source.clone(), camera.single_session);
+        Self { server_id, version, source, single_session }
+    }
 }
 
 enum State {
@@ -85,6 +98,8 @@ struct Running {
     task: Id,
     epoch: Epoch,
     stats: Arc<Stats>,
+    /// The camera serves one client only.
+    single_session: watch::Sender<bool>,
     cancel: CancellationToken,
     /// Why it was cancelled.
     ending: Option<Cause>,
@@ -122,9 +137,9 @@ impl Recorders {
             .filter_map(|(key, camera)| Some((*key, camera.order.as_ref()?.version)))
             .collect();
         let wanted = desired.iter().map(|camera| (Key::from(camera), Version::from(camera))).collect();
-        let sources: BTreeMap<Key, &Base64Bytes> =
-            desired.iter().map(|camera| (Key::from(camera), &camera.source)).collect();
-        let order = |key: &Key, version| Order { server_id, version, source: sources[key].clone() };
+        let assigned: BTreeMap<Key, &AssignedCamera> =
+            desired.iter().map(|camera| (Key::from(camera), camera)).collect();
+        let order = |key: &Key, version| Order::new(server_id, version, assigned[key]);
         for action in plan::diff(&running, &wanted) {
             match action {
                 Action::Stop { key, cause } => self.stop(key, cause),
@@ -134,21 +149,35 @@ impl Recorders {
                 }
             }
         }
-        self.open_again(server_id, &sources, identity);
+        self.open_again(server_id, &assigned, identity);
+        self.note_single_sessions(&assigned);
         self.resume.clear();
+    }
+
+    /// Whether a camera serves others too is no reason to begin its recording again.
+    fn note_single_sessions(&mut self, assigned: &BTreeMap<Key, &AssignedCamera>) {
+        for (key, camera) in &mut self.cameras {
+            let (Some(order), Some(assigned)) = (&mut camera.order, assigned.get(key)) else { continue };
+            order.single_session = assigned.single_session;
+            if let State::Running(running) = &camera.state {
+                running.single_session.send_if_modified(|single| {
+                    std::mem::replace(single, assigned.single_session) != assigned.single_session
+                });
+            }
+        }
     }
 
     /// Tries cameras whose source could not be opened once more, if it was sealed anew.
     fn open_again(
         &mut self,
         server_id: ServerId,
-        sources: &BTreeMap<Key, &Base64Bytes>,
+        assigned: &BTreeMap<Key, &AssignedCamera>,
         identity: &Identity,
     ) {
         let resealed = |(key, camera): (&Key, &Camera)| {
             let (State::Sealed, Some(order)) = (&camera.state, &camera.order) else { return None };
-            let source = sources.get(key).filter(|source| ***source != order.source)?;
-            Some((*key, Order { server_id, version: order.version, source: (*source).clone() }))
+            let assigned = assigned.get(key).filter(|assigned| assigned.source != order.source)?;
+            Some((*key, Order::new(server_id, order.version, assigned)))
         };
         let orders: Vec<_> = self.cameras.iter().filter_map(resealed).collect();
         for (key, order) in orders {
@@ -210,6 +239,7 @@ impl Recorders {
             Ok(source) => {
                 let means = self.means.clone();
                 let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
+                let (single_session, single_session_out) = watch::channel(order.single_session);
                 let source =
                     RtspSource::new(source, means.policy, Timeouts::default(), Arc::clone(&means.clock));
                 let task = CameraTask {
@@ -226,11 +256,13 @@ impl Recorders {
                     clock: means.clock,
                     stats: Arc::clone(&stats),
                     cancel: cancel.clone(),
+                    hold: Hold::new(means.lease, single_session_out),
                     resume,
                 };
                 let task = self.tasks.spawn(run_after(delay, task)).id();
                 self.camera_of.insert(task, key);
-                State::Running(Running { task, epoch: order.version.epoch, stats, cancel, ending: None })
+                let epoch = order.version.epoch;
+                State::Running(Running { task, epoch, stats, single_session, cancel, ending: None })
             }
             Err(error) => {
                 tracing::error!(camera_id = %key.camera_id, %error, "camera cannot be recorded");
@@ -340,10 +372,10 @@ impl Recorders {
             let State::Running(running) = &camera.state else { continue };
             match running.stats.state() {
                 CameraState::Recording if running.ending.is_none() => counts.recording += 1,
-                // The disk is this server's own affair.
+                // The disk and the lease are this server's own affair.
                 CameraState::Recording
                 | CameraState::Connecting
-                | CameraState::Failing(Cause::StorageError) => {
+                | CameraState::Failing(Cause::StorageError | Cause::LeaseExpired) => {
                     counts.unsettled += 1;
                 }
                 CameraState::Failing(_) => {}
@@ -416,140 +448,4 @@ async fn run_after(delay: Duration, task: CameraTask<RtspSource>) -> Stopped {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::identity::Home;
-    use crypto_box::aead::OsRng;
-    use longwatch_events::assignment::SourceSecret;
-    use longwatch_events::id::{CameraId, SystemIds, TenantId};
-    use longwatch_events::position::{Epoch, Position};
-    use longwatch_events::time::{SystemClock, Timestamp};
-    use tokio::sync::mpsc::{self, UnboundedReceiver};
-
-    struct Given {
-        _archive: tempfile::TempDir,
-        identity: Identity,
-        recorders: Recorders,
-        facts: UnboundedReceiver<Fact>,
-        server_id: ServerId,
-    }
-
-    fn given() -> Given {
-        let archive = tempfile::tempdir().unwrap();
-        let identity = Identity::load_or_create(&Home::take(archive.path()).unwrap()).unwrap();
-        let (facts_in, facts) = mpsc::unbounded_channel();
-        let means = Means {
-            archive: Archive::new(archive.path().into(), 1),
-            facts: facts_in,
-            told: Arc::new(Told::new(archive.path().join("told"))),
-            clock: Arc::new(SystemClock),
-            settings: Settings::default(),
-            // Loopback is not allowed: every attempt fails at once, without a connection.
-            policy: AddressPolicy::default(),
-        };
-        let recorders = Recorders::new(means, BTreeMap::new());
-        Given { _archive: archive, identity, recorders, facts, server_id: ServerId::generate(&SystemIds) }
-    }
-
-    fn camera(identity: &Identity, epoch: u64) -> AssignedCamera {
-        let source = SourceSecret { url: "rtsp://127.0.0.1:1/x".into(), username: None, password: None };
-        let sealed =
-            crypto_box::PublicKey::from(identity.public_key().0).seal(&mut OsRng, &source.to_plaintext());
-        AssignedCamera {
-            tenant_id: TenantId::DEFAULT,
-            camera_id: CameraId::from_uuid(TenantId::DEFAULT.as_uuid()),
-            epoch: Epoch(epoch),
-            settings_version: Position(1),
-            source: Base64Bytes(sealed.unwrap()),
-        }
-    }
-
-    fn interruption(fact: Option<Fact>) -> (Epoch, Cause) {
-        let Some(Fact::Interrupted(interrupted)) = fact else { panic!("{fact:?}") };
-        (interrupted.epoch, interrupted.cause)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_is_reported_and_started_again() {
-        let Given { _archive, identity, mut recorders, mut facts, server_id } = given();
-        let camera = camera(&identity, 3);
-        recorders.apply(server_id, std::slice::from_ref(&camera), &identity);
-        assert_eq!(interruption(facts.recv().await), (Epoch(3), Cause::NotAllowed));
-        // Given a task in its place that panics …
-        recorders.tasks.abort_all();
-        while recorders.tasks.join_next().await.is_some() {}
-        recorders.camera_of.clear();
-        let task = recorders.tasks.spawn(async { panic!("a bug of this test") }).id();
-        recorders.camera_of.insert(task, Key::from(&camera));
-        match &mut recorders.cameras.get_mut(&Key::from(&camera)).unwrap().state {
-            State::Running(running) => running.task = task,
-            State::Sealed => panic!("it was opened"),
-        }
-        // … then that is said, and the camera has a task that tries again.
-        recorders.next_ended(&identity).await;
-        assert_eq!(interruption(facts.recv().await), (Epoch(3), Cause::WorkerRestarted));
-        assert_eq!(interruption(facts.recv().await), (Epoch(3), Cause::NotAllowed));
-        assert_eq!(recorders.counts(), Counts { cameras: 1, recording: 0, unsettled: 0 });
-        assert_eq!(recorders.finish(Duration::from_secs(1)).await, Some(BTreeMap::new()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_newer_order_waits_for_the_older_one_to_end() {
-        let Given { _archive, identity, mut recorders, mut facts, server_id } = given();
-        let end = Timestamp::from_millis(1_795_420_800_000);
-        let key = Key::from(&camera(&identity, 3));
-        recorders.resume.insert(key, Break { end, cause: Cause::WorkerRestarted });
-        recorders.apply(server_id, &[camera(&identity, 3)], &identity);
-        recorders.apply(server_id, &[camera(&identity, 5)], &identity);
-        recorders.apply(server_id, &[camera(&identity, 4)], &identity);
-        assert_eq!(recorders.tasks.len(), 1);
-        recorders.next_ended(&identity).await;
-        while interruption(facts.recv().await).0 != Epoch(5) {}
-        // What the first task left open, the second leaves open still.
-        let open = recorders.finish(Duration::from_secs(1)).await.unwrap();
-        assert_eq!(open, BTreeMap::from([(key, Break { end, cause: Cause::WorkerRestarted })]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_opened_is_said_once_and_tried_again_when_sealed_anew() {
-        let Given { _archive, identity, mut recorders, mut facts, server_id } = given();
-        let right = camera(&identity, 3);
-        let wrong = AssignedCamera { source: Base64Bytes(vec![0; 80]), ..right.clone() };
-        recorders.apply(server_id, std::slice::from_ref(&wrong), &identity);
-        recorders.apply(server_id, std::slice::from_ref(&wrong), &identity);
-        assert_eq!(interruption(facts.recv().await), (Epoch(3), Cause::ProtocolError));
-        assert!(facts.try_recv().is_err());
-        assert_eq!(recorders.counts(), Counts { cameras: 1, recording: 0, unsettled: 0 });
-        recorders.apply(server_id, &[right], &identity);
-        assert_eq!(interruption(facts.recv().await), (Epoch(3), Cause::NotAllowed));
-        recorders.stop_all(Cause::Reassigned);
-        assert_eq!(recorders.counts(), Counts::default());
-        recorders.next_ended(&identity).await;
-        assert!(recorders.cameras.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_a_task_could_not_wait_for_is_remembered_as_not_told() {
-        for drained in [true, false] {
-            let Given { _archive, identity, mut recorders, facts: _facts, server_id } = given();
-            recorders.means.told.catch_up();
-            let camera = camera(&identity, 3);
-            recorders.apply(server_id, std::slice::from_ref(&camera), &identity);
-            // Given a task in its place whose writer did not end …
-            recorders.tasks.abort_all();
-            while recorders.tasks.join_next().await.is_some() {}
-            recorders.camera_of.clear();
-            let stopped = Stopped { stored_until: None, open_break: None, drained };
-            let task = recorders.tasks.spawn(async move { stopped }).id();
-            recorders.camera_of.insert(task, Key::from(&camera));
-            match &mut recorders.cameras.get_mut(&Key::from(&camera)).unwrap().state {
-                State::Running(running) => running.task = task,
-                State::Sealed => panic!("it was opened"),
-            }
-            // … then a stop is not clean, although all tasks ended.
-            let told = Arc::clone(&recorders.means.told);
-            assert!(recorders.finish(Duration::from_secs(1)).await.is_some());
-            assert_eq!(told.is_whole(), drained);
-        }
-    }
-}
+mod tests;

@@ -5,9 +5,11 @@
 //! would either lose them or stop the recording, which are the two things that must not happen.
 //!
 //! Invariants: nothing is reported as stored before it is durable; after every break the first durable keyframe is
-//! reported and then the gap before it, once; the camera's memory stays under [`Settings::max_held_bytes`].
+//! reported and then the gap before it, once; the camera's memory stays under [`Settings::max_held_bytes`]; a camera is
+//! asked only while its [`Hold`] lasts.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use crate::frame::VideoFrame;
 use crate::rotation::Lengths;
 use crate::source::{Failure, Received, Session, Source};
 
+mod hold;
 mod outcomes;
 mod recorder;
 mod reporter;
@@ -32,6 +35,7 @@ mod stats;
 use outcomes::Outcomes;
 use reporter::{Reporter, Told};
 
+pub use hold::Hold;
 pub use recorder::{Identity, Recorder};
 pub use stats::{CameraState, Stats};
 
@@ -84,6 +88,8 @@ pub struct CameraTask<S> {
     pub stats: Arc<Stats>,
     /// Ends the task.
     pub cancel: CancellationToken,
+    /// Whether the camera may be had.
+    pub hold: Hold,
     /// Up to when this camera is stored already, and why it stopped then; `None` if it never was.
     pub resume: Option<Break>,
 }
@@ -102,13 +108,14 @@ pub struct Stopped {
 
 /// Records until cancelled. Then the open segment is closed, which takes at most [`STOP_LIMIT`].
 pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
-    let CameraTask { identity, source, settings, archive, facts, clock, stats, cancel, resume } = task;
+    let CameraTask { identity, source, settings, archive, facts, clock, stats, cancel, hold, resume } = task;
     let reporter = Reporter::new(Told { identity, facts }, Arc::clone(&clock), stats);
     let mut camera = Camera {
         settings,
         archive,
         clock,
         cancel: cancel.clone(),
+        hold: hold.clone(),
         reporter,
         open_break: resume,
         segment_start: None,
@@ -117,10 +124,21 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
         drained: true,
     };
     let mut backoff = Backoff::default();
+    let mut tried = false;
     loop {
+        // That a process which has just begun has no contact yet is nothing to tell.
+        if std::mem::replace(&mut tried, true) && !hold.is_held() {
+            camera.reporter.interrupted(camera.stored_until, hold::expired(), None);
+        }
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            () = hold.begins() => {}
+        }
         let opened = tokio::select! {
             biased;
             () = cancel.cancelled() => break,
+            () = hold.ends() => Err(hold::expired()),
             opened = source.open() => opened,
         };
         let (failure, recorded) = match opened {
@@ -130,6 +148,11 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
             },
             Err(failure) => (failure, Duration::ZERO),
         };
+        if failure.cause == Cause::LeaseExpired {
+            // The lease says when to go on, not how often the camera failed.
+            camera.reporter.interrupted(camera.stored_until, failure, None);
+            continue;
+        }
         let delay = backoff.next_delay(recorded, failure.cause, rand::random());
         camera.reporter.interrupted(camera.stored_until, failure, Some(delay));
         tokio::select! {
@@ -155,6 +178,7 @@ struct Camera {
     archive: Archive,
     clock: Arc<dyn Clock>,
     cancel: CancellationToken,
+    hold: Hold,
     reporter: Reporter,
     /// The break that the next segment to resume will end.
     open_break: Option<Break>,
@@ -201,11 +225,13 @@ impl Camera {
         let mut outcomes = Outcomes::new(dones, self.reporter.told.clone());
         let pace = Pace { durable_since: None, moved_at: None };
         let mut take = Take { writer, recorder: None, dropping: false, pace };
-        let cancel = self.cancel.clone();
+        let (cancel, hold) = (self.cancel.clone(), self.hold.clone());
+        let mut hold_ends = pin!(hold.ends());
         let failure = loop {
             let step = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break None,
+                () = &mut hold_ends => Err(hold::expired()),
                 done = outcomes.next() => match done {
                     Some(done) => self.done(done, &mut take.pace),
                     None => Err(Failure::new(Cause::StorageError, "the writer stopped")),
@@ -215,6 +241,8 @@ impl Camera {
                     Ok(())
                 }
                 received = session.next() => match received {
+                    // Before anything else is done after a pause of this process: it may have come out of any wait.
+                    Ok(_) if !hold.is_held() => Err(hold::expired()),
                     Ok(received) => self.received(received, &mut take),
                     Err(failure) => Err(failure),
                 },

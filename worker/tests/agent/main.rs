@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod camera;
+mod failover;
+mod playing;
 mod system;
 
 use std::collections::BTreeSet;
@@ -14,7 +16,7 @@ use longwatch_events::join::{JoinReply, RefusedReason};
 use longwatch_events::position::Position;
 use longwatch_events::sealed::PublicKey;
 use longwatch_events::subject::LogStream;
-use system::{System, camera, camera_id, eventually, free_port};
+use system::{System, camera, camera_id, eventually, free_port, welcome};
 
 fn interruptions(facts: &[Fact], number: u32) -> Vec<Interrupted> {
     let interrupted = facts.iter().map(|fact| {
@@ -196,7 +198,7 @@ async fn a_detached_server_records_nothing_until_it_is_let_in_again() {
 
     let attempts = cameras.attempts("a");
     let server_id = system.server_id;
-    system.control_says(Some(JoinReply::Welcome { server_id, adopted: true, heartbeat_interval_ms: 100 }));
+    system.control_says(Some(welcome(server_id)));
     let worker = system.start_worker();
     eventually("it records again", async || (cameras.attempts("a") > attempts).then_some(())).await;
     assert_eq!(worker.terminate().await, Some(0));

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use async_nats::{Client, ConnectOptions, HeaderMap};
+use async_nats::{Client, ConnectOptions, HeaderMap, Subscriber};
 use aws_lc_rs::hmac;
+use bytes::Bytes;
 use crypto_box::aead::OsRng;
 use futures::StreamExt;
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet, SourceSecret};
@@ -20,12 +21,15 @@ use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::{Base64Bytes, PublicKey};
 use longwatch_events::subject::{self, LogStream};
 use longwatch_events::time::{Clock, SystemClock};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 /// Nothing that is waited for takes longer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Of every set that a test assigns.
+pub(crate) const LEASE_MS: u32 = 2_000;
 pub(crate) const JOIN_KEY: &str = "lwj_the_key_of_this_test";
 /// The key pair of the NATS documentation's example.
 const WORKER_SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
@@ -87,7 +91,7 @@ impl System {
             .connect(format!("nats://127.0.0.1:{port}"))
             .await
             .unwrap();
-        let welcome = JoinReply::Welcome { server_id, adopted: true, heartbeat_interval_ms: 200 };
+        let welcome = welcome(server_id);
         let control = Control { reply: Arc::new(Mutex::new(Some(welcome))), claim: Arc::default() };
         let mut system = Self { folder, server_id, port, nats: None, client, control };
         system.start_nats().await;
@@ -120,13 +124,22 @@ impl System {
     }
 
     pub(crate) async fn create(&self, stream: LogStream) {
+        self.create_with(stream, stream == LogStream::Assignments).await;
+    }
+
+    /// The log stream of assignments, of which nobody hears.
+    pub(crate) async fn create_silent_assignments(&self) {
+        self.create_with(LogStream::Assignments, false).await;
+    }
+
+    async fn create_with(&self, stream: LogStream, republish: bool) {
         let assignments = stream == LogStream::Assignments;
         let config = stream::Config {
             name: stream.name().into(),
             subjects: vec![stream.subjects().into()],
             allow_direct: true,
             max_messages_per_subject: if assignments { 1 } else { -1 },
-            republish: assignments.then(|| stream::Republish {
+            republish: republish.then(|| stream::Republish {
                 source: subject::REPUBLISH_FROM.into(),
                 destination: subject::REPUBLISH_TO.into(),
                 headers_only: false,
@@ -143,6 +156,19 @@ impl System {
     /// From now on control answers this, or nothing.
     pub(crate) fn control_says(&self, reply: Option<JoinReply>) {
         *self.control.reply.lock().unwrap() = reply;
+    }
+
+    /// Tells the worker that it missed something.
+    pub(crate) async fn say_look(&self) {
+        self.client.publish(subject::look(self.server_id), Bytes::new()).await.unwrap();
+        self.client.flush().await.unwrap();
+    }
+
+    /// All that anybody asks for from now on under `subjects`.
+    pub(crate) async fn requests(&self, subjects: &'static str) -> Subscriber {
+        let requests = self.client.subscribe(subjects).await.unwrap();
+        self.client.flush().await.unwrap();
+        requests
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -187,6 +213,7 @@ impl System {
                 part,
                 parts: number_of,
                 heartbeat_interval_ms: 100,
+                lease_ms: Some(LEASE_MS),
                 cameras,
             });
             let envelope = Envelope {
@@ -267,7 +294,7 @@ impl Drop for System {
 }
 
 impl Control {
-    async fn answer(self, client: Client, mut requests: async_nats::Subscriber) {
+    async fn answer(self, client: Client, mut requests: Subscriber) {
         while let Some(message) = requests.next().await {
             let request: JoinRequest = serde_json::from_slice(&message.payload).unwrap();
             let key = hmac::Key::new(hmac::HMAC_SHA256, JOIN_KEY.as_bytes());
@@ -301,6 +328,11 @@ fn configuration(folder: &Path, port: u16, server: ServerId) -> String {
     )
 }
 
+/// What control answers a worker that it lets in.
+pub(crate) const fn welcome(server_id: ServerId) -> JoinReply {
+    JoinReply::Welcome { server_id, adopted: true, heartbeat_interval_ms: 200, lease_ms: Some(LEASE_MS) }
+}
+
 /// A camera to assign, its source sealed to `key`.
 pub(crate) fn camera(number: u32, epoch: u64, url: &str, key: PublicKey) -> AssignedCamera {
     let source = SourceSecret { url: url.into(), username: None, password: None };
@@ -312,6 +344,7 @@ pub(crate) fn camera(number: u32, epoch: u64, url: &str, key: PublicKey) -> Assi
         source: Base64Bytes(
             crypto_box::PublicKey::from(key.0).seal(&mut OsRng, &source.to_plaintext()).unwrap(),
         ),
+        single_session: false,
     }
 }
 
@@ -335,8 +368,12 @@ impl Worker {
 
     /// Asks it to stop; returns its exit code.
     pub(crate) async fn terminate(self) -> Option<i32> {
-        let id = rustix::process::Pid::from_raw(self.0.id().unwrap().try_into().unwrap()).unwrap();
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         self.exit_code().await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.0.id().unwrap().try_into().unwrap()).unwrap();
+        kill_process(id, signal).unwrap();
     }
 }

@@ -67,6 +67,7 @@ fn cause() -> impl Strategy<Value = Cause> {
         Cause::Disabled,
         Cause::Unplaced,
         Cause::ServerSilent,
+        Cause::LeaseExpired,
     ])
 }
 
