@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::decide::command::{Command, Refusal, decide};
 use crate::observed::{Observed, Pace};
 use crate::read_model::ReadModel;
+use crate::replay;
 use crate::secrets::{self, Secrets};
 
 /// How long a command waits for the fold to pass what it appended.
@@ -141,6 +142,14 @@ impl Service {
     /// State as folded so far. Never hold it across an await.
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// State as it was at `position`, folded from the beginning of the log: that takes as long as the log is.
+    ///
+    /// # Errors
+    /// See [`replay::Error`].
+    pub async fn state_at(&self, position: Position) -> Result<State, replay::Error> {
+        replay::fold_up_to(&*self.log, State::default(), position).await
     }
 
     /// For the follower only: State changes by folding and by nothing else.

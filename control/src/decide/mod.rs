@@ -4,5 +4,6 @@ pub mod command;
 pub mod disk;
 pub mod liveness;
 pub mod placement;
+pub mod rederive;
 pub mod scaling;
 pub mod what_if;
