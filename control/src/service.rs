@@ -109,6 +109,7 @@ pub struct Service {
     progress: watch::Sender<Progress>,
     halted: watch::Sender<Option<String>>,
     unopened: AtomicUsize,
+    held: AtomicUsize,
     troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 
@@ -135,6 +136,7 @@ impl Service {
             progress: watch::Sender::new(progress),
             halted: watch::Sender::new(None),
             unopened: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             troubles: Mutex::default(),
         }
     }
@@ -255,6 +257,11 @@ impl Service {
         self.troubles().remove(part);
     }
 
+    /// What parts of this replica are in trouble with.
+    pub fn current_troubles(&self) -> Vec<String> {
+        self.troubles().values().cloned().collect()
+    }
+
     /// Whether this replica can answer.
     pub fn health(&self) -> Health {
         let progress = *self.progress.borrow();
@@ -268,7 +275,7 @@ impl Service {
         if !progress.recordings_caught_up {
             problems.push("what workers reported is still being replayed".to_owned());
         }
-        problems.extend(self.troubles().values().cloned());
+        problems.extend(self.current_troubles());
         let ready = problems.is_empty();
         // This replica answers all the same; another one would not do better.
         if let unopened @ 1.. = self.unopened() {
@@ -406,6 +413,15 @@ impl Service {
 
     pub(crate) fn set_unopened(&self, unopened: usize) {
         self.unopened.store(unopened, Ordering::Relaxed);
+    }
+
+    /// How many servers are silent and not taken for lost, because too many are at once.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_held(&self, held: usize) {
+        self.held.store(held, Ordering::Relaxed);
     }
 
     /// Seals a camera's source for the event that will carry it.

@@ -7,6 +7,7 @@
 
 mod assignments;
 mod auth;
+mod autoscaling;
 mod camera_input;
 mod camera_view;
 mod cameras;
@@ -19,6 +20,8 @@ mod openapi;
 mod operations;
 mod problem;
 mod server_input;
+mod server_verbs;
+mod server_view;
 mod servers;
 mod source_url;
 mod system;
@@ -63,6 +66,10 @@ struct App {
 }
 
 impl App {
+    fn new(service: Arc<Service>, key: Key) -> Self {
+        Self { service, key: Arc::new(key) }
+    }
+
     /// What is observed of servers.
     fn observations(&self) -> Observations {
         operations::observations(&self.service)
@@ -110,7 +117,7 @@ async fn serve_one(listener: TcpListener, router: Router, stop: &CancellationTok
 
 /// The API, its description and its viewer, without the operators' endpoints.
 pub fn router(service: Arc<Service>, key: Key) -> Router {
-    let app = App { service, key: Arc::new(key) };
+    let app = App::new(service, key);
     let (v1, _) = v1().split_for_parts();
     let v1 = v1.route_layer(from_fn_with_state(app.clone(), observe::caught_up));
     let router = Router::new()
@@ -139,7 +146,9 @@ fn v1() -> OpenApiRouter<App> {
         .merge(cameras::routes())
         .merge(timeline::routes())
         .merge(servers::routes())
+        .merge(server_verbs::routes())
         .merge(assignments::routes())
+        .merge(autoscaling::routes())
         .merge(system::routes())
 }
 

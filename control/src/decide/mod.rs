@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod disk;
+pub mod drain;
 pub mod liveness;
 pub mod placement;
 pub mod rederive;
