@@ -8,7 +8,9 @@
 mod assignments;
 mod auth;
 mod autoscaling;
+mod camera_copies;
 mod camera_input;
+mod camera_verbs;
 mod camera_view;
 mod cameras;
 mod change;
@@ -144,6 +146,7 @@ fn v1() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::frame())
         .merge(tenants::routes())
         .merge(cameras::routes())
+        .merge(camera_verbs::routes())
         .merge(timeline::routes())
         .merge(servers::routes())
         .merge(server_verbs::routes())
