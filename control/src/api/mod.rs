@@ -5,6 +5,7 @@
 //!
 //! Invariant: without a valid key nothing is answered but what `auth` lists as public, which holds no data.
 
+mod apart;
 mod assignments;
 mod auth;
 mod autoscaling;
@@ -20,11 +21,15 @@ mod input;
 mod observe;
 mod openapi;
 mod operations;
+mod plans;
+mod policy;
+mod policy_input;
 mod problem;
 mod server_input;
 mod server_verbs;
 mod server_view;
 mod servers;
+mod simulations;
 mod source_url;
 mod system;
 mod tenants;
@@ -42,6 +47,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -65,11 +71,13 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 struct App {
     service: Arc<Service>,
     key: Arc<Key>,
+    /// Places for work that takes long.
+    apart: Arc<Semaphore>,
 }
 
 impl App {
     fn new(service: Arc<Service>, key: Key) -> Self {
-        Self { service, key: Arc::new(key) }
+        Self { service, key: Arc::new(key), apart: apart::places() }
     }
 
     /// What is observed of servers.
@@ -151,7 +159,10 @@ fn v1() -> OpenApiRouter<App> {
         .merge(servers::routes())
         .merge(server_verbs::routes())
         .merge(assignments::routes())
+        .merge(policy::routes())
+        .merge(simulations::routes())
         .merge(autoscaling::routes())
+        .merge(plans::routes())
         .merge(system::routes())
 }
 
