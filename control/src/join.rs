@@ -275,13 +275,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_detached_worker_stays_out() {
+    async fn a_detached_worker_stays_out_until_it_is_adopted_again() {
         let control = TestControl::start().await;
         answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &key())).await;
         let (server_id, expected) =
             control.service.state().servers().map(|(id, server)| (id, server.version)).next().unwrap();
         control.execute(Command::DetachServer { server_id, expected, cameras: DetachedCameras::Keep }).await;
-        let reply = answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &key())).await;
-        assert_eq!(refused(&reply), Some(RefusedReason::Detached));
+        // However often it asks, the log is told once.
+        for _ in 0..2 {
+            let reply = answer(&control.service, &key(), Adopt::Auto, &request("a", 1, &key())).await;
+            assert_eq!(refused(&reply), Some(RefusedReason::Detached));
+        }
+        let seen_again = Membership::Detached { seen_again: true };
+        let expected = {
+            let state = control.service.state();
+            let server = state.server(server_id).unwrap();
+            assert_eq!(server.membership, seen_again);
+            server.version
+        };
+        assert_eq!(control.service.state().position, expected);
+
+        // Until an owner takes it in again.
+        control.execute(Command::AdoptServer { server_id, expected }).await;
+        let reply = answer(&control.service, &key(), Adopt::Manual, &request("a", 1, &key())).await;
+        assert!(matches!(reply, JoinReply::Welcome { server_id: id, adopted: true, .. } if id == server_id));
     }
 }

@@ -17,6 +17,7 @@ pub mod lead;
 pub mod observed;
 pub mod planner;
 pub mod read_model;
+pub mod replay;
 pub mod secrets;
 pub mod serve;
 pub mod service;

@@ -17,13 +17,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::assignments::Publisher;
 use crate::decide::placement::{self, Inputs, Scope};
+use crate::decide::rederive::{ENTRIES_PER_EVENT, EVENTS_AT_ONCE};
 use crate::evidence;
 use crate::service::{CommandError, Service};
 
-/// So many changes stand in one event at most: about 500 KB, half of what NATS takes.
-const ENTRIES_PER_EVENT: usize = 2_000;
-/// So many events are appended at once at most; what is left of a plan, the next one says.
-const EVENTS_AT_ONCE: usize = 32;
 /// How long changes are gathered before they are planned together.
 const GATHER: Duration = Duration::from_millis(20);
 /// The planner looks again after this even if nothing seems to have changed: some plans only wait for time to pass…

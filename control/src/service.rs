@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::decide::command::{Command, Refusal, decide};
 use crate::observed::{Observed, Pace};
 use crate::read_model::ReadModel;
+use crate::replay;
 use crate::secrets::{self, Secrets};
 
 /// How long a command waits for the fold to pass what it appended.
@@ -108,6 +109,7 @@ pub struct Service {
     progress: watch::Sender<Progress>,
     halted: watch::Sender<Option<String>>,
     unopened: AtomicUsize,
+    held: AtomicUsize,
     troubles: Mutex<BTreeMap<&'static str, String>>,
 }
 
@@ -134,6 +136,7 @@ impl Service {
             progress: watch::Sender::new(progress),
             halted: watch::Sender::new(None),
             unopened: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             troubles: Mutex::default(),
         }
     }
@@ -141,6 +144,14 @@ impl Service {
     /// State as folded so far. Never hold it across an await.
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// State as it was at `position`, folded from the beginning of the log: that takes as long as the log is.
+    ///
+    /// # Errors
+    /// See [`replay::Error`].
+    pub async fn state_at(&self, position: Position) -> Result<State, replay::Error> {
+        replay::fold_up_to(&*self.log, State::default(), position).await
     }
 
     /// For the follower only: State changes by folding and by nothing else.
@@ -246,6 +257,11 @@ impl Service {
         self.troubles().remove(part);
     }
 
+    /// What parts of this replica are in trouble with.
+    pub fn current_troubles(&self) -> Vec<String> {
+        self.troubles().values().cloned().collect()
+    }
+
     /// Whether this replica can answer.
     pub fn health(&self) -> Health {
         let progress = *self.progress.borrow();
@@ -259,7 +275,7 @@ impl Service {
         if !progress.recordings_caught_up {
             problems.push("what workers reported is still being replayed".to_owned());
         }
-        problems.extend(self.troubles().values().cloned());
+        problems.extend(self.current_troubles());
         let ready = problems.is_empty();
         // This replica answers all the same; another one would not do better.
         if let unopened @ 1.. = self.unopened() {
@@ -397,6 +413,15 @@ impl Service {
 
     pub(crate) fn set_unopened(&self, unopened: usize) {
         self.unopened.store(unopened, Ordering::Relaxed);
+    }
+
+    /// How many servers are silent and not taken for lost, because too many are at once.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_held(&self, held: usize) {
+        self.held.store(held, Ordering::Relaxed);
     }
 
     /// Seals a camera's source for the event that will carry it.

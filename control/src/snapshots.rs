@@ -9,10 +9,7 @@ use std::io::{BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use longwatch_events::envelope::Envelope;
-use longwatch_events::fold;
 use longwatch_events::hash::Sha256;
-use longwatch_events::log::Record;
 use longwatch_events::position::Position;
 use longwatch_events::snapshot::{self, Snapshot};
 use longwatch_events::state::State;
@@ -20,6 +17,7 @@ use longwatch_events::subject::LogStream;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::replay;
 use crate::service::Service;
 
 /// How often it is looked whether the log has grown enough for a new one.
@@ -34,8 +32,8 @@ enum Error {
     Write { path: PathBuf, source: std::io::Error },
     #[error("the log: {0}")]
     Log(#[from] longwatch_events::log::Error),
-    #[error("position {position} cannot be folded: {why}")]
-    Fold { position: Position, why: String },
+    #[error(transparent)]
+    Replay(#[from] replay::Error),
     #[error("the log has no record at position {0}")]
     Missing(Position),
     #[error("a bug: {0}")]
@@ -110,27 +108,10 @@ async fn make(service: &Service, file: &Path, position: Position) -> Result<(), 
     if state.position > position {
         state = State::default();
     }
-    while state.position < position {
-        let page = service.log().read(LogStream::Log, state.position, position).await?;
-        if page.is_empty() {
-            return Err(Error::Missing(state.position.next()));
-        }
-        state = spawn_blocking(move || fold_page(state, &page)).await??;
-    }
+    state = replay::fold_up_to(service.log(), state, position).await?;
     let record = service.log().get(LogStream::Log, position).await?.ok_or(Error::Missing(position))?;
     let (path, record) = (file.to_owned(), Sha256::of(&record.payload));
     spawn_blocking(move || write(&path, &state, record)).await?
-}
-
-fn fold_page(mut state: State, page: &[Record]) -> Result<State, Error> {
-    for record in page {
-        let position = record.position;
-        let envelope = Envelope::decode(&record.payload)
-            .map_err(|error| Error::Fold { position, why: error.to_string() })?;
-        fold::apply(&mut state, position, record.stored_at, &envelope.event)
-            .map_err(|error| Error::Fold { position, why: error.to_string() })?;
-    }
-    Ok(state)
 }
 
 /// Replaces the file, whole or not at all. Blocks.

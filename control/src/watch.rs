@@ -22,16 +22,20 @@ pub async fn run(service: &Service) {
     loop {
         sleep(LOOK_EVERY).await;
         let caught_up = service.progress().borrow().caught_up;
-        if !caught_up || !service.observed().is_live() || service.halted().is_some() || !service.is_leading()
-        {
+        if !caught_up || !service.observed().is_live() || service.halted().is_some() {
             continue;
         }
+        // Whoever is asked tells of it, so every replica looks; only the one that leads says it to the log.
         let Judgement { events, held } = judge(service);
         if held.len() != held_before {
             held_before = held.len();
             report(held_before);
+            service.set_held(held_before);
         }
         metrics::gauge!("longwatch_servers_held").set(u32::try_from(held_before).unwrap_or(u32::MAX));
+        if !service.is_leading() {
+            continue;
+        }
         for (version, event) in events {
             append(service, version, event).await;
         }

@@ -38,7 +38,14 @@ struct CurrentAssignment {
     /// Since when.
     #[schema(format = DateTime)]
     since: String,
-    /// Why this server: `preferred` or `least_loaded`.
+    /// Why this server. `preferred`: the camera prefers it; `least_loaded`: it had the least relative load; `failover`: the
+    /// camera's server is lost; `home`: its own server is back, and no other had taken it; `failback`: its own server has
+    /// been back for long enough, or somebody asked; `drain`: the server before is being emptied; `over_capacity`: that one
+    /// held more than it may; `labels`: that one lacks a label the camera asks for; `rebalance`: that one was fuller;
+    /// `requested`: somebody asked for it.
+    #[schema(
+        pattern = "^(preferred|least_loaded|failover|home|failback|drain|over_capacity|labels|rebalance|requested)$"
+    )]
     reason: &'static str,
 }
 

@@ -49,11 +49,18 @@ pub(super) struct CameraInput {
     /// The server that should record it, if that has room.
     #[schema(value_type = Option<String>, format = "uuid")]
     preferred_server_id: Option<ServerId>,
-    /// On how many servers at once; this version records one copy.
-    #[schema(required = false, default = 1, minimum = 1, maximum = 1)]
+    /// On how many servers at once. Each copy has a server of its own, in a zone of its own if there is one with room.
+    #[schema(required = false, default = 1, minimum = 1, maximum = 4)]
     copies: u8,
     /// What it is expected to send, in bits per second; what a server's max_bitrate_bps is counted in.
     expected_bitrate_bps: Option<u64>,
+    /// Only servers that carry all of these labels may record it; at most 32.
+    #[schema(value_type = std::collections::BTreeMap<String, String>, required = false)]
+    server_labels: Labels,
+    /// The camera serves one client only: a planned move stops the old server before the new one begins, and a server that
+    /// is cut off stops by itself before others take over. Not together with several copies.
+    #[schema(required = false, default = false)]
+    single_session: bool,
 }
 
 /// Where the video comes from.
@@ -152,7 +159,7 @@ pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Pro
     let mut object = Object::root(body, &mut errors);
     let name = object.name(&mut errors);
     object.only_null("folder_id", "folders come with a later version; leave it out or null", &mut errors);
-    let labels = object.labels(&mut errors);
+    let labels = object.labels("labels", &mut errors);
     let source = read_source(&mut object, known, &mut errors);
 
     let mut recording = object.object("recording", &mut errors);
@@ -175,7 +182,15 @@ pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Pro
     ];
     let failover_priority = object.word("failover_priority", &priorities, &mut errors).unwrap_or_default();
     let preferred_server_id = object.id("preferred_server_id", &mut errors);
-    read_copies(&mut object, &mut errors);
+    let copies = object.small_number("copies", 1..=u32::from(CameraSettings::MAX_COPIES), &mut errors);
+    let copies = copies.and_then(|copies| u8::try_from(copies).ok()).unwrap_or(1);
+    let server_labels = object.labels("server_labels", &mut errors);
+    let single_session = object.truth("single_session", &mut errors).unwrap_or(false);
+    if single_session && copies > 1 {
+        let detail = "a camera that serves one client only cannot be recorded by several servers at once: expected copies 1, \
+                      or single_session false";
+        errors.add(&object.at("copies"), "single_session", detail);
+    }
     let expected_bitrate_bps = object.number("expected_bitrate_bps", 1..=MAX_BITRATE_BPS, &mut errors);
     object.finish(&mut errors);
 
@@ -188,21 +203,14 @@ pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Pro
             retention,
             failover_priority,
             preferred_server_id,
-            copies: 1,
+            copies,
             expected_bitrate_bps,
-            server_labels: Labels::new(),
-            single_session: false,
+            server_labels,
+            single_session,
         },
         secret,
     });
     errors.or(draft)
-}
-
-fn read_copies(object: &mut Object<'_>, errors: &mut Errors) {
-    if object.number("copies", 1..=u64::from(u8::MAX), errors).is_some_and(|copies| copies != 1) {
-        let detail = "this version records one copy of a camera: expected 1";
-        errors.add(&object.at("copies"), "unsupported", detail);
-    }
 }
 
 fn read_source(
@@ -272,7 +280,9 @@ pub(super) fn write(settings: &CameraSettings, secret: &SourceSecret) -> Value {
         "retention": settings.retention,
         "failover_priority": settings.failover_priority,
         "preferred_server_id": settings.preferred_server_id,
-        "copies": settings.copies,
+        "copies": settings.wanted_copies(),
         "expected_bitrate_bps": settings.expected_bitrate_bps,
+        "server_labels": settings.server_labels,
+        "single_session": settings.single_session,
     })
 }

@@ -10,8 +10,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
+use super::camera_copies::{self, Assignment, CopyPlacement};
 use super::change::etag;
-use super::problem::moment;
+use super::problem::{Problem, moment};
 use crate::read_model::rows::{CameraState, CameraView, Condition, Observations};
 
 /// A camera.
@@ -41,8 +42,12 @@ pub(super) struct Camera {
     /// The server that should record it, if that has room.
     #[schema(value_type = Option<String>, format = "uuid")]
     preferred_server_id: Option<ServerId>,
-    /// On how many servers at once.
+    /// On how many servers at once: see `placements` for where each copy is.
     copies: u8,
+    /// Only servers that carry all of these labels may record it.
+    server_labels: BTreeMap<String, String>,
+    /// Whether it serves one client only.
+    single_session: bool,
     /// What it is expected to send, in bits per second.
     expected_bitrate_bps: Option<u64>,
     /// `recording`, `connecting`, `offline`, `unplaced` or `disabled`.
@@ -52,8 +57,10 @@ pub(super) struct Camera {
     state_reason: Option<String>,
     /// The same for a person.
     state_detail: Option<String>,
-    /// Who records it; null: nobody.
+    /// Who records it, or its first copy; null: nobody.
     assignment: Option<Assignment>,
+    /// Where each of its copies is, the first one first.
+    placements: Vec<CopyPlacement>,
     /// When it was added.
     #[schema(format = DateTime)]
     created_at: String,
@@ -90,40 +97,49 @@ struct Retention {
     max_bytes: Option<u64>,
 }
 
-/// A camera's server.
-#[derive(Serialize, ToSchema)]
-struct Assignment {
-    /// Who.
-    #[schema(value_type = String, format = "uuid")]
-    server_id: ServerId,
-    /// The position of the plan that decided it.
-    epoch: u64,
-    /// Since when.
-    #[schema(format = DateTime)]
-    since: String,
-    /// Why this server: `preferred` or `least_loaded`.
-    reason: &'static str,
+/// Shows cameras, given what is observed of servers.
+///
+/// # Errors
+/// Those of the read model.
+pub(super) async fn show_all(
+    app: &App,
+    views: Vec<CameraView>,
+    observations: &Observations,
+) -> Result<Vec<Camera>, Problem> {
+    let placements = camera_copies::show(app, &views, observations).await?;
+    let shown = views.into_iter().zip(placements);
+    Ok(shown.map(|(view, placements)| show_one(app, view, placements, observations)).collect())
 }
 
 /// Shows a camera, given what is observed of servers.
-pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> Camera {
+///
+/// # Errors
+/// Those of the read model.
+pub(super) async fn show(
+    app: &App,
+    view: CameraView,
+    observations: &Observations,
+) -> Result<Camera, Problem> {
+    let placements = camera_copies::show(app, std::slice::from_ref(&view), observations).await?;
+    Ok(show_one(app, view, placements.into_iter().next().unwrap_or_default(), observations))
+}
+
+fn show_one(
+    app: &App,
+    view: CameraView,
+    placements: Vec<CopyPlacement>,
+    observations: &Observations,
+) -> Camera {
     let state = view.state(observations);
     let (state_reason, state_detail) = explain(app, &view, state).unzip();
-    let assignment = match view.placement {
-        Placement::Assigned(assignment) => Some(Assignment {
-            server_id: assignment.server_id,
-            epoch: assignment.epoch.0,
-            since: moment(assignment.since),
-            reason: assignment.reason.as_str(),
-        }),
-        Placement::Unplanned | Placement::Unplaced { .. } => None,
-    };
+    let assignment = view.placement.assignment().map(Into::into);
     let row = view.row;
     let source = source(app, row.tenant_id, &row.settings);
     let settings = row.settings;
     Camera {
         id: row.camera_id,
         tenant_id: row.tenant_id,
+        copies: settings.wanted_copies(),
         name: settings.name,
         folder_id: None,
         labels: settings.labels,
@@ -135,12 +151,14 @@ pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> 
         },
         failover_priority: settings.failover_priority,
         preferred_server_id: settings.preferred_server_id,
-        copies: settings.copies,
+        server_labels: settings.server_labels,
+        single_session: settings.single_session,
         expected_bitrate_bps: settings.expected_bitrate_bps,
         state: state.as_str(),
         state_reason,
         state_detail,
         assignment,
+        placements,
         created_at: moment(row.created_at),
         etag: etag(row.version),
     }

@@ -53,6 +53,10 @@ pub(super) fn no_camera(id: CameraId) -> Problem {
 /// 404 if there is none.
 pub(super) async fn find(app: &App, tenant: TenantId, camera: CameraId) -> Result<CameraView, Problem> {
     tenant_exists(app, tenant)?;
+    // A camera can go with its server, or with its tenant: State is the first to know.
+    if app.service.state().camera(tenant, camera).is_none() {
+        return Err(no_camera(camera));
+    }
     app.service.read_model().camera(tenant, camera).await?.ok_or_else(|| no_camera(camera))
 }
 
@@ -99,7 +103,7 @@ async fn list(
     let found = app.service.read_model().cameras(tenant, filter, page).await?;
     let next_cursor =
         found.items.last().filter(|_| found.more).map(|view| cursor::encode(&view.row.camera_id));
-    let items = found.items.into_iter().map(|view| camera_view::show(&app, view, &observations)).collect();
+    let items = camera_view::show_all(&app, found.items, &observations).await?;
     Ok(Json(CameraList { items, next_cursor }))
 }
 
@@ -130,7 +134,7 @@ async fn create(
     is_of_this_secret(&app, (tenant_id, camera_id), ids.event, &secret)?;
     let view = find(&app, tenant_id, camera_id).await?;
     let headers = created(view.row.version, &format!("/v1/tenants/{tenant_id}/cameras/{camera_id}"));
-    let camera = camera_view::show(&app, view, &app.observations());
+    let camera = camera_view::show(&app, view, &app.observations()).await?;
     Ok((StatusCode::CREATED, headers, Json(camera)).into_response())
 }
 
@@ -161,10 +165,13 @@ fn is_of_this_secret(
     ),
     responses((status = 200, description = "The camera.", body = Camera,
         headers(("etag" = String, description = "Its version.")))))]
-async fn read(State(app): State<App>, CameraPath(tenant, camera): CameraPath) -> Result<Response, Problem> {
+pub(super) async fn read(
+    State(app): State<App>,
+    CameraPath(tenant, camera): CameraPath,
+) -> Result<Response, Problem> {
     let view = find(&app, tenant, camera).await?;
     let version = view.row.version;
-    Ok((versioned(version), Json(camera_view::show(&app, view, &app.observations()))).into_response())
+    Ok((versioned(version), Json(camera_view::show(&app, view, &app.observations()).await?)).into_response())
 }
 
 /// Change a camera. A source whose `url` is left as it was read keeps what is not shown of it; one that leads to another

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use futures::StreamExt as _;
 use longwatch_events::id::{CameraId, InvalidId, ServerId, TenantId};
+use longwatch_events::position::Position;
 use serde_json::Value;
 use url::form_urlencoded;
 
@@ -84,6 +86,20 @@ impl FromRequestParts<App> for CameraPath {
     }
 }
 
+/// `{tenant}` and `{camera}` as it stands in the path: an id, perhaps followed by `:verb`.
+#[derive(Debug, Clone)]
+pub(super) struct CameraSegment(pub(super) TenantId, pub(super) String);
+
+impl FromRequestParts<App> for CameraSegment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let mut params = path_params(parts, app).await?;
+        let tenant = tenant(&params)?;
+        Ok(Self(tenant, params.remove("camera").unwrap_or_default()))
+    }
+}
+
 /// `{server}` as it stands in the path: an id, perhaps followed by `:verb`.
 #[derive(Debug, Clone)]
 pub(super) struct ServerSegment(pub(super) String);
@@ -107,6 +123,21 @@ impl FromRequestParts<App> for ServerPath {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let ServerSegment(text) = ServerSegment::from_request_parts(parts, app).await?;
         id("server", &text).map(Self)
+    }
+}
+
+/// `{position}`: of an event in the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PositionPath(pub(super) Position);
+
+impl FromRequestParts<App> for PositionPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let params = path_params(parts, app).await?;
+        let text = params.get("position").map_or("", String::as_str);
+        let position = text.parse().map_err(|_| Problem::not_found("a position of the log is a number"))?;
+        Ok(Self(Position(position)))
     }
 }
 
@@ -198,6 +229,24 @@ impl FromRequest<App> for JsonBody {
     }
 }
 
+/// The body of an action: JSON, or nothing at all, which is as good as `{}`.
+#[derive(Debug)]
+pub(super) struct ActionBody(pub(super) Value);
+
+impl FromRequest<App> for ActionBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = read_bytes(body).await?;
+        if bytes.is_empty() {
+            return Ok(Self(Value::Object(serde_json::Map::new())));
+        }
+        check_media_type(&parts.headers, &["application/json"])?;
+        parse(&bytes).map(Self)
+    }
+}
+
 /// A merge patch (RFC 7396): an object.
 #[derive(Debug)]
 pub(super) struct PatchBody(pub(super) Value);
@@ -221,9 +270,13 @@ const DISCARDED_AT_MOST_BYTES: usize = 8 << 20;
 
 async fn read_json(request: Request, media_types: &[&str]) -> Result<Value, Problem> {
     check_media_type(request.headers(), media_types)?;
+    parse(&read_bytes(request.into_body()).await?)
+}
+
+async fn read_bytes(body: Body) -> Result<Vec<u8>, Problem> {
+    let mut chunks = body.into_data_stream();
     let mut body = Vec::new();
     let mut size = 0_usize;
-    let mut chunks = request.into_body().into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk
             .map_err(|error| Problem::malformed("body_cut_off", format!("the body broke off: {error}")))?;
@@ -237,7 +290,11 @@ async fn read_json(request: Request, media_types: &[&str]) -> Result<Value, Prob
     if size > BODY_LIMIT_BYTES {
         return Err(Problem::too_large(BODY_LIMIT_BYTES));
     }
-    serde_json::from_slice(&body).map_err(|error| {
+    Ok(body)
+}
+
+fn parse(body: &[u8]) -> Result<Value, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let detail = format!("the body is not JSON: {error}");
         let place = format!("at line {line}, column {column} of the body");

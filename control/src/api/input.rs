@@ -205,9 +205,56 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// An id that must be there.
+    pub(super) fn required_id<T: std::str::FromStr<Err = longwatch_events::id::InvalidId>>(
+        &mut self,
+        name: &'static str,
+        errors: &mut Errors,
+    ) -> Option<T> {
+        if self.field(name).is_none() && self.fields.is_some() {
+            errors.add(&self.at(name), "required", "this field is required");
+        }
+        self.id(name, errors)
+    }
+
+    /// A list of ids that must be there, of so many items; each with its pointer.
+    pub(super) fn required_ids<T: std::str::FromStr<Err = longwatch_events::id::InvalidId>>(
+        &mut self,
+        name: &'static str,
+        count: RangeInclusive<usize>,
+        errors: &mut Errors,
+    ) -> Option<Vec<(String, T)>> {
+        let pointer = self.at(name);
+        let Some(value) = self.field(name) else {
+            if self.fields.is_some() {
+                errors.add(&pointer, "required", "this field is required");
+            }
+            return None;
+        };
+        let Some(values) = value.as_array() else {
+            errors.add(&pointer, "wrong_type", format!("expected a list of ids, found {}", kind(value)));
+            return None;
+        };
+        if !count.contains(&values.len()) {
+            let detail = format!("expected {} to {} ids, found {}", count.start(), count.end(), values.len());
+            errors.add(&pointer, "out_of_range", detail);
+            return None;
+        }
+        let mut ids = Vec::new();
+        for (at, value) in values.iter().enumerate() {
+            let pointer = format!("{pointer}/{at}");
+            match value.as_str().map(str::parse::<T>) {
+                Some(Ok(id)) => ids.push((pointer, id)),
+                Some(Err(error)) => errors.add(&pointer, "invalid_id", error.to_string()),
+                None => errors.add(&pointer, "wrong_type", format!("expected an id, found {}", kind(value))),
+            }
+        }
+        Some(ids)
+    }
+
     /// Free-form pairs of texts.
-    pub(super) fn labels(&mut self, errors: &mut Errors) -> Labels {
-        let object = self.object("labels", errors);
+    pub(super) fn labels(&mut self, name: &'static str, errors: &mut Errors) -> Labels {
+        let object = self.object(name, errors);
         let mut labels = Labels::new();
         let Some(fields) = object.fields else { return labels };
         if fields.len() > MAX_LABELS {
@@ -357,7 +404,7 @@ mod tests {
         let mut errors = Errors::default();
         let mut object = Object::root(&body, &mut errors);
         let name = object.name(&mut errors);
-        object.labels(&mut errors);
+        object.labels("labels", &mut errors);
         object.number("copies", 1..=1, &mut errors);
         object.finish(&mut errors);
         let pointers: Vec<_> = errors.0.iter().filter_map(|e| e.pointer.as_deref()).collect();

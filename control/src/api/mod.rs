@@ -5,9 +5,13 @@
 //!
 //! Invariant: without a valid key nothing is answered but what `auth` lists as public, which holds no data.
 
+mod apart;
 mod assignments;
 mod auth;
+mod autoscaling;
+mod camera_copies;
 mod camera_input;
+mod camera_verbs;
 mod camera_view;
 mod cameras;
 mod change;
@@ -17,9 +21,15 @@ mod input;
 mod observe;
 mod openapi;
 mod operations;
+mod plans;
+mod policy;
+mod policy_input;
 mod problem;
 mod server_input;
+mod server_verbs;
+mod server_view;
 mod servers;
+mod simulations;
 mod source_url;
 mod system;
 mod tenants;
@@ -37,6 +47,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -60,9 +71,15 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 struct App {
     service: Arc<Service>,
     key: Arc<Key>,
+    /// Places for work that takes long.
+    apart: Arc<Semaphore>,
 }
 
 impl App {
+    fn new(service: Arc<Service>, key: Key) -> Self {
+        Self { service, key: Arc::new(key), apart: apart::places() }
+    }
+
     /// What is observed of servers.
     fn observations(&self) -> Observations {
         operations::observations(&self.service)
@@ -110,7 +127,7 @@ async fn serve_one(listener: TcpListener, router: Router, stop: &CancellationTok
 
 /// The API, its description and its viewer, without the operators' endpoints.
 pub fn router(service: Arc<Service>, key: Key) -> Router {
-    let app = App { service, key: Arc::new(key) };
+    let app = App::new(service, key);
     let (v1, _) = v1().split_for_parts();
     let v1 = v1.route_layer(from_fn_with_state(app.clone(), observe::caught_up));
     let router = Router::new()
@@ -137,9 +154,15 @@ fn v1() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::frame())
         .merge(tenants::routes())
         .merge(cameras::routes())
+        .merge(camera_verbs::routes())
         .merge(timeline::routes())
         .merge(servers::routes())
+        .merge(server_verbs::routes())
         .merge(assignments::routes())
+        .merge(policy::routes())
+        .merge(simulations::routes())
+        .merge(autoscaling::routes())
+        .merge(plans::routes())
         .merge(system::routes())
 }
 

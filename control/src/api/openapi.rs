@@ -83,9 +83,9 @@ pub(super) fn viewer() -> Router<App> {
 /// Adds headers and problems.
 fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
     let is_action = path.contains(':');
-    let creates = matches!(method, HttpMethod::Post) && !is_action;
+    let creates = operation.responses.responses.contains_key("201");
     let changes = matches!(method, HttpMethod::Patch | HttpMethod::Delete) || is_action;
-    let has_body = creates || matches!(method, HttpMethod::Patch);
+    let has_body = operation.request_body.is_some();
     let is_about_one_thing = path.contains('{');
     if creates {
         add_header(
@@ -109,7 +109,7 @@ fn complete(path: &str, method: &HttpMethod, operation: &mut Operation) {
         (true, "400", "The request cannot be read, or a parameter or header is wrong."),
         (true, "401", "The key is missing or not a valid one."),
         (is_about_one_thing, "404", "There is no such thing, or not of this tenant."),
-        (has_body || changes, "409", "The change contradicts what there is."),
+        (creates || changes, "409", "The change contradicts what there is."),
         (changes, "412", "It was changed since it was read."),
         (has_body, "413", "The body is larger than 1 MiB."),
         (has_body, "415", "The body is of the wrong type."),

@@ -14,8 +14,10 @@ use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 
+use super::autoscaling::unsettled;
 use super::problem::Problem;
-use super::servers::state_word;
+use super::server_view::Word;
+use crate::decide::scaling;
 use crate::read_model::rows::{CameraState, Observation, Observations};
 use crate::service::Service;
 
@@ -68,6 +70,19 @@ fn describe() {
     describe_gauge!("longwatch_cameras", "Cameras, by state.");
     describe_gauge!("longwatch_servers", "Servers, by state.");
     describe_gauge!("longwatch_tenants", "Tenants.");
+    describe_gauge!(
+        "longwatch_servers_held",
+        "Silent servers that are not judged, because too many are silent at once."
+    );
+    describe_gauge!("longwatch_unplaced_copies", "Copies of cameras that want a server and have none.");
+    describe_gauge!("longwatch_wanted_servers", "Servers there should be, by policy's headroom.");
+    describe_gauge!("longwatch_headroom_copies", "How many more copies the servers could hold.");
+    describe_gauge!("longwatch_moves_under_way", "Copies that are on a planned move.");
+    describe_gauge!(
+        "longwatch_unsettled_assignments",
+        "Copies that are neither recording nor failing for the camera's own reason, as servers said last."
+    );
+    describe_gauge!("longwatch_unsettled_assignments_max", "The same, of the server with the most.");
     describe_gauge!(
         "longwatch_rejected_facts",
         "Facts of workers that contradict themselves and do not count."
@@ -128,6 +143,7 @@ async fn measure(service: &Service) {
     }
     gauge!("longwatch_fold_halted").set(if service.halted().is_some() { 1.0 } else { 0.0 });
     measure_servers(service);
+    measure_fleet(service);
     match service.read_model().counts(observations(service)).await {
         Ok(counts) => {
             for (state, count) in CameraState::ALL.iter().zip(counts.cameras) {
@@ -142,22 +158,36 @@ async fn measure(service: &Service) {
 
 fn measure_servers(service: &Service) {
     let observed = service.observed();
-    let mut by_state = BTreeMap::from([("undefined", 0_u64), ("online", 0), ("suspect", 0), ("lost", 0)]);
+    let mut by_state: BTreeMap<_, u64> = Word::ALL.into_iter().map(|word| (word, 0)).collect();
     let mut oldest_s = 0.0_f64;
     for (id, server) in service.state().servers() {
-        let is_silent = observed.silent_since(id).is_some();
-        let (state, _) =
-            state_word(server.is_adopted(), server.public_key.is_some(), server.lost.is_some(), is_silent);
-        *by_state.entry(state).or_default() += 1;
-        if let Some(seen) = observed.seen(id) {
+        let (word, _) = Word::of(server, observed.is_overdue(id));
+        *by_state.entry(word).or_default() += 1;
+        // Of one that is no part of the system nobody waits to hear.
+        if let Some(seen) = observed.seen(id).filter(|_| server.is_ours()) {
             let age_ms = u64::try_from(observed.now().millis_since(seen.at)).unwrap_or(0);
             oldest_s = oldest_s.max(Duration::from_millis(age_ms).as_secs_f64());
         }
     }
     for (state, count) in by_state {
-        gauge!("longwatch_servers", "state" => state).set(as_f64(count));
+        gauge!("longwatch_servers", "state" => state.as_str()).set(as_f64(count));
     }
     gauge!("longwatch_oldest_heartbeat_age_seconds").set(oldest_s);
+}
+
+/// The fleet in numbers: the same as `/v1/autoscaling` tells.
+fn measure_fleet(service: &Service) {
+    let (fleet, moving) = {
+        let state = service.state();
+        (scaling::fleet(&state), state.index().moving().len())
+    };
+    gauge!("longwatch_unplaced_copies").set(as_f64(fleet.unplaced));
+    gauge!("longwatch_wanted_servers").set(as_f64(fleet.wanted_servers));
+    gauge!("longwatch_headroom_copies").set(as_f64(fleet.headroom));
+    gauge!("longwatch_moves_under_way").set(as_f64(moving as u64));
+    let unsettled = unsettled(service);
+    gauge!("longwatch_unsettled_assignments").set(as_f64(unsettled.total));
+    gauge!("longwatch_unsettled_assignments_max").set(as_f64(unsettled.most));
 }
 
 /// What is observed of every server that State knows.

@@ -61,7 +61,7 @@ pub(super) fn read(body: &Value) -> Result<ServerSettings, Problem> {
     let mut errors = Errors::default();
     let mut object = Object::root(body, &mut errors);
     let name = object.name(&mut errors);
-    let labels = object.labels(&mut errors);
+    let labels = object.labels("labels", &mut errors);
 
     let mut capacity = object.object("capacity", &mut errors);
     let defaults = Capacity::default();

@@ -4,7 +4,10 @@
 mod at_once;
 mod bad_input;
 mod description;
+mod explanation;
+mod failover;
 mod happy_path;
+mod policy;
 mod when_it_fails;
 
 use std::sync::Arc;

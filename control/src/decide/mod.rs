@@ -2,7 +2,9 @@
 
 pub mod command;
 pub mod disk;
+pub mod drain;
 pub mod liveness;
 pub mod placement;
+pub mod rederive;
 pub mod scaling;
 pub mod what_if;

@@ -100,7 +100,7 @@ async fn everything_wrong_with_a_camera_is_told_at_once() {
         "name": " ", "folder_id": "x", "nmae": 1, "labels": { "a/b": 7 },
         "source": { "url": "http://10.0.0.7/", "password": "geheim", "port": 554 },
         "recording": { "mode": "sometimes" }, "retention": { "max_days": 0, "max_bytes": "much" },
-        "failover_priority": "highest", "preferred_server_id": "server-1", "copies": 2,
+        "failover_priority": "highest", "preferred_server_id": "server-1", "copies": 5,
         "expected_bitrate_bps": -1,
     });
     let problem = api.post(CAMERAS, &body).await.problem(422, "invalid_input");
@@ -116,7 +116,7 @@ async fn everything_wrong_with_a_camera_is_told_at_once() {
         ("/retention/max_bytes", "wrong_type"),
         ("/failover_priority", "unknown_word"),
         ("/preferred_server_id", "invalid_id"),
-        ("/copies", "unsupported"),
+        ("/copies", "out_of_range"),
         ("/expected_bitrate_bps", "out_of_range"),
         ("/nmae", "unknown_field"),
     ];

@@ -132,7 +132,7 @@ async fn breaks() -> &'static str {
 #[tokio::test]
 async fn a_panic_or_a_slow_answer_is_a_problem_like_any_other() {
     let folder = tempfile::tempdir().unwrap();
-    let app = App { service: idle_service(folder.path()).await, key: Arc::new(Key::from_text(KEY)) };
+    let app = App::new(idle_service(folder.path()).await, Key::from_text(KEY));
     let routes = Router::new()
         .route("/panic", axum::routing::get(breaks))
         .route("/slow", axum::routing::get(std::future::pending::<()>));
