@@ -35,6 +35,7 @@ bench: tools ## build for release and print the benchmark report
 	@cargo build --release --workspace --bins
 	@"$(TARGET_DIR)/release/longwatch-loadtest" record
 	@"$(TARGET_DIR)/release/longwatch-loadtest" failover
+	@"$(TARGET_DIR)/release/longwatch-loadtest" scale
 
 tools: # what a build and a run need: a Rust toolchain, a C compiler, nats-server
 	@tools/install.sh rust cc nats-server

@@ -10,7 +10,7 @@
 //! Whatever stands there followed from a log that ended no later, so the set made now is as new at least; and it is
 //! appended only if nobody appended another one meanwhile.
 
-mod set;
+pub mod set;
 #[cfg(test)]
 mod tests;
 

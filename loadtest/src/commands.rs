@@ -9,3 +9,4 @@ pub mod drain;
 pub mod failover;
 pub mod frames;
 pub mod record;
+pub mod scale;

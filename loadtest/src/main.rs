@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use longwatch_loadtest::commands::{cameras, demo, drain, failover, frames, record};
+use longwatch_loadtest::commands::{cameras, demo, drain, failover, frames, record, scale};
 
 #[derive(Parser)]
 #[command(version, about = "Simulated cameras for Longwatch, and the tools that measure with them")]
@@ -22,6 +22,7 @@ enum Command {
     Drain(drain::Args),
     Record(record::Args),
     Failover(failover::Args),
+    Scale(scale::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Drain(args) => drain::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Failover(args) => failover::run(&args),
+        Command::Scale(args) => scale::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -21,32 +21,33 @@ const BYTES_PER_PART: usize = 690_000;
 const BYTES_BESIDE_SOURCE: usize = 256;
 
 /// A camera and its tenant.
-pub(super) type Key = (TenantId, CameraId);
+pub type Key = (TenantId, CameraId);
 
 /// A set without the secrets: what two sets are compared by.
-pub(super) type Wanted = BTreeMap<Key, (Epoch, Position)>;
+pub type Wanted = BTreeMap<Key, (Epoch, Position)>;
 
 /// What State wants of one server.
-pub(super) struct Desired {
-    pub(super) wanted: Wanted,
+pub struct Desired {
+    /// What it is to record.
+    pub wanted: Wanted,
     /// The wanted cameras' sources.
-    pub(super) sources: BTreeMap<Key, WantedSource>,
+    pub sources: BTreeMap<Key, WantedSource>,
     /// What the server is sealed to.
-    pub(super) public_key: PublicKey,
+    pub public_key: PublicKey,
     /// How often it gives signs of life, and how long it may be silent.
-    pub(super) pace: Pace,
+    pub pace: Pace,
 }
 
 /// Where a wanted camera's video comes from.
-pub(super) struct WantedSource {
+pub struct WantedSource {
     /// Sealed with its tenant's key.
-    pub(super) sealed: Sealed,
+    pub sealed: Sealed,
     /// It serves one client only.
-    pub(super) single_session: bool,
+    pub single_session: bool,
 }
 
 /// What State wants of `server_id`; `None` if its worker was never seen. A server that was let go is told to stop.
-pub(super) fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired> {
+pub fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired> {
     let public_key = state.server(server_id)?.public_key?;
     let (mut wanted, mut sources) = (Wanted::new(), BTreeMap::new());
     for CopyKey { tenant_id, camera_id, .. } in state.index().roster(server_id).copies() {
