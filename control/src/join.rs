@@ -13,6 +13,7 @@ use tokio::time::{Duration, sleep};
 
 use crate::decide::command::{Command, MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, MAX_NAME, Refusal};
 use crate::keys::Key;
+use crate::observed::Pace;
 use crate::service::{CommandError, Service};
 
 /// Before subscribing again after a failure.
@@ -100,8 +101,13 @@ async fn join(service: &Service, key: &Key, adopt: Adopt, request: &[u8]) -> Res
         adopt_if_undefined(service, server_id).await?;
     }
     let adopted = service.state().server(server_id).is_some_and(Server::is_adopted);
-    let heartbeat_interval_ms = service.observed().pace().interval_ms;
-    Ok(JoinReply::Welcome { server_id, adopted, heartbeat_interval_ms })
+    let Pace { interval_ms, lease_ms } = service.observed().pace();
+    Ok(JoinReply::Welcome {
+        server_id,
+        adopted,
+        heartbeat_interval_ms: interval_ms,
+        lease_ms: Some(lease_ms),
+    })
 }
 
 async fn adopt_if_undefined(service: &Service, server_id: ServerId) -> Result<(), Refused> {

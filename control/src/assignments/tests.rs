@@ -113,8 +113,7 @@ impl Replica {
         let (evidence, lose) = (Evidence::new(), BTreeSet::new());
         let (plan, last_plan) = {
             let (state, now) = (self.service.state(), START);
-            let inputs =
-                Inputs { state: &state, now, evidence: &evidence, lose: &lose, scope: Scope::All };
+            let inputs = Inputs { state: &state, now, evidence: &evidence, lose: &lose, scope: Scope::All };
             let plan = PlanMade {
                 basis: state.position,
                 rules: placement::RULES,

@@ -441,7 +441,9 @@ fn may_move(
     }
     match camera.settings.preferred_server_id {
         // Where one copy is, no other one is drawn to.
-        Some(preferred) if preferred != to && !has_another(preferred) => Err(Refusal::PrefersAnother(preferred)),
+        Some(preferred) if preferred != to && !has_another(preferred) => {
+            Err(Refusal::PrefersAnother(preferred))
+        }
         Some(_) | None => Ok(()),
     }
 }

@@ -56,6 +56,15 @@ impl Case {
         })
     }
 
+    /// Whether it took copies from servers that are up: what follows from the room they left is planned next.
+    pub(crate) fn makes_room(&self) -> bool {
+        self.decisions.iter().any(|(key, decision)| match decision {
+            Decision::Finish { .. } | Decision::Abandon { .. } => true,
+            Decision::Assign { .. } | Decision::Unplace { .. } => self.is_victim(*key),
+            Decision::Move { .. } => false,
+        })
+    }
+
     fn nothing_is_exceeded(&self) {
         let nobody = BTreeSet::new();
         for (server_id, server) in &self.after.servers {
@@ -76,7 +85,10 @@ impl Case {
             let failover = server.settings.failover;
             let most = held_otherwise as usize + taken_over.len();
             assert!(taken_over.is_empty() || failover.enabled, "{server_id} takes over nothing");
-            assert!(taken_over.is_empty() || most <= failover.takeover_limit as usize, "{server_id} takes {most}");
+            assert!(
+                taken_over.is_empty() || most <= failover.takeover_limit as usize,
+                "{server_id} takes {most}"
+            );
         }
     }
 
@@ -108,9 +120,7 @@ impl Case {
             let is_named_truly = match reason {
                 AssignReason::Preferred => copy.preferred == Some(server_id),
                 AssignReason::Home => copy.home == Some(server_id),
-                AssignReason::Failover => {
-                    belongs_to.is_some_and(|home| home != server_id)
-                }
+                AssignReason::Failover => belongs_to.is_some_and(|home| home != server_id),
                 AssignReason::Requested => copy.requested == Some(server_id),
                 AssignReason::LeastLoaded => self.home_of(key).is_none(),
                 AssignReason::Failback
@@ -160,23 +170,12 @@ impl Case {
     /// Whether a copy had to give up its place in this plan.
     fn is_victim(&self, key: CopyKey) -> bool {
         let was_on = self.before.copies[&key].on.filter(|on| self.before.is_up(*on));
-        was_on.is_some()
-            && matches!(
-                self.decisions.get(&key),
-                Some(
-                    Decision::Assign { .. }
-                        | Decision::Unplace {
-                            reason: UnplacedReason::Preempted
-                                | UnplacedReason::NoServer
-                                | UnplacedReason::NoCapacity
-                                | UnplacedReason::NoBitrate
-                                | UnplacedReason::NoTakeover
-                                | UnplacedReason::NoLabels
-                                | UnplacedReason::NoDisk
-                                | UnplacedReason::NoOtherServer
-                        }
-                )
-            )
+        let is_taken_away = match self.decisions.get(&key) {
+            Some(Decision::Unplace { reason }) => *reason != UnplacedReason::Disabled,
+            Some(Decision::Assign { .. }) => true,
+            Some(Decision::Move { .. } | Decision::Finish { .. } | Decision::Abandon { .. }) | None => false,
+        };
+        was_on.is_some() && is_taken_away
     }
 
     /// What a copy without a server asks for. The servers of its siblings count with those that they are leaving.
@@ -250,7 +249,8 @@ impl Case {
             .map(|(key, _)| *key)
             .collect();
         for left_out in self.left_out() {
-            let lower = assigned.iter().filter(|(key, _)| rank(&self.after, left_out) < rank(&self.after, *key));
+            let lower =
+                assigned.iter().filter(|(key, _)| rank(&self.after, left_out) < rank(&self.after, *key));
             for (_, server_id) in lower.clone() {
                 let mut without = moved.clone();
                 // Where a copy gave way there is more room than there was for those who came before.
@@ -287,7 +287,15 @@ impl Case {
         for (key, server_id, reason) in self.given() {
             let copy = &self.before.copies[&key];
             let is_chosen = match reason {
-                AssignReason::LeastLoaded | AssignReason::Rebalance => true,
+                AssignReason::LeastLoaded => true,
+                // It need only be no worse than where it was.
+                AssignReason::Rebalance => {
+                    let siblings = self.before.siblings_on(key);
+                    let mut zones =
+                        siblings.iter().filter(|id| self.before.is_up(**id)).map(|id| self.before.zone(*id));
+                    let was_in = copy.on.and_then(|on| self.before.zone(on));
+                    !zones.any(|zone| zone.is_some() && zone == was_in)
+                }
                 // Whoever prefers a server goes there, whatever its zone.
                 AssignReason::Failover
                 | AssignReason::Drain
@@ -310,7 +318,8 @@ impl Case {
             if !zones.contains(zone) {
                 continue;
             }
-            let home = if self.is_taken_over(key) { self.home_of(key).or(copy.home).or(copy.on) } else { None };
+            let home =
+                if self.is_taken_over(key) { self.home_of(key).or(copy.home).or(copy.on) } else { None };
             let ask = Ask { home, ..self.ask(key, BTreeSet::from([key])) };
             for (other, obstacle) in self.after.obstacles(key, &ask) {
                 let is_apart = self.after.zone(other).is_none_or(|zone| !zones.contains(zone));

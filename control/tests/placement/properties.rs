@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use longwatch_control::decide::placement::{self, Scope};
 use longwatch_control::decide::what_if;
-use longwatch_events::event::{Decision, PlanEntry};
 use longwatch_events::id::{CopyKey, ServerId};
 use longwatch_events::state::State;
 use proptest::prelude::*;
@@ -15,26 +14,23 @@ use crate::steps::{Step, step};
 use crate::view::View;
 use crate::world::World;
 
-/// A move that ends makes room: what follows from that is planned next.
-fn ends_a_move(entries: &[PlanEntry]) -> bool {
-    entries.iter().any(|entry| match entry.decision {
-        Decision::Finish { .. } | Decision::Abandon { .. } => true,
-        Decision::Assign { .. } | Decision::Unplace { .. } | Decision::Move { .. } => false,
-    })
-}
-
 /// Plans until nothing is left to change; every plan is checked.
 fn plan_checked(world: &mut World) {
     for _ in 0..10 {
         let entries = world.draw_up();
         let before = View::of(&world.state);
         world.carry_out(entries.clone());
-        Case::new(world.now, before, View::of(&world.state), &entries).check();
+        let case = Case::new(world.now, before, View::of(&world.state), &entries);
+        case.check();
         if entries.is_empty() {
             return;
         }
-        if !ends_a_move(&entries) {
-            assert_eq!(world.draw_up(), [], "a plan that was carried out leaves nothing to plan: {entries:#?}");
+        if !case.makes_room() {
+            assert_eq!(
+                world.draw_up(),
+                [],
+                "a plan that was carried out leaves nothing to plan: {entries:#?}"
+            );
         }
     }
     panic!("planning comes to no end");
@@ -106,7 +102,9 @@ proptest! {
         plan_checked(&mut world);
         let up: Vec<ServerId> =
             world.state.servers().filter(|(_, server)| server.is_assignable()).map(|(id, _)| id).collect();
-        prop_assume!(!up.is_empty());
+        if up.is_empty() {
+            return Ok(());
+        }
         let lost = *which.get(&up);
         let outlook = what_if::lose(&world.state, world.now, &BTreeSet::from([lost]));
 

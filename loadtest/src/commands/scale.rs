@@ -175,7 +175,9 @@ fn print(columns: &[(Size, Runs)]) {
         let largest = values.iter().copied().fold(0.0, f64::max);
         let figures = values.iter().map(|value| written(*value, *unit)).collect::<Vec<_>>().join(" | ");
         let (goal, verdict) = match goal {
-            Some(goal) => (format!("≤ {}", written(*goal, *unit)), if largest <= *goal { "ok" } else { "over" }),
+            Some(goal) => {
+                (format!("≤ {}", written(*goal, *unit)), if largest <= *goal { "ok" } else { "over" })
+            }
             None => (String::new(), ""),
         };
         println!("| {title} | {figures} | {goal} | {verdict} |");

@@ -115,8 +115,7 @@ impl Log {
 
     fn apply_plan(&mut self, plan: &Plan) -> anyhow::Result<Duration> {
         let parts = plan.entries.chunks(ENTRIES_PER_EVENT);
-        let parts: Vec<_> =
-            parts.map(|entries| given::plan(entries.to_vec(), self.state.position)).collect();
+        let parts: Vec<_> = parts.map(|entries| given::plan(entries.to_vec(), self.state.position)).collect();
         self.apply_all(&parts)
     }
 
@@ -150,15 +149,17 @@ fn folded(size: Size, measured: &mut Measured) -> anyhow::Result<()> {
             break;
         }
         let plan = given.dealt_out(&added);
-        let records: Vec<_> =
-            added.into_iter().map(|event| given.envelope(event).encode()).collect();
+        let records: Vec<_> = added.into_iter().map(|event| given.envelope(event).encode()).collect();
         time += log.apply_bytes(&records)?;
         log.apply(&plan)?;
     }
     let grown = resident_bytes()?.saturating_sub(before);
     measured.memory_bytes_per_camera = grown as f64 / f64::from(size.cameras);
     measured.decoded_and_applied_per_s = per_s(size.cameras, time);
-    ensure!(log.state.cameras().all(|(_, _, camera)| camera.assignment().is_some()), "a camera has no server");
+    ensure!(
+        log.state.cameras().all(|(_, _, camera)| camera.assignment().is_some()),
+        "a camera has no server"
+    );
     Ok(())
 }
 
@@ -228,7 +229,11 @@ fn lost(log: &mut Log, servers: &[ServerId]) -> anyhow::Result<Lost> {
     let changed = log.state.servers().filter(|(id, _)| log.state.index().changed(*id) > before);
     let changed: Vec<_> = changed.map(|(id, _)| id).collect();
     let (_, told) = timed(|| {
-        changed.iter().filter_map(|id| set::desired(&log.state, *id, pace)).map(|set| set.wanted.len()).sum::<usize>()
+        changed
+            .iter()
+            .filter_map(|id| set::desired(&log.state, *id, pace))
+            .map(|set| set.wanted.len())
+            .sum::<usize>()
     });
     Ok(Lost { planned: folded + planned, told })
 }

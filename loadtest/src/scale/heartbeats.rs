@@ -22,8 +22,8 @@ use longwatch_events::time::{Clock as _, SystemClock};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::given::Given;
 use super::Size;
+use super::given::Given;
 use crate::system::cluster::{Cluster, Options};
 use crate::system::process::usage;
 
@@ -73,13 +73,8 @@ pub struct Measured {
 /// # Errors
 /// If something does not start or does not answer, or control takes a server for lost.
 pub async fn measure(size: Size, folder: &Path) -> anyhow::Result<Measured> {
-    let options = Options {
-        folder: folder.to_owned(),
-        controls: 1,
-        servers: 0,
-        capacity: None,
-        segment_ms: None,
-    };
+    let options =
+        Options { folder: folder.to_owned(), controls: 1, servers: 0, capacity: None, segment_ms: None };
     let mut cluster = Cluster::start(&options).await?;
     let log = cluster.log().await?;
     let given = Given::new(size);
@@ -98,8 +93,10 @@ pub async fn measure(size: Size, folder: &Path) -> anyhow::Result<Measured> {
 
 /// Appends the policy and the servers; answers where the last of them stands.
 async fn adopt(log: &JetStreamLog, given: &Given) -> anyhow::Result<Position> {
-    let liveness =
-        Liveness { max_heartbeats_per_s: u32::try_from(given.servers().len())?.max(1_000), ..Liveness::default() };
+    let liveness = Liveness {
+        max_heartbeats_per_s: u32::try_from(given.servers().len())?.max(1_000),
+        ..Liveness::default()
+    };
     let policy = PolicyChanged { policy: Policy { liveness, ..Policy::default() } };
     let mut last = log.append(entry(given, Event::PolicyChanged(policy), Some(Position::START))).await?;
     let servers: Vec<_> = given.servers_adopted().collect();
@@ -128,7 +125,11 @@ async fn until_told(log: &JetStreamLog, servers: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn while_sending(cluster: &mut Cluster, log: &JetStreamLog, sent: &Cell<u64>) -> anyhow::Result<Measured> {
+async fn while_sending(
+    cluster: &mut Cluster,
+    log: &JetStreamLog,
+    sent: &Cell<u64>,
+) -> anyhow::Result<Measured> {
     until_quiet(log).await?;
     let before = Count::now(cluster, log, sent).await?;
     sleep(MEASURED).await;

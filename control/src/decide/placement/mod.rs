@@ -15,8 +15,8 @@
 //! 8. spread by relative load, then by free disk; ties end on the server id.
 //!
 //! Postconditions (checked by property tests against an independent oracle): no server exceeds a capacity because of
-//! a plan; a plan folded into State makes the next plan empty, unless it ended moves: then the next may begin others; the
-//! same inputs give the same plan.
+//! a plan; a plan folded into State makes the next plan empty, unless it ended moves or took places away: what follows from
+//! the room that these left is planned next; the same inputs give the same plan.
 //!
 //! Why: a camera that stays where it is loses nothing, and a plan that can be derived again can be explained.
 //!

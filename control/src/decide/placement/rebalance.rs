@@ -81,7 +81,8 @@ impl<'a> Draft<'a> {
         let stable_ms = i64::from(state.policy.rebalance.stable_s) * 1_000;
         let mut loads = Loads { givers: BTreeSet::new(), takers: BTreeSet::new() };
         for (server_id, room) in self.rooms.all() {
-            let Some(server) = state.server(server_id).filter(|server| server.draining_since.is_none()) else {
+            let Some(server) = state.server(server_id).filter(|server| server.draining_since.is_none())
+            else {
                 continue;
             };
             let load = (room.settled_load(), server_id);
@@ -120,14 +121,13 @@ impl<'a> Draft<'a> {
             }
             let zones_here = self.rooms.zones(from, &request);
             let emptier = takers.iter().take(EMPTIEST).take_while(|(load, _)| self.is_uneven(most, *load));
-            let mut fitting = emptier.filter(|(_, to)| {
-                self.rooms.may_have(*to, &request)
-                    && self.makes_smaller(request.bitrate_bps, from, *to)
-                    // Even load is worth less than what zones are for.
-                    && self.rooms.zones(*to, &request) <= zones_here
+            let fitting = emptier.filter(|(_, to)| {
+                self.rooms.may_have(*to, &request) && self.makes_smaller(request.bitrate_bps, from, *to)
             });
-            if let Some((_, to)) = fitting.next() {
-                return Some((at, *to));
+            let ranked = fitting.map(|(load, to)| (self.rooms.zones(*to, &request), *load, *to));
+            // Even load is worth less than what zones are for.
+            if let Some((_, _, to)) = ranked.filter(|(zones, ..)| *zones <= zones_here).min() {
+                return Some((at, to));
             }
             if request.is_alone() {
                 hopeless.insert(alike);

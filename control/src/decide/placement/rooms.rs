@@ -317,8 +317,14 @@ impl<'a> Rooms<'a> {
     }
 
     /// Whether `server_id` may have what is asked for once another copy has left it.
-    pub(super) fn may_have_instead(&self, server_id: ServerId, request: &Request<'_>, bitrate_bps: u64) -> bool {
-        self.get(server_id).is_some_and(|room| room.without(bitrate_bps).refusal(server_id, request).is_none())
+    pub(super) fn may_have_instead(
+        &self,
+        server_id: ServerId,
+        request: &Request<'_>,
+        bitrate_bps: u64,
+    ) -> bool {
+        self.get(server_id)
+            .is_some_and(|room| room.without(bitrate_bps).refusal(server_id, request).is_none())
     }
 
     /// What `request` has in common with others; `None` if it is one of its own.

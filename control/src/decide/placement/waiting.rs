@@ -105,7 +105,8 @@ impl<'a> Draft<'a> {
             let preferred = preferred.filter(|preferred| self.rooms.may_have(*preferred, &free));
             return Some(preferred.map_or((home, AssignReason::Home), |id| (id, AssignReason::Preferred)));
         }
-        let taken_over = |otherwise| if request.home().is_some() { AssignReason::Failover } else { otherwise };
+        let taken_over =
+            |otherwise| if request.home().is_some() { AssignReason::Failover } else { otherwise };
         if let Some(preferred) = preferred.filter(|preferred| self.rooms.may_have(*preferred, request)) {
             return Some((preferred, taken_over(AssignReason::Preferred)));
         }
@@ -182,7 +183,11 @@ impl<'a> Draft<'a> {
         self.rooms.give(server_id, index::bitrate(self.copy(victim.key).0));
         self.exhausted.clear();
         self.note(key, &request);
-        let reason = if home.is_some() { AssignReason::Failover } else { AssignReason::LeastLoaded };
+        let reason = match home {
+            None => AssignReason::LeastLoaded,
+            Some(home) if home == server_id => AssignReason::Home,
+            Some(_) => AssignReason::Failover,
+        };
         self.rooms.take(server_id, request.bitrate_bps);
         self.decided.insert(key, Decision::Assign { server_id, reason });
         Some(at)
