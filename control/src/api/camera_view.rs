@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::change::etag;
 use super::problem::moment;
-use crate::read_model::rows::{CameraState, CameraView, Condition, Observations};
+use crate::read_model::rows::{CameraState, CameraView, Condition, CopyView, Observations};
 
 /// A camera.
 #[derive(Serialize, ToSchema)]
@@ -52,7 +52,7 @@ pub(super) struct Camera {
     state_reason: Option<String>,
     /// The same for a person.
     state_detail: Option<String>,
-    /// Who records it; null: nobody.
+    /// Who records its first copy; null: nobody.
     assignment: Option<Assignment>,
     /// When it was added.
     #[schema(format = DateTime)]
@@ -109,7 +109,7 @@ struct Assignment {
 pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> Camera {
     let state = view.state(observations);
     let (state_reason, state_detail) = explain(app, &view, state).unzip();
-    let assignment = match view.placement {
+    let assignment = match view.placement() {
         Placement::Assigned(assignment) => Some(Assignment {
             server_id: assignment.server_id,
             epoch: assignment.epoch.0,
@@ -159,20 +159,22 @@ fn source(app: &App, tenant_id: TenantId, settings: &CameraSettings) -> Source {
 
 /// Why a camera is not recorded, for a program and for a person.
 fn explain(app: &App, view: &CameraView, state: CameraState) -> Option<(String, String)> {
-    match (state, &view.placement) {
-        (CameraState::Recording | CameraState::Connecting | CameraState::Disabled, _) => None,
-        (CameraState::Unplaced, placement) => Some(unplaced(placement)),
-        (CameraState::Offline, Placement::Assigned(assignment)) => {
-            // What a server said before it fell silent may have changed since.
-            if let Some(since) = app.service.observed().silent_since(assignment.server_id) {
-                return Some(silent(assignment.server_id, since));
-            }
-            let status = view.status.as_ref()?;
-            let Condition::Offline { cause, detail } = &status.condition else { return None };
-            Some((cause.as_str().to_owned(), detail.clone()))
-        }
-        (CameraState::Offline, Placement::Unplanned | Placement::Unplaced { .. }) => None,
+    match state {
+        CameraState::Recording | CameraState::Connecting | CameraState::Disabled => None,
+        CameraState::Unplaced => Some(unplaced(&view.placement())),
+        CameraState::Offline => view.copies.iter().find_map(|copy| offline(app, copy)),
     }
+}
+
+/// Why a copy is not recorded, if it has a server that should.
+fn offline(app: &App, copy: &CopyView) -> Option<(String, String)> {
+    let assignment = copy.row.placement.assignment()?;
+    // What a server said before it fell silent may have changed since.
+    if let Some(since) = app.service.observed().silent_since(assignment.server_id) {
+        return Some(silent(assignment.server_id, since));
+    }
+    let Condition::Offline { cause, detail } = &copy.status.as_ref()?.condition else { return None };
+    Some((cause.as_str().to_owned(), detail.clone()))
 }
 
 fn silent(server_id: ServerId, since: Timestamp) -> (String, String) {

@@ -142,12 +142,12 @@ async fn measure(service: &Service) {
 
 fn measure_servers(service: &Service) {
     let observed = service.observed();
-    let mut by_state = BTreeMap::from([("undefined", 0_u64), ("online", 0), ("suspect", 0), ("lost", 0)]);
+    let mut by_state = BTreeMap::from([("undefined", 0_u64), ("online", 0), ("suspect", 0), ("lost", 0), ("detached", 0)]);
     let mut oldest_s = 0.0_f64;
     for (id, server) in service.state().servers() {
         let is_silent = observed.silent_since(id).is_some();
         let (state, _) =
-            state_word(server.is_adopted(), server.public_key.is_some(), server.lost.is_some(), is_silent);
+            state_word(server.membership, server.public_key.is_some(), server.lost.is_some(), is_silent);
         *by_state.entry(state).or_default() += 1;
         if let Some(seen) = observed.seen(id) {
             let age_ms = u64::try_from(observed.now().millis_since(seen.at)).unwrap_or(0);

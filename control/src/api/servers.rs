@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use longwatch_events::event::{DetachedCameras, Load};
 use longwatch_events::id::ServerId;
-use longwatch_events::state::Server as ServerState;
+use longwatch_events::state::{Membership, Server as ServerState};
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -54,10 +54,12 @@ struct Server {
     /// Whether it takes over others' cameras.
     failover: Failover,
     /// `undefined`: its worker was seen, and it belongs to no system yet; `online`; `suspect`: it belongs to the system
-    /// and is not heard of; `lost`: that for so long that others took its cameras over.
-    #[schema(pattern = "^(undefined|online|suspect|lost)$")]
+    /// and is not heard of; `lost`: that for so long that others took its cameras over; `detached`: an owner let it go, and
+    /// it was not seen since.
+    #[schema(pattern = "^(undefined|online|suspect|lost|detached)$")]
     state: &'static str,
-    /// For a suspect or lost one: `never_seen` (no worker has joined under its name yet) or `silent`.
+    /// For a suspect or lost one: `never_seen` (no worker has joined under its name yet) or `silent`. For an undefined one:
+    /// `detached`, if an owner let it go and its worker was seen since.
     state_reason: Option<&'static str>,
     /// How busy it was at its last heartbeat; null: none was heard.
     load: Option<ServerLoad>,
@@ -140,17 +142,19 @@ struct ServerList {
 
 /// A server's state in a word, and why.
 pub(super) const fn state_word(
-    adopted: bool,
+    membership: Membership,
     has_worker: bool,
     is_lost: bool,
     is_silent: bool,
 ) -> (&'static str, Option<&'static str>) {
-    match (adopted, has_worker, is_silent) {
-        _ if adopted && is_lost => ("lost", Some("silent")),
-        (false, ..) => ("undefined", None),
-        (true, false, _) => ("suspect", Some("never_seen")),
-        (true, true, true) => ("suspect", Some("silent")),
-        (true, true, false) => ("online", None),
+    match membership {
+        Membership::Undefined => ("undefined", None),
+        Membership::Detached { seen_again: true } => ("undefined", Some("detached")),
+        Membership::Detached { seen_again: false } => ("detached", None),
+        Membership::Adopted if is_lost => ("lost", Some("silent")),
+        Membership::Adopted if !has_worker => ("suspect", Some("never_seen")),
+        Membership::Adopted if is_silent => ("suspect", Some("silent")),
+        Membership::Adopted => ("online", None),
     }
 }
 
@@ -159,7 +163,7 @@ fn show(app: &App, view: ServerView) -> Server {
     let observed = app.service.observed();
     let seen = observed.seen(row.server_id);
     let is_silent = observed.silent_since(row.server_id).is_some();
-    let (state, state_reason) = state_word(row.adopted, row.has_worker, row.lost_since.is_some(), is_silent);
+    let (state, state_reason) = state_word(row.membership, row.has_worker, row.lost_since.is_some(), is_silent);
     let ServerRow { server_id, settings, created_at, version, .. } = row;
     Server {
         id: server_id,

@@ -248,7 +248,7 @@ async fn detaching_a_server_unplans_its_cameras(model: &dyn ReadModel) {
     let mut world = World::new(model);
     let (tenant, camera, server, _) = everything(&mut world).await;
     let assigned = model.assignments(AssignmentFilter::default(), all()).await.unwrap().items;
-    assert_eq!(assigned.iter().map(|a| a.camera_id).collect::<Vec<_>>(), [camera]);
+    assert_eq!(assigned.iter().map(|a| a.key.camera_id).collect::<Vec<_>>(), [camera]);
 
     let cameras = DetachedCameras::Keep;
     world.happens(Event::ServerDetached(ServerDetached { server_id: server, cameras })).await;

@@ -265,8 +265,9 @@ async fn a_server_is_announced_changed_and_detached() {
     let adopted = api.ask("POST", &format!("{path}:adopt"), &[], "").await.expect(200);
     assert_eq!(adopted.json()["etag"], changed["etag"], "it belonged to the system already");
     api.delete(&path).await.expect(204);
-    api.get(&path).await.problem(404, "not_found");
-    assert_eq!(api.get("/v1/servers").await.json(), json!({ "items": [], "next_cursor": null }));
+    let detached = api.get(&path).await.expect(200).json();
+    assert_eq!((&detached["state"], &detached["state_reason"]), (&json!("detached"), &json!(null)));
+    assert_eq!(api.get("/v1/servers").await.json(), json!({ "items": [detached], "next_cursor": null }));
 }
 
 #[tokio::test]

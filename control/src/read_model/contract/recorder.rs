@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use futures::FutureExt as _;
 use futures::future::ready;
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 use uuid::Uuid;
@@ -77,7 +77,7 @@ impl ReadModel for Recorder {
     fn assignments(
         &self,
         _: AssignmentFilter,
-        _: Page<(TenantId, CameraId)>,
+        _: Page<CopyKey>,
     ) -> Answer<'_, Items<AssignmentView>> {
         nothing()
     }
