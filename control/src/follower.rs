@@ -25,8 +25,9 @@ use longwatch_events::time::Timestamp;
 use rand::RngExt as _;
 use tokio::time::{sleep, timeout};
 
+use crate::read_model::projection::{self, Before};
 use crate::read_model::rows::Change;
-use crate::read_model::{Applied, Batch, projection};
+use crate::read_model::{Applied, Batch};
 use crate::service::Service;
 use crate::snapshots;
 
@@ -220,18 +221,19 @@ fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folde
             let position = record.position;
             let envelope = Envelope::decode(&record.payload)
                 .map_err(|error| format!("position {position} of LOG cannot be read: {error}"))?;
+            let before = Before::of(state, &envelope.event);
             let outcome = fold::apply(state, position, record.stored_at, &envelope.event)
                 .map_err(|error| error.to_string())?;
-            Ok((record, envelope, outcome))
+            Ok((record, envelope, before, outcome))
         });
-        let (Record { position, stored_at, .. }, envelope, outcome) = match step {
+        let (Record { position, stored_at, .. }, envelope, before, outcome) = match step {
             Ok(folded) => folded,
             Err(why) => return Folded { batch, halt: Some(why) },
         };
         log_outcome(position, &envelope, outcome);
         batch.up_to = position;
         if position > known {
-            let changes = projection::of_log(state, position, stored_at, &envelope.event);
+            let changes = projection::of_log(&before, state, position, stored_at, &envelope.event);
             batch.changes.extend(changes.into_iter().map(|change| (position, change)));
         }
     }

@@ -1,4 +1,4 @@
-//! `/v1/assignments`: which server records which camera, now.
+//! `/v1/assignments`: which server records which copy of a camera, now.
 
 use axum::Json;
 use axum::extract::State;
@@ -19,7 +19,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list))
 }
 
-/// A camera's current server.
+/// A copy's current server.
 #[derive(Serialize, ToSchema)]
 struct CurrentAssignment {
     /// Owner of the camera.
@@ -28,7 +28,9 @@ struct CurrentAssignment {
     /// The camera.
     #[schema(value_type = String, format = "uuid")]
     camera_id: CameraId,
-    /// Its server.
+    /// Which of its copies, from 0.
+    copy: u8,
+    /// The copy's server.
     #[schema(value_type = String, format = "uuid")]
     server_id: ServerId,
     /// The number by which an older assignment is recognised as older.
@@ -47,6 +49,23 @@ struct CurrentAssignment {
         pattern = "^(preferred|least_loaded|failover|home|failback|drain|over_capacity|labels|rebalance|requested)$"
     )]
     reason: &'static str,
+    /// The server that is about to record it instead, while this one goes on until that has begun; null: it stays.
+    moving_to: Option<Successor>,
+}
+
+/// A server that is about to record a copy.
+#[derive(Serialize, ToSchema)]
+struct Successor {
+    /// Who.
+    #[schema(value_type = String, format = "uuid")]
+    server_id: ServerId,
+    /// The position of the plan that began the move.
+    epoch: u64,
+    /// Since when.
+    #[schema(format = DateTime)]
+    since: String,
+    /// Why it is moved, in the words of an assignment's.
+    reason: &'static str,
 }
 
 /// A part of the list of assignments.
@@ -59,15 +78,22 @@ struct AssignmentList {
 
 impl From<AssignmentView> for CurrentAssignment {
     fn from(view: AssignmentView) -> Self {
-        let AssignmentView { tenant_id, camera_id, assignment } = view;
+        let AssignmentView { key, assignment, successor } = view;
         Self {
-            tenant_id,
-            camera_id,
+            tenant_id: key.tenant_id,
+            camera_id: key.camera_id,
+            copy: key.copy,
             server_id: assignment.server_id,
             epoch: assignment.epoch.0,
             position: assignment.epoch.0,
             since: moment(assignment.since),
             reason: assignment.reason.as_str(),
+            moving_to: successor.map(|successor| Successor {
+                server_id: successor.server_id,
+                epoch: successor.epoch.0,
+                since: moment(successor.since),
+                reason: successor.reason.as_str(),
+            }),
         }
     }
 }
@@ -75,22 +101,18 @@ impl From<AssignmentView> for CurrentAssignment {
 /// List current assignments.
 #[utoipa::path(get, path = "/v1/assignments", operation_id = "list_assignments", tag = "assignments",
     params(
-        ("server_id" = Option<String>, Query, description = "Only this server's.", format = "uuid"),
+        ("server_id" = Option<String>, Query, description = "Only this server's; not what is about to move to it.", format = "uuid"),
         ("camera_id" = Option<String>, Query, description = "Only this camera's.", format = "uuid"),
         ("limit" = Option<u32>, Query, description = "How many items at most.", minimum = 1, maximum = 1000),
         ("cursor" = Option<String>, Query, description = "The next_cursor of the part before."),
     ),
-    responses((status = 200, description = "A part of the list, by tenant and camera.", body = AssignmentList)))]
+    responses((status = 200, description = "A part of the list, by tenant, camera and copy.", body = AssignmentList)))]
 async fn list(State(app): State<App>, mut query: Query) -> Result<Json<AssignmentList>, Problem> {
     let page = query.page();
     let filter =
         AssignmentFilter { server_id: query.parsed("server_id"), camera_id: query.parsed("camera_id") };
     query.finish()?;
     let found = app.service.read_model().assignments(filter, page).await?;
-    let next_cursor = found
-        .items
-        .last()
-        .filter(|_| found.more)
-        .map(|view| cursor::encode(&(view.tenant_id, view.camera_id)));
+    let next_cursor = found.items.last().filter(|_| found.more).map(|view| cursor::encode(&view.key));
     Ok(Json(AssignmentList { items: found.items.into_iter().map(Into::into).collect(), next_cursor }))
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::problem::{Problem, moment};
-use crate::read_model::rows::{CameraView, Observations, StatusOf, StatusRow};
+use super::problem::moment;
+use crate::read_model::rows::{CameraState, CameraView, Observations};
 
 /// A camera's server.
 #[derive(Serialize, ToSchema)]
@@ -65,67 +65,19 @@ pub(super) struct CopyPlacement {
     requested_server_id: Option<ServerId>,
 }
 
-/// Where the copies of each camera of `views` are; none for one that was deleted meanwhile.
-///
-/// # Errors
-/// Those of the read model.
-pub(super) async fn show(
-    app: &App,
-    views: &[CameraView],
-    observations: &Observations,
-) -> Result<Vec<Vec<CopyPlacement>>, Problem> {
-    let copies: Vec<_> = {
-        let state = app.service.state();
-        let of = |view: &CameraView| state.camera(view.row.tenant_id, view.row.camera_id);
-        let copies = |view| {
-            of(view).map_or_else(Vec::new, |c| c.copies().map(|(n, copy)| (n, copy.clone())).collect())
-        };
-        views.iter().map(copies).collect()
-    };
-    let mut statuses = statuses(app, views, &copies).await?.into_iter();
-    let mut shown = Vec::with_capacity(views.len());
-    for (view, copies) in views.iter().zip(copies) {
-        let placements = copies.into_iter().map(|(number, copy)| {
-            let status = question(view, number, &copy).and_then(|_| statuses.next().flatten());
-            show_one(view, number, &copy, status, observations)
-        });
-        shown.push(placements.collect());
-    }
-    Ok(shown)
+/// Where the copies of a camera are, as State has it; none if it was deleted meanwhile.
+pub(super) fn show(app: &App, view: &CameraView, observations: &Observations) -> Vec<CopyPlacement> {
+    let state = app.service.state();
+    let camera = state.camera(view.row.tenant_id, view.row.camera_id);
+    let copies = camera.into_iter().flat_map(|camera| camera.copies());
+    copies.map(|(number, copy)| show_one(view, number, copy, observations)).collect()
 }
 
-/// Whose word tells the state of a copy; of the first one it stands in the view.
-fn question(view: &CameraView, number: u8, copy: &CameraCopy) -> Option<StatusOf> {
-    let assignment = copy.assignment().filter(|_| number > 0)?;
-    let (tenant_id, camera_id) = (view.row.tenant_id, view.row.camera_id);
-    Some(StatusOf { tenant_id, camera_id, epoch: assignment.epoch, server_id: assignment.server_id })
-}
-
-/// What was said last of all copies but the first ones, in their order.
-async fn statuses(
-    app: &App,
-    views: &[CameraView],
-    copies: &[Vec<(u8, CameraCopy)>],
-) -> Result<Vec<Option<StatusRow>>, Problem> {
-    let of = views.iter().zip(copies);
-    let of = of.flat_map(|(view, copies)| copies.iter().filter_map(|(n, copy)| question(view, *n, copy)));
-    let of: Vec<_> = of.collect();
-    if of.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(app.service.read_model().statuses(of).await?)
-}
-
-fn show_one(
-    view: &CameraView,
-    number: u8,
-    copy: &CameraCopy,
-    status: Option<StatusRow>,
-    observations: &Observations,
-) -> CopyPlacement {
-    let state = match number {
-        0 => view.state(observations),
-        _ => CameraView { row: view.row.clone(), placement: copy.placement, status }.state(observations),
+fn show_one(view: &CameraView, number: u8, copy: &CameraCopy, observations: &Observations) -> CopyPlacement {
+    // Of one that the rows do not have yet nothing was heard either.
+    let state = match view.copies.get(usize::from(number)) {
+        Some(known) => known.state(observations),
+        None => CameraState::Unplaced,
     };
     let unplaced_reason = match copy.placement {
         Placement::Assigned(_) => None,

@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use super::App;
 use super::camera_copies::{self, Assignment, CopyPlacement};
 use super::change::etag;
-use super::problem::{Problem, moment};
-use crate::read_model::rows::{CameraState, CameraView, Condition, Observations};
+use super::problem::moment;
+use crate::read_model::rows::{CameraState, CameraView, Condition, CopyView, Observations};
 
 /// A camera.
 #[derive(Serialize, ToSchema)]
@@ -97,42 +97,12 @@ struct Retention {
     max_bytes: Option<u64>,
 }
 
-/// Shows cameras, given what is observed of servers.
-///
-/// # Errors
-/// Those of the read model.
-pub(super) async fn show_all(
-    app: &App,
-    views: Vec<CameraView>,
-    observations: &Observations,
-) -> Result<Vec<Camera>, Problem> {
-    let placements = camera_copies::show(app, &views, observations).await?;
-    let shown = views.into_iter().zip(placements);
-    Ok(shown.map(|(view, placements)| show_one(app, view, placements, observations)).collect())
-}
-
 /// Shows a camera, given what is observed of servers.
-///
-/// # Errors
-/// Those of the read model.
-pub(super) async fn show(
-    app: &App,
-    view: CameraView,
-    observations: &Observations,
-) -> Result<Camera, Problem> {
-    let placements = camera_copies::show(app, std::slice::from_ref(&view), observations).await?;
-    Ok(show_one(app, view, placements.into_iter().next().unwrap_or_default(), observations))
-}
-
-fn show_one(
-    app: &App,
-    view: CameraView,
-    placements: Vec<CopyPlacement>,
-    observations: &Observations,
-) -> Camera {
+pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> Camera {
+    let placements = camera_copies::show(app, &view, observations);
     let state = view.state(observations);
     let (state_reason, state_detail) = explain(app, &view, state).unzip();
-    let assignment = view.placement.assignment().map(Into::into);
+    let assignment = view.placement().assignment().map(Into::into);
     let row = view.row;
     let source = source(app, row.tenant_id, &row.settings);
     let settings = row.settings;
@@ -177,20 +147,22 @@ fn source(app: &App, tenant_id: TenantId, settings: &CameraSettings) -> Source {
 
 /// Why a camera is not recorded, for a program and for a person.
 fn explain(app: &App, view: &CameraView, state: CameraState) -> Option<(String, String)> {
-    match (state, &view.placement) {
-        (CameraState::Recording | CameraState::Connecting | CameraState::Disabled, _) => None,
-        (CameraState::Unplaced, placement) => Some(unplaced(placement)),
-        (CameraState::Offline, Placement::Assigned(assignment)) => {
-            // What a server said before it fell silent may have changed since.
-            if let Some(since) = app.service.observed().silent_since(assignment.server_id) {
-                return Some(silent(assignment.server_id, since));
-            }
-            let status = view.status.as_ref()?;
-            let Condition::Offline { cause, detail } = &status.condition else { return None };
-            Some((cause.as_str().to_owned(), detail.clone()))
-        }
-        (CameraState::Offline, Placement::Unplanned | Placement::Unplaced { .. }) => None,
+    match state {
+        CameraState::Recording | CameraState::Connecting | CameraState::Disabled => None,
+        CameraState::Unplaced => Some(unplaced(&view.placement())),
+        CameraState::Offline => view.copies.iter().find_map(|copy| offline(app, copy)),
     }
+}
+
+/// Why a copy is not recorded, if it has a server that should.
+fn offline(app: &App, copy: &CopyView) -> Option<(String, String)> {
+    let assignment = copy.row.placement.assignment()?;
+    // What a server said before it fell silent may have changed since.
+    if let Some(since) = app.service.observed().silent_since(assignment.server_id) {
+        return Some(silent(assignment.server_id, since));
+    }
+    let Condition::Offline { cause, detail } = &copy.status.as_ref()?.condition else { return None };
+    Some((cause.as_str().to_owned(), detail.clone()))
 }
 
 fn silent(server_id: ServerId, since: Timestamp) -> (String, String) {

@@ -103,7 +103,7 @@ async fn list(
     let found = app.service.read_model().cameras(tenant, filter, page).await?;
     let next_cursor =
         found.items.last().filter(|_| found.more).map(|view| cursor::encode(&view.row.camera_id));
-    let items = camera_view::show_all(&app, found.items, &observations).await?;
+    let items = found.items.into_iter().map(|view| camera_view::show(&app, view, &observations)).collect();
     Ok(Json(CameraList { items, next_cursor }))
 }
 
@@ -134,7 +134,7 @@ async fn create(
     is_of_this_secret(&app, (tenant_id, camera_id), ids.event, &secret)?;
     let view = find(&app, tenant_id, camera_id).await?;
     let headers = created(view.row.version, &format!("/v1/tenants/{tenant_id}/cameras/{camera_id}"));
-    let camera = camera_view::show(&app, view, &app.observations()).await?;
+    let camera = camera_view::show(&app, view, &app.observations());
     Ok((StatusCode::CREATED, headers, Json(camera)).into_response())
 }
 
@@ -171,7 +171,7 @@ pub(super) async fn read(
 ) -> Result<Response, Problem> {
     let view = find(&app, tenant, camera).await?;
     let version = view.row.version;
-    Ok((versioned(version), Json(camera_view::show(&app, view, &app.observations()).await?)).into_response())
+    Ok((versioned(version), Json(camera_view::show(&app, view, &app.observations()))).into_response())
 }
 
 /// Change a camera. A source whose `url` is left as it was read keeps what is not shown of it; one that leads to another

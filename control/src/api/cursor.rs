@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use uuid::Uuid;
 
 /// A key that can stand in a cursor.
@@ -52,16 +52,18 @@ impl Key for CameraId {
     }
 }
 
-impl Key for (TenantId, CameraId) {
+impl Key for CopyKey {
     const LIST: u8 = b'a';
 
     fn to_bytes(&self) -> Vec<u8> {
-        [self.0.to_bytes(), self.1.to_bytes()].concat()
+        [self.tenant_id.to_bytes(), self.camera_id.to_bytes(), vec![self.copy]].concat()
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (tenant, camera) = bytes.split_at_checked(16)?;
-        Some((TenantId::from_bytes(tenant)?, CameraId::from_bytes(camera)?))
+        let (copy, ids) = bytes.split_last()?;
+        let (tenant, camera) = ids.split_at_checked(16)?;
+        let (tenant_id, camera_id) = (TenantId::from_bytes(tenant)?, CameraId::from_bytes(camera)?);
+        Some(Self { tenant_id, camera_id, copy: *copy })
     }
 }
 
@@ -89,9 +91,10 @@ mod tests {
     #[test]
     fn a_cursor_leads_back_to_its_key_and_only_in_its_own_list() {
         let ids = CountingIds::default();
-        let key = (TenantId::generate(&ids), CameraId::generate(&ids));
+        let (tenant_id, camera_id) = (TenantId::generate(&ids), CameraId::generate(&ids));
+        let key = CopyKey { tenant_id, camera_id, copy: 3 };
         assert_eq!(decode(&encode(&key)), Some(key));
-        assert_eq!(decode::<CameraId>(&encode(&key.0)), None);
+        assert_eq!(decode::<CameraId>(&encode(&tenant_id)), None);
         assert_eq!(decode::<CameraId>("AA"), None);
         assert_eq!(decode::<CameraId>("not a cursor"), None);
         assert_eq!(decode::<CameraId>(""), None);

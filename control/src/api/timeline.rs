@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use longwatch_events::id::ServerId;
-use longwatch_events::state::Placement;
+use longwatch_events::state::Assignment;
 use longwatch_events::time::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,8 +15,8 @@ use super::cameras::find;
 use super::extract::{CameraPath, Query};
 use super::problem::{Problem, moment};
 use crate::read_model::Range;
-use crate::read_model::rows::SegmentRow;
-use crate::read_model::timeline::{Gap, Inputs, Open, Timeline, draw_up};
+use crate::read_model::rows::{CameraView, SegmentRow};
+use crate::read_model::timeline::{Gap, Inputs, Open, Recorder, Timeline, draw_up};
 
 /// The longest range that is answered at once.
 const MAX_RANGE_DAYS: i64 = 31;
@@ -45,9 +45,10 @@ struct CameraTimeline {
     segments: Vec<TimelineSegment>,
     /// What is missing, in order.
     gaps: Vec<TimelineGap>,
-    /// Where more than one segment holds video.
+    /// Where more than one segment holds video: those of several copies, or of both servers of a planned move.
     overlaps: Vec<TimelineRange>,
-    /// Video that is durable and whose segment is still open; null: the camera is not being recorded right now.
+    /// Video that is durable and whose segment is still open, of several servers' that which goes back furthest; null: the
+    /// camera is not being recorded right now.
     recording: Option<OpenRecording>,
 }
 
@@ -157,6 +158,22 @@ fn range(query: &mut Query, now: Timestamp) -> Range {
     Range { from, to }
 }
 
+/// Who is to record the camera now: the server of each copy, and the one that is about to take it over.
+fn recorders(app: &App, view: &CameraView) -> Vec<Recorder> {
+    let observed = app.service.observed();
+    let servers = view
+        .copies
+        .iter()
+        .flat_map(|copy| copy.row.placement.assignment().into_iter().chain(&copy.row.successor));
+    let recorder = |&Assignment { server_id, epoch, .. }: &Assignment| Recorder {
+        epoch,
+        server_id,
+        silent_since: observed.silent_since(server_id),
+        boot_id: observed.seen(server_id).map(|seen| seen.boot_id),
+    };
+    servers.map(recorder).collect()
+}
+
 /// Read a camera's timeline.
 #[utoipa::path(get, path = "/v1/tenants/{tenant}/cameras/{camera}/timeline", operation_id = "read_timeline",
     tag = "cameras",
@@ -177,20 +194,13 @@ async fn read(
     query.finish()?;
     let view = find(&app, tenant, camera).await?;
     let rows = app.service.read_model().timeline(tenant, camera, range).await?;
-    let observed = app.service.observed();
-    let assignment = match view.placement {
-        Placement::Assigned(assignment) => Some(assignment),
-        Placement::Unplanned | Placement::Unplaced { .. } => None,
-    };
     // Of moments the log has not come to, nothing is known: neither that there is video nor that there is none.
     let now = app.service.log_now();
     let created_at = view.row.created_at;
-    let epoch = assignment.map(|a| a.epoch);
-    let silent_since = assignment.and_then(|a| observed.silent_since(a.server_id));
-    let boot_id = assignment.and_then(|a| observed.seen(a.server_id)).map(|seen| seen.boot_id);
+    let recorders = recorders(&app, &view);
     // A month of a camera that flaps takes a moment: other requests must not wait for it.
     let drawn = tokio::task::spawn_blocking(move || {
-        let inputs = Inputs { range, now, created_at, epoch, silent_since, boot_id, rows: &rows };
+        let inputs = Inputs { range, now, created_at, recorders, rows: &rows };
         show(range, now, &draw_up(&inputs))
     });
     drawn.await.map(Json).map_err(|error| Problem::internal(&error))

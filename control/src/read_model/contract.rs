@@ -11,6 +11,7 @@ use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, IdSource as _, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::settings::RecordingMode;
+use longwatch_events::state::Membership;
 use longwatch_events::subject::LogStream;
 
 use super::rows::{CameraState, Change, Condition, Observation, Observations, SegmentRow};
@@ -248,14 +249,16 @@ async fn detaching_a_server_unplans_its_cameras(model: &dyn ReadModel) {
     let mut world = World::new(model);
     let (tenant, camera, server, _) = everything(&mut world).await;
     let assigned = model.assignments(AssignmentFilter::default(), all()).await.unwrap().items;
-    assert_eq!(assigned.iter().map(|a| a.camera_id).collect::<Vec<_>>(), [camera]);
+    assert_eq!(assigned.iter().map(|a| a.key.camera_id).collect::<Vec<_>>(), [camera]);
 
     let cameras = DetachedCameras::Keep;
     world.happens(Event::ServerDetached(ServerDetached { server_id: server, cameras })).await;
 
-    assert_eq!(model.server(server).await.unwrap(), None);
+    let detached = model.server(server).await.unwrap().unwrap();
+    assert_eq!(detached.row.membership, Membership::Detached { seen_again: false });
+    assert_eq!(detached.cameras, 0);
     let view = model.camera(tenant, camera).await.unwrap().unwrap();
-    assert_eq!(view.placement, world.state.camera(tenant, camera).unwrap().placement());
+    assert_eq!(view.placement(), world.state.camera(tenant, camera).unwrap().placement());
     assert_eq!(view.state(&Observations::new()), CameraState::Unplaced);
     assert!(model.assignments(AssignmentFilter::default(), all()).await.unwrap().items.is_empty());
 }

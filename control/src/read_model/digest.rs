@@ -19,24 +19,35 @@ pub struct Table {
 }
 
 /// Every table of the read model.
-pub const TABLES: [Table; 11] = [
+pub const TABLES: [Table; 13] = [
     Table { name: "positions", columns: "stream, position", key: "stream" },
     Table { name: "tenants", columns: "tenant_id, name, created_at_us, version", key: "tenant_id" },
     Table {
         name: "servers",
-        columns: "server_id, name, settings, has_worker, adopted, lost_since_us, created_at_us, version",
+        columns: "server_id, name, settings, has_worker, membership, lost_since_us, draining_since_us, created_at_us, \
+                  version",
         key: "server_id",
     },
     Table {
         name: "cameras",
-        columns: "tenant_id, camera_id, name, name_folded, wants_recording, settings, created_at_us, version, \
-                  placement, server_id, epoch, placed_at_us, placement_reason",
+        columns: "tenant_id, camera_id, name, name_folded, wants_recording, settings, created_at_us, version",
         key: "tenant_id, camera_id",
     },
     Table {
+        name: "copies",
+        columns: "tenant_id, camera_id, copy, placement, server_id, epoch, placed_at_us, placement_reason, \
+                  home_server_id, successor_server_id, successor_epoch, successor_since_us, successor_reason",
+        key: "tenant_id, camera_id, copy",
+    },
+    Table {
         name: "placements",
-        columns: "tenant_id, camera_id, position, at_us, placement, server_id, reason",
-        key: "tenant_id, camera_id, position",
+        columns: "tenant_id, camera_id, copy, position, at_us, placement, server_id, reason, from_lost",
+        key: "tenant_id, camera_id, copy, position",
+    },
+    Table {
+        name: "epochs",
+        columns: "tenant_id, camera_id, epoch, server_id, copy",
+        key: "tenant_id, camera_id, epoch, server_id",
     },
     Table { name: "creations", columns: "thing_id, position", key: "thing_id" },
     Table {

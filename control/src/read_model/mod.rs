@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
@@ -98,7 +98,7 @@ pub struct Items<T> {
 pub struct CameraFilter {
     /// In this state.
     pub state: Option<CameraState>,
-    /// On this server.
+    /// Of which this server records a copy.
     pub server_id: Option<ServerId>,
     /// Whose name holds this text, in whatever case.
     pub text: Option<String>,
@@ -109,7 +109,7 @@ pub struct CameraFilter {
 /// Which assignments.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AssignmentFilter {
-    /// Of this server.
+    /// Of this server. One that is about to record a copy, while another still does, has no assignment yet.
     pub server_id: Option<ServerId>,
     /// Of this camera.
     pub camera_id: Option<CameraId>,
@@ -173,12 +173,9 @@ pub trait ReadModel: Send + Sync {
         page: Page<CameraId>,
     ) -> Answer<'_, Items<CameraView>>;
 
-    /// The current assignments of all tenants that pass `filter`, by tenant and camera. For the provider.
-    fn assignments(
-        &self,
-        filter: AssignmentFilter,
-        page: Page<(TenantId, CameraId)>,
-    ) -> Answer<'_, Items<AssignmentView>>;
+    /// The current assignments of all tenants that pass `filter`, by tenant, camera and copy. For the provider.
+    fn assignments(&self, filter: AssignmentFilter, page: Page<CopyKey>)
+    -> Answer<'_, Items<AssignmentView>>;
 
     /// What a camera's timeline over `range` follows from.
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows>;

@@ -1,33 +1,160 @@
 //! Records → changes of rows. Pure; total over every event and fact.
 //!
+//! What an event did to cameras is not read from the event: a plan's entries may be stale, and a server that is let go
+//! changes cameras that nobody names. It is seen by comparison, of the cameras the event may touch ([`Before`]) with State
+//! after it.
+//!
 //! Facts come from workers and are believed about recordings only. One that contradicts itself becomes a
 //! [`Change::RejectFact`], so that a broken worker neither stops the fold nor goes unseen. Whether a server was given the
 //! epoch it speaks of is for queries to look at: here `LOG` may not have come that far.
 
-use longwatch_events::event::{Decision, Event, PlanMade, RecordingReported};
+use std::collections::BTreeMap;
+
+use longwatch_events::event::{Event, RecordingReported};
 use longwatch_events::fact::Fact;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
-use longwatch_events::state::{Placement, State};
+use longwatch_events::state::{Assignment, Camera, CameraCopy, Placement, State};
 use longwatch_events::time::Timestamp;
 use uuid::{Uuid, Version};
 
-use super::rows::{CameraRow, Change, GapRow, SegmentRow, ServerRow, StatusKey, TenantRow};
+use super::rows::{CameraRow, Change, CopyRow, ReportedGap, SegmentRow, ServerRow, StatusKey, TenantRow};
 
-/// What the event at `position` of `LOG`, stored at `stored_at`, does to the rows. `state` is the State after it: what a
-/// stale event left no trace of there, it leaves no trace of here.
-pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &Event) -> Vec<Change> {
+/// The cameras that an event may touch, as they are before it is folded.
+#[derive(Debug)]
+pub struct Before(BTreeMap<(TenantId, CameraId), Option<KnownCamera>>);
+
+/// As much of a camera as tells whether its rows change. Its settings never do without its version.
+#[derive(Debug)]
+struct KnownCamera {
+    version: Position,
+    copies: BTreeMap<u8, KnownCopy>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct KnownCopy {
+    row: CopyRow,
+    is_server_lost: bool,
+}
+
+impl Before {
+    /// Looks at all that `event` may touch. `state` is the State before it.
+    pub fn of(state: &State, event: &Event) -> Self {
+        let touched = touched(state, event).into_iter();
+        Self(touched.map(|(tenant, camera)| ((tenant, camera), known(state, tenant, camera))).collect())
+    }
+}
+
+/// The cameras that `event` may touch.
+fn touched(state: &State, event: &Event) -> Vec<(TenantId, CameraId)> {
+    let camera = |key: CopyKey| (key.tenant_id, key.camera_id);
     match event {
-        Event::TenantCreated(e) => {
-            with_creation(e.tenant_id.as_uuid(), position, put_tenant(state, e.tenant_id))
+        Event::CameraAdded(e) => vec![(e.tenant_id, e.camera_id)],
+        Event::CameraChanged(e) => vec![(e.tenant_id, e.camera_id)],
+        Event::CameraDeleted(e) => vec![(e.tenant_id, e.camera_id)],
+        Event::CameraMoveRequested(e) => vec![(e.tenant_id, e.camera_id)],
+        Event::PlanMade(e) => e.entries.iter().map(|entry| camera(entry.key())).collect(),
+        Event::ServerDetached(e) => {
+            let held = state.index().roster(e.server_id).copies();
+            held.chain(state.index().away_from(e.server_id)).map(camera).collect()
         }
+        // A tenant that is deleted has no cameras left.
+        Event::TenantCreated(_)
+        | Event::TenantChanged(_)
+        | Event::TenantDeleted(_)
+        | Event::ServerAdded(_)
+        | Event::ServerJoined(_)
+        | Event::ServerAdopted(_)
+        | Event::ServerChanged(_)
+        | Event::ServerLost(_)
+        | Event::ServerReturned(_)
+        | Event::ServerDiskMeasured(_)
+        | Event::ServerDrainStarted(_)
+        | Event::ServerDrainStopped(_)
+        | Event::ServerFailbackRequested(_)
+        | Event::PolicyChanged(_)
+        | Event::VersionRequired(_)
+        | Event::ServerHeartbeat(_)
+        | Event::ControlTicked(_)
+        | Event::RecordingReported(_)
+        | Event::AssignmentsPublished(_)
+        | Event::CameraBacklogged(_) => Vec::new(),
+    }
+}
+
+fn known(state: &State, tenant_id: TenantId, camera_id: CameraId) -> Option<KnownCamera> {
+    let camera = state.camera(tenant_id, camera_id)?;
+    let is_lost = |a: &Assignment| state.server(a.server_id).is_some_and(|server| server.lost.is_some());
+    let copies = camera.copies().map(|(number, copy)| {
+        let row = copy_row(CopyKey { tenant_id, camera_id, copy: number }, copy);
+        (number, KnownCopy { row, is_server_lost: copy.assignment().is_some_and(is_lost) })
+    });
+    Some(KnownCamera { version: camera.version, copies: copies.collect() })
+}
+
+/// What the event at `position` of `LOG`, stored at `at`, does to the rows. `state` is the State after it: what a stale
+/// event left no trace of there, it leaves no trace of here.
+pub fn of_log(
+    before: &Before,
+    state: &State,
+    position: Position,
+    at: Timestamp,
+    event: &Event,
+) -> Vec<Change> {
+    let mut changes = of_itself(state, event);
+    for ((tenant_id, camera_id), known) in &before.0 {
+        changes.extend(of_camera(state, (*tenant_id, *camera_id), known.as_ref(), position, at));
+    }
+    // Ids that follow from an `Idempotency-Key` are of version 8, all others are not: only what was asked for with one
+    // can be asked for again.
+    let is_remembered = |thing: &Uuid| thing.get_version() == Some(Version::Custom);
+    if let Some(thing_id) = created(event).filter(is_remembered) {
+        changes.push(Change::RememberCreation { thing_id, position });
+    }
+    changes
+}
+
+/// The thing that `event` was to create.
+const fn created(event: &Event) -> Option<Uuid> {
+    match event {
+        Event::TenantCreated(e) => Some(e.tenant_id.as_uuid()),
+        Event::ServerAdded(e) => Some(e.server_id.as_uuid()),
+        Event::CameraAdded(e) => Some(e.camera_id.as_uuid()),
+        Event::TenantChanged(_)
+        | Event::TenantDeleted(_)
+        | Event::ServerJoined(_)
+        | Event::ServerAdopted(_)
+        | Event::ServerChanged(_)
+        | Event::ServerLost(_)
+        | Event::ServerReturned(_)
+        | Event::ServerDiskMeasured(_)
+        | Event::ServerDrainStarted(_)
+        | Event::ServerDrainStopped(_)
+        | Event::ServerFailbackRequested(_)
+        | Event::ServerDetached(_)
+        | Event::CameraChanged(_)
+        | Event::CameraDeleted(_)
+        | Event::CameraMoveRequested(_)
+        | Event::PolicyChanged(_)
+        | Event::VersionRequired(_)
+        | Event::PlanMade(_)
+        | Event::ServerHeartbeat(_)
+        | Event::ControlTicked(_)
+        | Event::RecordingReported(_)
+        | Event::AssignmentsPublished(_)
+        | Event::CameraBacklogged(_) => None,
+    }
+}
+
+/// What an event does to the tenant or server it is about.
+fn of_itself(state: &State, event: &Event) -> Vec<Change> {
+    match event {
+        Event::TenantCreated(e) => put_tenant(state, e.tenant_id),
         Event::TenantChanged(e) => put_tenant(state, e.tenant_id),
         // A stale one moved the version.
         Event::TenantDeleted(e) if state.tenant(e.tenant_id).is_some() => put_tenant(state, e.tenant_id),
         Event::TenantDeleted(e) => vec![Change::DeleteTenant(e.tenant_id)],
-        Event::ServerAdded(e) => {
-            with_creation(e.server_id.as_uuid(), position, put_server(state, e.server_id))
-        }
+        Event::ServerAdded(e) => put_server(state, e.server_id),
         Event::ServerJoined(e) => put_server(state, e.server_id),
         Event::ServerAdopted(e) => put_server(state, e.server_id),
         Event::ServerChanged(e) => put_server(state, e.server_id),
@@ -37,34 +164,22 @@ pub fn of_log(state: &State, position: Position, stored_at: Timestamp, event: &E
         Event::ServerDrainStarted(e) => put_server(state, e.server_id),
         Event::ServerDrainStopped(e) => put_server(state, e.server_id),
         Event::ServerFailbackRequested(e) => put_server(state, e.server_id),
-        Event::ServerDetached(e) => {
-            vec![Change::DetachServer { server_id: e.server_id, position, at: stored_at }]
-        }
-        Event::CameraAdded(e) => {
-            let changes = put_camera(state, e.tenant_id, e.camera_id);
-            with_creation(e.camera_id.as_uuid(), position, changes)
-        }
-        Event::CameraChanged(e) => put_camera(state, e.tenant_id, e.camera_id),
-        Event::CameraDeleted(e) => vec![Change::DeleteCamera(e.tenant_id, e.camera_id)],
-        Event::CameraMoveRequested(e) => put_camera(state, e.tenant_id, e.camera_id),
-        Event::PolicyChanged(_) | Event::VersionRequired(_) => Vec::new(),
-        Event::PlanMade(e) => plan(state, position, stored_at, e),
+        Event::ServerDetached(e) => put_server(state, e.server_id),
+        // These are about cameras, or about no rows at all.
+        Event::CameraAdded(_)
+        | Event::CameraChanged(_)
+        | Event::CameraDeleted(_)
+        | Event::CameraMoveRequested(_)
+        | Event::PlanMade(_)
+        | Event::PolicyChanged(_)
+        | Event::VersionRequired(_)
         // They stand in other log streams; the fold halts if they do not.
-        Event::ServerHeartbeat(_)
+        | Event::ServerHeartbeat(_)
         | Event::ControlTicked(_)
         | Event::RecordingReported(_)
         | Event::AssignmentsPublished(_)
         | Event::CameraBacklogged(_) => Vec::new(),
     }
-}
-
-/// The same, and that it was asked for here, if it can be asked for again: ids that follow from an `Idempotency-Key` are
-/// of version 8, all others are not.
-fn with_creation(thing_id: Uuid, position: Position, mut changes: Vec<Change>) -> Vec<Change> {
-    if thing_id.get_version() == Some(Version::Custom) {
-        changes.push(Change::RememberCreation { thing_id, position });
-    }
-    changes
 }
 
 fn put_tenant(state: &State, tenant_id: TenantId) -> Vec<Change> {
@@ -82,49 +197,85 @@ fn put_server(state: &State, server_id: ServerId) -> Vec<Change> {
         server_id,
         settings: server.settings.clone(),
         has_worker: server.public_key.is_some(),
-        adopted: server.is_adopted(),
+        membership: server.membership,
         lost_since: server.lost.map(|lost| lost.heard_at),
+        draining_since: server.draining_since,
         created_at: server.created_at,
         version: server.version,
     });
     row.map(Change::PutServer).into_iter().collect()
 }
 
-fn put_camera(state: &State, tenant_id: TenantId, camera_id: CameraId) -> Vec<Change> {
-    let row = state.camera(tenant_id, camera_id).map(|camera| CameraRow {
+fn camera_row(tenant_id: TenantId, camera_id: CameraId, camera: &Camera) -> CameraRow {
+    CameraRow {
         tenant_id,
         camera_id,
         settings: camera.settings.clone(),
         created_at: camera.created_at,
         version: camera.version,
-    });
-    row.map(Change::PutCamera).into_iter().collect()
+    }
 }
 
-fn plan(state: &State, position: Position, at: Timestamp, plan: &PlanMade) -> Vec<Change> {
-    let placed = plan.entries.iter().filter_map(|entry| {
-        let (tenant_id, camera_id) = (entry.tenant_id, entry.camera_id);
-        let placement = state.camera(tenant_id, camera_id)?.placement();
-        if entry.copy != 0 {
-            return None;
-        }
-        // A stale entry left the camera where it was.
-        let took_effect = match (entry.decision, placement) {
-            (Decision::Assign { .. }, Placement::Assigned(now)) => now.epoch == Epoch::from(position),
-            (Decision::Unplace { .. }, Placement::Unplaced { since, .. }) => since == at,
-            (Decision::Finish { epoch, .. }, Placement::Assigned(now)) => {
-                now.epoch == epoch && now.since == at
-            }
-            (
-                Decision::Assign { .. } | Decision::Finish { .. },
-                Placement::Unplanned | Placement::Unplaced { .. },
-            )
-            | (Decision::Unplace { .. }, Placement::Unplanned | Placement::Assigned(_))
-            | (Decision::Move { .. } | Decision::Abandon { .. }, _) => false,
-        };
-        took_effect.then_some(Change::PutPlacement { tenant_id, camera_id, position, at, placement })
-    });
-    placed.collect()
+fn copy_row(key: CopyKey, copy: &CameraCopy) -> CopyRow {
+    CopyRow { key, placement: copy.placement, home: copy.home, successor: copy.successor().copied() }
+}
+
+/// What the event at `position` did to a camera.
+fn of_camera(
+    state: &State,
+    (tenant_id, camera_id): (TenantId, CameraId),
+    before: Option<&KnownCamera>,
+    position: Position,
+    at: Timestamp,
+) -> Vec<Change> {
+    let now = state.camera(tenant_id, camera_id);
+    let mut changes = Vec::new();
+    match (before, now) {
+        (Some(before), Some(now)) if before.version == now.version => {}
+        (_, Some(now)) => changes.push(Change::PutCamera(camera_row(tenant_id, camera_id, now))),
+        (Some(_), None) => changes.push(Change::DeleteCamera(tenant_id, camera_id)),
+        (None, None) => {}
+    }
+    let mut gone = before.map(|camera| camera.copies.clone()).unwrap_or_default();
+    for (number, copy) in now.into_iter().flat_map(Camera::copies) {
+        let key = CopyKey { tenant_id, camera_id, copy: number };
+        changes.extend(of_copy(key, gone.remove(&number), Some(copy_row(key, copy)), position, at));
+    }
+    for (number, before) in gone {
+        let key = CopyKey { tenant_id, camera_id, copy: number };
+        changes.extend(of_copy(key, Some(before), None, position, at));
+    }
+    changes
+}
+
+/// What the event at `position` did to a copy that was `before` and is `now`.
+fn of_copy(
+    key: CopyKey,
+    before: Option<KnownCopy>,
+    now: Option<CopyRow>,
+    position: Position,
+    at: Timestamp,
+) -> Vec<Change> {
+    if before.map(|copy| copy.row) == now {
+        return Vec::new();
+    }
+    // A copy that is not there has no place.
+    let placement = now.map_or(Placement::Unplanned, |copy| copy.placement);
+    let placement_before = before.map_or(Placement::Unplanned, |copy| copy.row.placement);
+    let mut changes = vec![now.map_or(Change::DeleteCopy(key), Change::PutCopy)];
+    if placement != placement_before {
+        let from_lost = before.is_some_and(|copy| copy.is_server_lost);
+        changes.push(Change::RememberPlacement { key, position, at, placement, from_lost });
+    }
+    let successor = now.and_then(|copy| copy.successor);
+    let given = placement.assignment().into_iter().chain(&successor);
+    let given_here = given.filter(|assignment| assignment.epoch == Epoch::from(position));
+    changes.extend(given_here.map(|assignment| Change::RememberEpoch {
+        key,
+        epoch: assignment.epoch,
+        server_id: assignment.server_id,
+    }));
+    changes
 }
 
 /// What the facts at `position` of `RECORDINGS` do to the rows.
@@ -171,8 +322,15 @@ fn of_fact(report: &RecordingReported, place: (Position, u32), fact: &Fact) -> R
         }
         Fact::Gap(f) => {
             ordered("gap", f.camera_id, f.start, f.end)?;
-            let gap = GapRow { epoch: f.epoch, start: f.start, end: f.end, cause: f.cause };
-            Ok(Change::PutGap(f.tenant_id, f.camera_id, server_id, gap))
+            Ok(Change::PutGap(ReportedGap {
+                tenant_id: f.tenant_id,
+                camera_id: f.camera_id,
+                epoch: f.epoch,
+                server_id,
+                start: f.start,
+                end: f.end,
+                cause: f.cause,
+            }))
         }
     }
 }

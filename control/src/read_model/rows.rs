@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use longwatch_events::fact::{Cause, Codec};
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{BootId, CameraId, ServerId, TenantId};
+use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::UnplacedReason;
 use longwatch_events::settings::{CameraSettings, RecordingMode, ServerSettings};
-use longwatch_events::state::Placement;
+use longwatch_events::state::{Assignment, Membership, Placement};
 use longwatch_events::time::Timestamp;
 use uuid::Uuid;
 
@@ -35,16 +35,18 @@ pub struct ServerRow {
     /// Whether its worker was ever seen.
     pub has_worker: bool,
     /// Whether it belongs to the system.
-    pub adopted: bool,
+    pub membership: Membership,
     /// Since when it was not heard of, if it is lost.
     pub lost_since: Option<Timestamp>,
+    /// Since when it is being emptied, if it is.
+    pub draining_since: Option<Timestamp>,
     /// When it was first seen or announced, by the log's clock.
     pub created_at: Timestamp,
     /// Position of its last event.
     pub version: Position,
 }
 
-/// A camera without its placement, which changes on its own.
+/// A camera without its copies, which change on their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CameraRow {
     /// Owner.
@@ -57,6 +59,19 @@ pub struct CameraRow {
     pub created_at: Timestamp,
     /// Position of its last own event.
     pub version: Position,
+}
+
+/// One copy of a camera: who records it, and who is about to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyRow {
+    /// Which.
+    pub key: CopyKey,
+    /// Who records it.
+    pub placement: Placement,
+    /// The server it was taken from and goes back to.
+    pub home: Option<ServerId>,
+    /// Who is about to record it instead.
+    pub successor: Option<Assignment>,
 }
 
 /// What was last heard of a camera under one epoch.
@@ -137,6 +152,8 @@ pub struct SegmentRow {
 /// A gap as the worker reported it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GapRow {
+    /// Of which of the camera's copies.
+    pub copy: u8,
     /// The assignment under which recording resumed.
     pub epoch: Epoch,
     /// Where video ends.
@@ -150,17 +167,23 @@ pub struct GapRow {
 /// A recording that broke off, or failed anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InterruptionRow {
+    /// Of which of the camera's copies.
+    pub copy: u8,
     /// Under which assignment.
     pub epoch: Epoch,
+    /// On which server.
+    pub server_id: ServerId,
     /// When.
     pub at: Timestamp,
     /// Why.
     pub cause: Cause,
 }
 
-/// A place a camera was given.
+/// A place a copy of a camera was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlacedRow {
+    /// Which copy.
+    pub copy: u8,
     /// When, by the log's clock.
     pub at: Timestamp,
     /// Where.
@@ -170,7 +193,7 @@ pub struct PlacedRow {
 /// See [`PlacedRow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Its server left; no plan has looked at it since.
+    /// It lost its server without a plan: that was let go, or the copy is not wanted any more.
     Unplanned,
     /// This server.
     Server(ServerId),
@@ -196,31 +219,35 @@ pub enum Change {
     DeleteTenant(TenantId),
     /// Inserts or replaces.
     PutServer(ServerRow),
-    /// Removes the server; its cameras become unplanned.
-    DetachServer {
+    /// Inserts or replaces.
+    PutCamera(CameraRow),
+    /// Removes. Its copies are removed on their own; what was recorded of it stays.
+    DeleteCamera(TenantId, CameraId),
+    /// Inserts or replaces.
+    PutCopy(CopyRow),
+    /// Removes.
+    DeleteCopy(CopyKey),
+    /// Remembers where a copy was placed.
+    RememberPlacement {
         /// Which.
-        server_id: ServerId,
+        key: CopyKey,
         /// Position of the event.
         position: Position,
-        /// When, by the log's clock.
-        at: Timestamp,
-    },
-    /// Inserts as unplanned, or replaces everything but the placement.
-    PutCamera(CameraRow),
-    /// Removes. What was recorded of it stays.
-    DeleteCamera(TenantId, CameraId),
-    /// Replaces the placement and remembers it.
-    PutPlacement {
-        /// Owner.
-        tenant_id: TenantId,
-        /// The camera.
-        camera_id: CameraId,
-        /// Position of the plan.
-        position: Position,
-        /// When the plan was stored, by the log's clock.
+        /// When the event was stored, by the log's clock.
         at: Timestamp,
         /// Where it is now.
         placement: Placement,
+        /// Whether the server that had it until then was lost.
+        from_lost: bool,
+    },
+    /// Remembers that a server was given an epoch: what it reports under it counts.
+    RememberEpoch {
+        /// Of which copy.
+        key: CopyKey,
+        /// The epoch.
+        epoch: Epoch,
+        /// Who.
+        server_id: ServerId,
     },
     /// A camera answers; said at this position.
     Started(StatusKey, Timestamp, Position),
@@ -244,7 +271,7 @@ pub enum Change {
     /// Inserts or replaces.
     PutSegment(SegmentRow),
     /// Inserts or replaces what a server says.
-    PutGap(TenantId, CameraId, ServerId, GapRow),
+    PutGap(ReportedGap),
     /// Remembers a fact that contradicts itself.
     RejectFact {
         /// Position of its batch.
@@ -254,6 +281,25 @@ pub enum Change {
         /// What contradicts what.
         why: String,
     },
+}
+
+/// A gap as it was reported: which copy it is of, `LOG` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportedGap {
+    /// Owner.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// The assignment under which recording resumed.
+    pub epoch: Epoch,
+    /// Who says so.
+    pub server_id: ServerId,
+    /// Where video ends.
+    pub start: Timestamp,
+    /// Where it begins again; later than `start`.
+    pub end: Timestamp,
+    /// Why.
+    pub cause: Cause,
 }
 
 /// Whose status, under which epoch.
@@ -284,13 +330,20 @@ pub struct StatusOf {
     pub server_id: ServerId,
 }
 
-/// A camera as it is read: settings, placement, and what was heard of it under its current epoch.
+/// A camera as it is read: settings, and its copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CameraView {
     /// The camera.
     pub row: CameraRow,
-    /// Where it is.
-    pub placement: Placement,
+    /// Its copies, by number; at least one.
+    pub copies: Vec<CopyView>,
+}
+
+/// A copy as it is read: where it is, and what was heard of it under its current epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyView {
+    /// The copy.
+    pub row: CopyRow,
     /// What its server said last; `None`: nothing yet.
     pub status: Option<StatusRow>,
 }
@@ -300,11 +353,11 @@ pub struct CameraView {
 pub struct ServerView {
     /// The server.
     pub row: ServerRow,
-    /// How many cameras it is to record.
+    /// How many cameras a place is taken for on it: those it records, and those that are on their way to it.
     pub cameras: u64,
 }
 
-/// What a camera's state is in one word. Derived: see [`CameraView::state`].
+/// What a camera's state is in one word. Derived: see [`CameraView::state`]. Of several copies the least counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CameraState {
     /// It is being recorded.
@@ -355,14 +408,10 @@ impl StatusRow {
     }
 }
 
-impl CameraView {
-    /// The camera's state, given what is observed of servers. Every implementation of [`super::ReadModel`] filters and
-    /// counts by the same rule; the contract tests compare them.
+impl CopyView {
+    /// The copy's state, if its camera is to be recorded, given what is observed of servers.
     pub fn state(&self, observations: &Observations) -> CameraState {
-        if self.row.settings.recording.mode == RecordingMode::Off {
-            return CameraState::Disabled;
-        }
-        let Placement::Assigned(assignment) = &self.placement else {
+        let Placement::Assigned(assignment) = &self.row.placement else {
             return CameraState::Unplaced;
         };
         let server = observations.get(&assignment.server_id).copied().unwrap_or_default();
@@ -378,6 +427,23 @@ impl CameraView {
             Condition::Recording => CameraState::Recording,
             Condition::Offline { .. } => CameraState::Offline,
         }
+    }
+}
+
+impl CameraView {
+    /// The camera's state, given what is observed of servers: that of the copy that is best off. Every implementation of
+    /// [`super::ReadModel`] filters and counts by the same rule; the contract tests compare them.
+    pub fn state(&self, observations: &Observations) -> CameraState {
+        if self.row.settings.recording.mode == RecordingMode::Off {
+            return CameraState::Disabled;
+        }
+        let states = self.copies.iter().map(|copy| copy.state(observations));
+        states.min().unwrap_or(CameraState::Unplaced)
+    }
+
+    /// Where its first copy is.
+    pub fn placement(&self) -> Placement {
+        self.copies.first().map_or(Placement::Unplanned, |copy| copy.row.placement)
     }
 }
 
@@ -397,15 +463,15 @@ pub struct TimelineRows {
     pub statuses: Vec<StatusRow>,
 }
 
-/// A camera's current server.
+/// A copy's current server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AssignmentView {
-    /// Owner of the camera.
-    pub tenant_id: TenantId,
-    /// The camera.
-    pub camera_id: CameraId,
+    /// Which copy.
+    pub key: CopyKey,
     /// Its server, since when, under which epoch, and why.
-    pub assignment: longwatch_events::state::Assignment,
+    pub assignment: Assignment,
+    /// The server that is about to record it instead.
+    pub successor: Option<Assignment>,
 }
 
 /// What there is, by number. For metrics, so only what is quick to count: never segments.

@@ -7,11 +7,17 @@
 //! happened since the video ended (the recording broke off, the camera was placed, unplaced, switched off, its server
 //! fell silent); for a gap that reaches up to now, what the camera's state says; otherwise `unknown`.
 //!
+//! Several servers may record at once: those of a camera's copies, and in a planned move the old one and the new one. A
+//! moment is covered if any of them holds it. What befell one of them explains nothing while another held video.
+//!
 //! A worker that stops because it was told to does not know why it was told. Where it says `reassigned` of a camera
 //! that no server has, the plan's word counts: `disabled` or `unplaced`.
 //!
 //! A camera that flaps every few seconds has hundreds of thousands of gaps in a month. Everything is sorted once and then
 //! walked or searched: n rows cost n log n.
+
+mod places;
+mod turns;
 
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
@@ -19,11 +25,12 @@ use std::fmt;
 use longwatch_events::fact::Cause;
 use longwatch_events::id::{BootId, ServerId};
 use longwatch_events::position::Epoch;
-use longwatch_events::reason::UnplacedReason;
 use longwatch_events::time::Timestamp;
 
 use super::Range;
-use super::rows::{Condition, GapRow, Place, PlacedRow, SegmentRow, TimelineRows};
+use super::rows::{Condition, GapRow, SegmentRow, StatusRow, TimelineRows};
+use places::Places;
+use turns::Turn;
 
 /// Two segments of one recording whose edges are closer than this touch: the wall-clock time of a frame is slewed, so
 /// the end of one and the start of the next differ by fractions of a frame's duration.
@@ -41,14 +48,23 @@ pub struct Inputs<'a> {
     pub now: Timestamp,
     /// When the camera was added.
     pub created_at: Timestamp,
-    /// The epoch of its current assignment.
-    pub epoch: Option<Epoch>,
-    /// If its server has not been heard of within the lease: when it was heard of last.
-    pub silent_since: Option<Timestamp>,
-    /// The run of its server's worker that was heard of last: what a former run was recording, nobody records now.
-    pub boot_id: Option<BootId>,
+    /// Who is to record it now: the server of each copy, and the one that is about to take it over.
+    pub recorders: Vec<Recorder>,
     /// What the read model knows.
     pub rows: &'a TimelineRows,
+}
+
+/// A server that is to record the camera now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorder {
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// Who.
+    pub server_id: ServerId,
+    /// If it has not been heard of within the lease: when it was heard of last.
+    pub silent_since: Option<Timestamp>,
+    /// The run of its worker that was heard of last: what a former run was recording, nobody records now.
+    pub boot_id: Option<BootId>,
 }
 
 /// The answer.
@@ -60,7 +76,7 @@ pub struct Timeline {
     pub gaps: Vec<Gap>,
     /// Where more than one segment holds video, in order.
     pub overlaps: Vec<Range>,
-    /// Video that is durable although its segment is not reported yet.
+    /// Video that is durable although its segment is not reported yet; of several recordings that which goes back furthest.
     pub recording: Option<Open>,
 }
 
@@ -84,6 +100,13 @@ pub enum GapCause {
     Connecting,
     /// Nothing was reported.
     Unknown,
+}
+
+impl Inputs<'_> {
+    /// The one that is to record now under this assignment.
+    fn recorder(&self, (epoch, server_id): (Epoch, ServerId)) -> Option<&Recorder> {
+        self.recorders.iter().find(|recorder| (recorder.epoch, recorder.server_id) == (epoch, server_id))
+    }
 }
 
 impl GapCause {
@@ -129,68 +152,6 @@ struct Told {
     cause: Cause,
 }
 
-/// Something that happened and explains missing video from then on.
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    at: Timestamp,
-    cause: GapCause,
-}
-
-/// When the camera had no server, and why.
-#[derive(Debug)]
-struct Places(Vec<(Timestamp, Option<Cause>)>);
-
-impl Places {
-    fn of(placements: &[PlacedRow]) -> Self {
-        let why = |place: &Place| match place {
-            Place::Server(_) | Place::TakenOver(_) => None,
-            Place::Nowhere(UnplacedReason::Disabled) => Some(Cause::Disabled),
-            Place::Unplanned
-            | Place::Nowhere(
-                UnplacedReason::NoServer
-                | UnplacedReason::NoCapacity
-                | UnplacedReason::NoBitrate
-                | UnplacedReason::NoTakeover
-                | UnplacedReason::NoLabels
-                | UnplacedReason::NoDisk
-                | UnplacedReason::NoOtherServer
-                | UnplacedReason::Preempted,
-            ) => Some(Cause::Unplaced),
-        };
-        let mut places: Vec<_> = placements.iter().map(|row| (row.at, why(&row.place))).collect();
-        places.sort_by_key(|(at, _)| *at);
-        Self(places)
-    }
-
-    /// Why the camera had no server at `at`, if it had none.
-    fn nowhere_at(&self, at: Timestamp) -> Option<Cause> {
-        let until_then = self.0.partition_point(|(since, _)| *since <= at);
-        self.0[..until_then].last().and_then(|(_, why)| *why)
-    }
-
-    /// Why the camera came to have no server between `from` and `to`, both included, if it did.
-    fn nowhere_between(&self, from: Timestamp, to: Timestamp) -> Option<Cause> {
-        let first = self.0.partition_point(|(since, _)| *since < from);
-        self.0[first..].iter().take_while(|(since, _)| *since <= to).find_map(|(_, why)| *why)
-    }
-
-    /// What an interruption at `at` is put down to, of which its worker says `cause`.
-    fn behind(&self, cause: Cause, at: Timestamp) -> Cause {
-        if cause == Cause::Reassigned {
-            // The server's clock may be behind that of the log: the order seems to come after it was obeyed.
-            let soon = || self.nowhere_between(at, at.plus_micros(SLACK_US));
-            return self.nowhere_at(at).or_else(soon).unwrap_or(cause);
-        }
-        if cause == Cause::WorkerStopped { self.nowhere_at(at).unwrap_or(cause) } else { cause }
-    }
-
-    /// Whether a gap fact says less than the plans of its time: it was told by a worker that had been told to stop.
-    fn tell_more_than(&self, gap: &GapRow) -> bool {
-        gap.cause == Cause::Reassigned
-            && self.nowhere_between(gap.start.plus_micros(-SLACK_US), gap.end).is_some()
-    }
-}
-
 /// Draws up the ledger.
 pub fn draw_up(inputs: &Inputs<'_>) -> Timeline {
     let Range { from, to } = inputs.range;
@@ -200,11 +161,12 @@ pub fn draw_up(inputs: &Inputs<'_>) -> Timeline {
     let (tails, recording) = tails(inputs);
     spans.extend(tails);
     spans.sort_by_key(|span| (span.start, span.end));
+    bridge(&mut spans);
 
     let scheduled = Range { from: from.max(inputs.created_at), to: to.min(inputs.now) };
-    let covered = union(&spans);
     let places = Places::of(&inputs.rows.placements);
-    let turns = turns(inputs, &places);
+    let turns = turns::of(inputs, &places, &spans);
+    let covered = union(&spans);
     let facts = inputs.rows.gaps.iter().filter(|gap| !places.tell_more_than(gap)).copied().collect();
     let told = told(facts);
     let gaps = holes(&covered, scheduled, inputs.created_at)
@@ -221,11 +183,11 @@ fn span_of(segment: &SegmentRow) -> Span {
     Span { start: segment.start, end: segment.end, from: (segment.epoch, segment.server_id) }
 }
 
-/// Durable video whose segment is not reported: of any epoch up to where its worker said it ended; of the current epoch,
+/// Durable video whose segment is not reported: of any epoch up to where its worker said it ended; of a current epoch,
 /// while it is being recorded, up to now or to when its server was last heard of.
 fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
     let mut spans = Vec::new();
-    let mut recording = None;
+    let mut recording: Option<Open> = None;
     let mut reported_up_to = BTreeMap::new();
     for segment in &inputs.rows.segments {
         let end = reported_up_to.entry((segment.epoch, segment.server_id)).or_insert(segment.end);
@@ -234,48 +196,55 @@ fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
     for status in &inputs.rows.statuses {
         let Some(open) = status.open else { continue };
         let from = (status.epoch, status.server_id);
-        let is_live = inputs.epoch == Some(status.epoch)
-            && status.condition == Condition::Recording
-            && !status.is_of_former_run(inputs.boot_id);
-        let end = match open.until {
-            Some(until) => until,
-            None if is_live => inputs.silent_since.map_or(inputs.now, |silent| silent.min(inputs.now)),
-            None => continue,
+        let live = inputs.recorder(from).filter(|recorder| {
+            status.condition == Condition::Recording && !status.is_of_former_run(recorder.boot_id)
+        });
+        let end = match (open.until, live) {
+            (Some(until), _) => until,
+            (None, Some(live)) => live.silent_since.map_or(inputs.now, |silent| silent.min(inputs.now)),
+            (None, None) => continue,
         };
         let start = reported_up_to.get(&from).map_or(open.since, |reported| open.since.max(*reported));
         if start < end {
             spans.push(Span { start, end, from });
         }
-        if is_live && inputs.silent_since.is_none() {
+        let is_first = recording.is_none_or(|first| start < first.since);
+        if live.is_some_and(|live| live.silent_since.is_none()) && is_first {
             recording = Some(Open { since: start, epoch: status.epoch, server_id: status.server_id });
         }
     }
     (spans, recording)
 }
 
-/// The stretches covered by at least one span. Spans of one recording whose edges nearly touch leave no hole.
+/// Lengthens spans of one recording whose edges nearly touch until they do: they leave no hole. The spans are in the order
+/// of their starts.
+fn bridge(spans: &mut [Span]) {
+    let mut last: BTreeMap<_, usize> = BTreeMap::new();
+    for index in 0..spans.len() {
+        let Span { start, end, from } = spans[index];
+        let before = last.get(&from).copied();
+        if let Some(before) = before
+            && spans[before].end < start
+            && start <= spans[before].end.plus_micros(TOUCH_US)
+        {
+            spans[before].end = start;
+        }
+        if before.is_none_or(|before| spans[before].end < end) {
+            last.insert(from, index);
+        }
+    }
+}
+
+/// The stretches covered by at least one span. The spans are in the order of their starts.
 fn union(spans: &[Span]) -> Vec<Range> {
     let mut covered: Vec<Range> = Vec::new();
-    let mut last_from = None;
     for span in spans {
         match covered.last_mut() {
-            Some(last) if span.start <= reach(last.to, last_from == Some(span.from)) => {
-                if span.end > last.to {
-                    last.to = span.end;
-                    last_from = Some(span.from);
-                }
-            }
-            Some(_) | None => {
-                covered.push(Range { from: span.start, to: span.end });
-                last_from = Some(span.from);
-            }
+            Some(last) if span.start <= last.to => last.to = last.to.max(span.end),
+            Some(_) | None => covered.push(Range { from: span.start, to: span.end }),
         }
     }
     covered
-}
-
-const fn reach(end: Timestamp, same_recording: bool) -> Timestamp {
-    if same_recording { end.plus_micros(TOUCH_US) } else { end }
 }
 
 /// The stretches not covered, from the end of the last video before the schedule (so that what explains a hole that the
@@ -294,46 +263,28 @@ fn holes(covered: &[Range], scheduled: Range, created_at: Timestamp) -> impl Ite
     holes.into_iter().filter(|hole| hole.from < hole.to)
 }
 
-/// Everything that explains missing video from its moment on, in order.
-fn turns(inputs: &Inputs<'_>, places: &Places) -> Vec<Turn> {
-    let known = |at, cause| Turn { at, cause: GapCause::Known(cause) };
-    let mut turns = vec![known(inputs.created_at, Cause::Unplaced)];
-    let mut had_server = false;
-    for PlacedRow { at, place } in &inputs.rows.placements {
-        turns.push(match place {
-            Place::Unplanned => known(*at, Cause::Unplaced),
-            Place::Nowhere(UnplacedReason::Disabled) => known(*at, Cause::Disabled),
-            Place::Nowhere(
-                UnplacedReason::NoServer
-                | UnplacedReason::NoCapacity
-                | UnplacedReason::NoBitrate
-                | UnplacedReason::NoTakeover
-                | UnplacedReason::NoLabels
-                | UnplacedReason::NoDisk
-                | UnplacedReason::NoOtherServer
-                | UnplacedReason::Preempted,
-            ) => known(*at, Cause::Unplaced),
-            // The silence that led to it began before it was noticed: what is missing until then is its work too.
-            Place::TakenOver(_) => known(*at, Cause::ServerSilent),
-            Place::Server(_) if had_server => known(*at, Cause::Reassigned),
-            Place::Server(_) => Turn { at: *at, cause: GapCause::Connecting },
-        });
-        had_server = matches!(place, Place::Server(_) | Place::TakenOver(_));
+/// Why the camera is not being recorded now, as far as its state tells: what is known of the newest of its assignments
+/// of which anything is.
+fn current_cause(inputs: &Inputs<'_>) -> GapCause {
+    if inputs.recorders.is_empty() {
+        return GapCause::Known(Cause::Unplaced);
     }
-    turns.extend(inputs.rows.interruptions.iter().map(|row| known(row.at, places.behind(row.cause, row.at))));
-    turns.extend(inputs.silent_since.map(|at| known(at, Cause::ServerSilent)));
-    turns.sort_by_key(|turn| turn.at);
-    turns
+    let newest = inputs.recorders.iter().max_by_key(|recorder| {
+        let cause = cause_of(inputs, recorder);
+        (cause != GapCause::Connecting, recorder.epoch, recorder.server_id)
+    });
+    newest.map_or(GapCause::Unknown, |recorder| cause_of(inputs, recorder))
 }
 
-/// Why the camera is not being recorded now, as far as its state tells.
-fn current_cause(inputs: &Inputs<'_>) -> GapCause {
-    let Some(epoch) = inputs.epoch else { return GapCause::Known(Cause::Unplaced) };
-    if inputs.silent_since.is_some() {
+/// Why this server is not recording the camera now, as far as is known.
+fn cause_of(inputs: &Inputs<'_>, recorder: &Recorder) -> GapCause {
+    if recorder.silent_since.is_some() {
         return GapCause::Known(Cause::ServerSilent);
     }
-    let status = inputs.rows.statuses.iter().find(|status| status.epoch == epoch);
-    match status.map(|status| (&status.condition, status.is_of_former_run(inputs.boot_id))) {
+    let is_its_own =
+        |status: &&StatusRow| (status.epoch, status.server_id) == (recorder.epoch, recorder.server_id);
+    let status = inputs.rows.statuses.iter().find(is_its_own);
+    match status.map(|status| (&status.condition, status.is_of_former_run(recorder.boot_id))) {
         Some((Condition::Recording, true)) => GapCause::Known(Cause::WorkerRestarted),
         Some((Condition::Offline { cause, .. }, _)) => GapCause::Known(*cause),
         Some((Condition::Connecting | Condition::Recording, _)) | None => GapCause::Connecting,

@@ -27,49 +27,89 @@ CREATE TABLE tenants (
 );
 
 CREATE TABLE servers (
-    server_id     UUID NOT NULL PRIMARY KEY,
-    name          TEXT NOT NULL,
-    settings      TEXT NOT NULL,
-    has_worker    BOOLEAN NOT NULL,
-    adopted       BOOLEAN NOT NULL,
-    lost_since_us BIGINT,
-    created_at_us BIGINT NOT NULL,
-    version       BIGINT NOT NULL
+    server_id         UUID NOT NULL PRIMARY KEY,
+    name              TEXT NOT NULL,
+    settings          TEXT NOT NULL,
+    has_worker        BOOLEAN NOT NULL,
+    -- One that was let go stays: `detached`, or `detached_seen` if its worker was seen since.
+    membership        TEXT NOT NULL CHECK (membership IN ('undefined', 'adopted', 'detached', 'detached_seen')),
+    lost_since_us     BIGINT,
+    draining_since_us BIGINT,
+    created_at_us     BIGINT NOT NULL,
+    version           BIGINT NOT NULL
 );
 
 CREATE TABLE cameras (
-    tenant_id        UUID NOT NULL,
-    camera_id        UUID NOT NULL,
-    name             TEXT NOT NULL,
+    tenant_id       UUID NOT NULL,
+    camera_id       UUID NOT NULL,
+    name            TEXT NOT NULL,
     -- `name` folded to lower case by the program: SQL engines disagree on how.
-    name_folded      TEXT NOT NULL,
-    wants_recording  BOOLEAN NOT NULL,
-    settings         TEXT NOT NULL,
-    created_at_us    BIGINT NOT NULL,
-    version          BIGINT NOT NULL,
-    placement        TEXT NOT NULL CHECK (placement IN ('unplanned', 'assigned', 'unplaced')),
-    server_id        UUID,
-    epoch            BIGINT,
-    placed_at_us     BIGINT,
-    placement_reason TEXT,
-    PRIMARY KEY (tenant_id, camera_id),
-    CHECK ((placement = 'assigned') = (server_id IS NOT NULL AND epoch IS NOT NULL)),
-    CHECK ((placement = 'unplanned') = (placement_reason IS NULL)),
-    CHECK ((placement = 'unplanned') = (placed_at_us IS NULL))
+    name_folded     TEXT NOT NULL,
+    wants_recording BOOLEAN NOT NULL,
+    settings        TEXT NOT NULL,
+    created_at_us   BIGINT NOT NULL,
+    version         BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, camera_id)
 );
 
-CREATE INDEX cameras_by_server ON cameras (server_id, tenant_id, camera_id) WHERE server_id IS NOT NULL;
+-- Who records each copy of a camera, and who is about to record it instead (its successor, in a planned move). A camera
+-- has at least copy 0.
+CREATE TABLE copies (
+    tenant_id           UUID NOT NULL,
+    camera_id           UUID NOT NULL,
+    copy                BIGINT NOT NULL CHECK (copy BETWEEN 0 AND 255),
+    placement           TEXT NOT NULL CHECK (placement IN ('unplanned', 'assigned', 'unplaced')),
+    server_id           UUID,
+    epoch               BIGINT,
+    placed_at_us        BIGINT,
+    placement_reason    TEXT,
+    -- The server it was taken from, because that was lost or drained, and goes back to.
+    home_server_id      UUID,
+    successor_server_id UUID,
+    successor_epoch     BIGINT,
+    successor_since_us  BIGINT,
+    successor_reason    TEXT,
+    PRIMARY KEY (tenant_id, camera_id, copy),
+    CHECK ((placement = 'assigned') = (server_id IS NOT NULL)),
+    CHECK ((placement = 'assigned') = (epoch IS NOT NULL)),
+    CHECK ((placement = 'unplanned') = (placement_reason IS NULL)),
+    CHECK ((placement = 'unplanned') = (placed_at_us IS NULL)),
+    CHECK (successor_server_id IS NULL OR placement = 'assigned'),
+    CHECK ((successor_server_id IS NULL) = (successor_epoch IS NULL)),
+    CHECK ((successor_server_id IS NULL) = (successor_since_us IS NULL)),
+    CHECK ((successor_server_id IS NULL) = (successor_reason IS NULL))
+);
 
--- Every place a camera was given, so that a gap from between two servers has a cause.
+CREATE INDEX copies_by_server ON copies (server_id, tenant_id, camera_id, copy) WHERE server_id IS NOT NULL;
+
+CREATE INDEX copies_by_successor ON copies (successor_server_id) WHERE successor_server_id IS NOT NULL;
+
+-- Every place a copy was given, so that a gap from between two servers has a cause. A successor has no place yet.
 CREATE TABLE placements (
     tenant_id UUID NOT NULL,
     camera_id UUID NOT NULL,
+    copy      BIGINT NOT NULL,
     position  BIGINT NOT NULL,
     at_us     BIGINT NOT NULL,
+    -- `unplanned`: it lost its server without a plan. That was let go, or the copy is not there any more.
     placement TEXT NOT NULL CHECK (placement IN ('unplanned', 'assigned', 'unplaced')),
     server_id UUID,
     reason    TEXT,
-    PRIMARY KEY (tenant_id, camera_id, position)
+    -- Whether the server that had it until then was lost.
+    from_lost BOOLEAN NOT NULL,
+    PRIMARY KEY (tenant_id, camera_id, copy, position)
+);
+
+-- Every epoch that a server was given, also that of a move which was given up later: what it recorded under it is real
+-- video. What a server says of an epoch that it was not given does not count. Which copy an epoch is of does not belong
+-- to the key: one server holds one copy of a camera only.
+CREATE TABLE epochs (
+    tenant_id UUID NOT NULL,
+    camera_id UUID NOT NULL,
+    epoch     BIGINT NOT NULL,
+    server_id UUID NOT NULL,
+    copy      BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, camera_id, epoch, server_id)
 );
 
 -- Things whose id follows from an Idempotency-Key: where the event stands that was to create them. Stays when the thing

@@ -256,7 +256,8 @@ async fn a_camera_has_copies_of_which_each_is_told() {
     assert_eq!(shown["placements"][1]["assignment"]["server_id"], b.to_string());
     assert_eq!(
         (&shown["state"], &shown["placements"][0]["state"]),
-        (&json!("connecting"), &json!("connecting"))
+        (&json!("recording"), &json!("connecting")),
+        "a camera is as well off as its best copy"
     );
     let listed = api.get(CAMERAS).await.json();
     assert_eq!(listed["items"][0]["placements"], shown["placements"]);

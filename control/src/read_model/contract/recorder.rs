@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use futures::FutureExt as _;
 use futures::future::ready;
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 use uuid::Uuid;
@@ -74,11 +74,7 @@ impl ReadModel for Recorder {
         nothing()
     }
 
-    fn assignments(
-        &self,
-        _: AssignmentFilter,
-        _: Page<(TenantId, CameraId)>,
-    ) -> Answer<'_, Items<AssignmentView>> {
+    fn assignments(&self, _: AssignmentFilter, _: Page<CopyKey>) -> Answer<'_, Items<AssignmentView>> {
         nothing()
     }
 

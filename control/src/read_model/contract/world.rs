@@ -9,7 +9,9 @@ use longwatch_events::fact::{
 };
 use longwatch_events::fold;
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{BootId, CameraId, CountingIds, EventId, IdSource as _, ServerId, TenantId};
+use longwatch_events::id::{
+    BootId, CameraId, CopyKey, CountingIds, EventId, IdSource as _, ServerId, TenantId,
+};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::{AssignReason, UnplacedReason};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
@@ -21,8 +23,9 @@ use longwatch_events::state::State;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 
+use super::super::projection::{self, Before};
 use super::super::rows::{Change, Condition};
-use super::super::{Applied, Batch, Page, ReadModel, projection};
+use super::super::{Applied, Batch, Page, ReadModel};
 
 /// A log in a list, folded into a read model.
 pub(super) struct World<'m> {
@@ -82,8 +85,9 @@ impl<'m> World<'m> {
     pub(super) async fn happens(&mut self, event: Event) -> Position {
         let position = self.state.position.next();
         self.seconds += 1;
+        let before = Before::of(&self.state, &event);
         fold::apply(&mut self.state, position, at(self.seconds), &event).unwrap();
-        let changes = projection::of_log(&self.state, position, at(self.seconds), &event);
+        let changes = projection::of_log(&before, &self.state, position, at(self.seconds), &event);
         let batch = batch_of_one(LogStream::Log, position, changes);
         assert_eq!(self.model.apply(&batch).await.unwrap(), Applied::Written);
         position
@@ -141,7 +145,12 @@ impl<'m> World<'m> {
         camera_id: CameraId,
         decision: Decision,
     ) -> Epoch {
-        let entries = vec![PlanEntry { tenant_id, camera_id, copy: 0, decision }];
+        self.plan_copy(CopyKey { tenant_id, camera_id, copy: 0 }, decision).await
+    }
+
+    pub(super) async fn plan_copy(&mut self, key: CopyKey, decision: Decision) -> Epoch {
+        let CopyKey { tenant_id, camera_id, copy } = key;
+        let entries = vec![PlanEntry { tenant_id, camera_id, copy, decision }];
         let basis = self.state.position;
         let (decided_at, part) = (Some(at(self.seconds)), Part::WHOLE);
         let plan = PlanMade { basis, rules: 1, decided_at, part, entries };
@@ -155,7 +164,7 @@ impl<'m> World<'m> {
 
     pub(super) async fn condition(&self, tenant: TenantId, camera: CameraId) -> Option<Condition> {
         let view = self.model.camera(tenant, camera).await.unwrap().unwrap();
-        view.status.map(|status| status.condition)
+        view.copies[0].status.as_ref().map(|status| status.condition.clone())
     }
 }
 

@@ -1,10 +1,10 @@
 //! Values of the program ↔ what stands in the columns.
 
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{BootId, CameraId, ServerId, TenantId};
+use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::AssignReason;
-use longwatch_events::state::{Assignment, Placement};
+use longwatch_events::state::{Assignment, Membership, Placement};
 use longwatch_events::time::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::super::Error;
 use super::super::rows::{
-    CameraRow, CameraView, Condition, GapRow, InterruptionRow, OpenVideo, Place, PlacedRow, SegmentRow,
-    ServerRow, ServerView, StatusRow, TenantRow,
+    AssignmentView, CameraRow, Condition, CopyRow, CopyView, GapRow, InterruptionRow, OpenVideo, Place,
+    PlacedRow, SegmentRow, ServerRow, ServerView, StatusRow, TenantRow,
 };
 use super::Columns;
 
@@ -23,6 +23,16 @@ use super::Columns;
 pub(super) fn word(value: &impl Serialize) -> String {
     let word = serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned));
     word.expect("invariant: values of closed lists are written as words")
+}
+
+/// The word for a membership.
+pub(super) const fn membership_word(membership: Membership) -> &'static str {
+    match membership {
+        Membership::Undefined => "undefined",
+        Membership::Adopted => "adopted",
+        Membership::Detached { seen_again: false } => "detached",
+        Membership::Detached { seen_again: true } => "detached_seen",
+    }
 }
 
 /// A document.
@@ -114,34 +124,67 @@ impl<'r> Reader<'r> {
             server_id: self.server_id()?,
             settings: self.document("settings")?,
             has_worker: self.truth("has_worker")?,
-            adopted: self.truth("adopted")?,
+            membership: self.membership()?,
             lost_since: self.optional_time("lost_since_us")?,
+            draining_since: self.optional_time("draining_since_us")?,
             created_at: self.time("created_at_us")?,
             version: Position(self.unsigned("version")?),
         };
         Ok(ServerView { row, cameras: self.unsigned("cameras")? })
     }
 
+    fn membership(&self) -> Result<Membership, Error> {
+        match self.text("membership")? {
+            "undefined" => Ok(Membership::Undefined),
+            "adopted" => Ok(Membership::Adopted),
+            "detached" => Ok(Membership::Detached { seen_again: false }),
+            "detached_seen" => Ok(Membership::Detached { seen_again: true }),
+            other => Err(self.corrupt(format!("membership `{other}`"))),
+        }
+    }
+
     fn server_id(&self) -> Result<ServerId, Error> {
         self.uuid("server_id").map(ServerId::from_uuid)
     }
 
-    pub(super) fn camera(&self) -> Result<CameraView, Error> {
-        let row = CameraRow {
+    pub(super) fn camera(&self) -> Result<CameraRow, Error> {
+        Ok(CameraRow {
             tenant_id: TenantId::from_uuid(self.uuid("tenant_id")?),
             camera_id: CameraId::from_uuid(self.uuid("camera_id")?),
             settings: self.document("settings")?,
             created_at: self.time("created_at_us")?,
             version: Position(self.unsigned("version")?),
+        })
+    }
+
+    /// A copy, and what its server said last.
+    pub(super) fn copy(&self) -> Result<CopyView, Error> {
+        let row = CopyRow {
+            key: self.copy_key()?,
+            placement: self.placement()?,
+            home: self.read(self.row.id("home_server_id"))?.map(ServerId::from_uuid),
+            successor: self.successor()?,
         };
         let status = match self.optional_text("state")? {
             None => None,
             Some(_) => Some(self.status("status_server_id")?),
         };
-        Ok(CameraView { row, placement: self.placement()?, status })
+        Ok(CopyView { row, status })
     }
 
-    pub(super) fn placement(&self) -> Result<Placement, Error> {
+    fn copy_key(&self) -> Result<CopyKey, Error> {
+        Ok(CopyKey {
+            tenant_id: TenantId::from_uuid(self.uuid("tenant_id")?),
+            camera_id: CameraId::from_uuid(self.uuid("camera_id")?),
+            copy: self.copy_number()?,
+        })
+    }
+
+    fn copy_number(&self) -> Result<u8, Error> {
+        u8::try_from(self.integer("copy")?).map_err(|error| self.corrupt(format!("copy: {error}")))
+    }
+
+    fn placement(&self) -> Result<Placement, Error> {
         match self.text("placement")? {
             "unplanned" => Ok(Placement::Unplanned),
             "unplaced" => Ok(Placement::Unplaced {
@@ -153,7 +196,22 @@ impl<'r> Reader<'r> {
         }
     }
 
-    pub(super) fn assignment(&self) -> Result<Assignment, Error> {
+    pub(super) fn current_assignment(&self) -> Result<AssignmentView, Error> {
+        let (assignment, successor) = (self.assignment()?, self.successor()?);
+        Ok(AssignmentView { key: self.copy_key()?, assignment, successor })
+    }
+
+    fn successor(&self) -> Result<Option<Assignment>, Error> {
+        let Some(server_id) = self.read(self.row.id("successor_server_id"))? else { return Ok(None) };
+        Ok(Some(Assignment {
+            server_id: ServerId::from_uuid(server_id),
+            epoch: Epoch(self.unsigned("successor_epoch")?),
+            since: self.time("successor_since_us")?,
+            reason: self.word("successor_reason")?,
+        }))
+    }
+
+    fn assignment(&self) -> Result<Assignment, Error> {
         Ok(Assignment {
             server_id: self.server_id()?,
             epoch: Epoch(self.unsigned("epoch")?),
@@ -210,6 +268,7 @@ impl<'r> Reader<'r> {
 
     pub(super) fn gap(&self) -> Result<GapRow, Error> {
         Ok(GapRow {
+            copy: self.copy_number()?,
             epoch: Epoch(self.unsigned("epoch")?),
             start: self.time("start_us")?,
             end: self.time("end_us")?,
@@ -219,7 +278,9 @@ impl<'r> Reader<'r> {
 
     pub(super) fn interruption(&self) -> Result<InterruptionRow, Error> {
         Ok(InterruptionRow {
+            copy: self.copy_number()?,
             epoch: Epoch(self.unsigned("epoch")?),
+            server_id: self.server_id()?,
             at: self.time("at_us")?,
             cause: self.word("cause")?,
         })
@@ -228,13 +289,15 @@ impl<'r> Reader<'r> {
     pub(super) fn placed(&self) -> Result<PlacedRow, Error> {
         let place = match self.text("placement")? {
             "unplanned" => Place::Unplanned,
-            "assigned" if self.word::<AssignReason>("reason")? == AssignReason::Failover => {
-                Place::TakenOver(self.server_id()?)
+            "assigned" => {
+                let is_failover = self.word::<AssignReason>("reason")? == AssignReason::Failover;
+                let is_taken_over = self.truth("from_lost")? || is_failover;
+                let place = if is_taken_over { Place::TakenOver } else { Place::Server };
+                place(self.server_id()?)
             }
-            "assigned" => Place::Server(self.server_id()?),
             "unplaced" => Place::Nowhere(self.word("reason")?),
             other => return Err(self.corrupt(format!("placement `{other}`"))),
         };
-        Ok(PlacedRow { at: self.time("at_us")?, place })
+        Ok(PlacedRow { copy: self.copy_number()?, at: self.time("at_us")?, place })
     }
 }

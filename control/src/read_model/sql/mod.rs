@@ -14,7 +14,7 @@ pub(super) mod write;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 use uuid::Uuid;
@@ -112,7 +112,7 @@ impl<D: Database> ReadModel for D {
     }
 
     fn camera(&self, tenant: TenantId, camera: CameraId) -> Answer<'_, Option<CameraView>> {
-        self.reading(move |db| read::camera(db, &D::DIALECT, tenant, camera).boxed())
+        self.reading(move |db| read::camera(db, tenant, camera).boxed())
     }
 
     fn cameras(
@@ -127,7 +127,7 @@ impl<D: Database> ReadModel for D {
     fn assignments(
         &self,
         filter: AssignmentFilter,
-        page: Page<(TenantId, CameraId)>,
+        page: Page<CopyKey>,
     ) -> Answer<'_, Items<AssignmentView>> {
         self.reading(move |db| read::assignments(db, filter, page).boxed())
     }

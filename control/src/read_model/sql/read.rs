@@ -1,7 +1,7 @@
 //! Queries. Each runs inside a transaction the caller has begun.
 
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 use serde_json::json;
@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::super::digest::{Hasher, TABLES};
 use super::super::rows::{
-    AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, StatusOf, StatusRow,
-    TenantRow, TimelineRows,
+    AssignmentView, CameraRow, CameraState, CameraView, CopyView, Counts, Observations, ServerView, StatusOf,
+    StatusRow, TenantRow, TimelineRows,
 };
 use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range};
 use super::convert::Reader;
@@ -77,8 +77,8 @@ pub(super) async fn tenants(
     Ok(items(all(db, "tenants", query, |row| row.tenant()).await?, page.limit))
 }
 
-const SERVERS: &str = "SELECT s.*, (SELECT count(*) FROM cameras c WHERE c.server_id = s.server_id) AS cameras \
-                       FROM servers s";
+const SERVERS: &str = "SELECT s.*, (SELECT count(*) FROM copies p WHERE p.server_id = s.server_id) \
+    + (SELECT count(*) FROM copies p WHERE p.successor_server_id = s.server_id) AS cameras FROM servers s";
 
 pub(super) async fn server(db: &mut dyn Connection, id: ServerId) -> Result<Option<ServerView>, Error> {
     let query = sql(SERVERS).push(" WHERE s.server_id = ").push_bind(id);
@@ -97,26 +97,40 @@ pub(super) async fn servers(
     Ok(items(all(db, "servers", query, |row| row.server()).await?, page.limit))
 }
 
-/// The rule of [`CameraView::state`] in SQL.
+/// The rule of [`CameraView::state`] in SQL, over the copies of one camera. States are numbered as in
+/// [`CameraState::ALL`].
 const CAMERA_STATE: &str = "\
-    CASE WHEN NOT c.wants_recording THEN 'disabled' \
-      WHEN c.placement <> 'assigned' THEN 'unplaced' \
-      WHEN o.silent THEN 'offline' \
-      WHEN r.state = 'recording' AND o.boot_id <> r.boot_id THEN 'connecting' \
-      ELSE coalesce(r.state, 'connecting') END";
+    CAST(min(CASE WHEN NOT c.wants_recording THEN 4 \
+      WHEN p.placement <> 'assigned' THEN 3 \
+      WHEN o.silent OR r.state = 'offline' THEN 2 \
+      WHEN r.state = 'recording' AND (o.boot_id IS NULL OR o.boot_id = r.boot_id) THEN 0 \
+      ELSE 1 END) AS BIGINT)";
 
-const CAMERA_COLUMNS: &str = "c.*, r.server_id AS status_server_id, r.boot_id, r.state, r.since_us, r.position, r.cause, \
-    r.detail, r.recording_since_us, r.recording_until_us";
+/// Where a camera stands in [`CameraState::ALL`].
+const fn number(state: CameraState) -> i64 {
+    match state {
+        CameraState::Recording => 0,
+        CameraState::Connecting => 1,
+        CameraState::Offline => 2,
+        CameraState::Unplaced => 3,
+        CameraState::Disabled => 4,
+    }
+}
 
-const CAMERAS_OBSERVED: &str = " FROM cameras c \
-    LEFT JOIN recording_status r \
-      ON r.tenant_id = c.tenant_id AND r.camera_id = c.camera_id AND r.epoch = c.epoch \
-        AND r.server_id = c.server_id \
-    LEFT JOIN observed o ON o.server_id = c.server_id";
+/// Cameras `c` with each of their copies `p`.
+const COPIES: &str = " JOIN copies p ON p.tenant_id = c.tenant_id AND p.camera_id = c.camera_id";
 
-/// A query over cameras that begins with these columns. What is observed of servers comes as one JSON text, so that the
-/// number of servers is not the number of values.
-fn select_cameras(dialect: &Dialect, columns: &[&'static str], observations: &Observations) -> Statement {
+/// What each copy's server `r` says of it.
+const STATUSES: &str = " LEFT JOIN recording_status r \
+      ON r.tenant_id = p.tenant_id AND r.camera_id = p.camera_id AND r.epoch = p.epoch \
+        AND r.server_id = p.server_id";
+
+/// What is observed of each copy's server.
+const OBSERVED: &str = " LEFT JOIN observed o ON o.server_id = p.server_id";
+
+/// The beginning of a query in which there is a table `observed`. What is observed of servers comes as one JSON text, so
+/// that the number of servers is not the number of values.
+fn with_observed(dialect: &Dialect, observations: &Observations) -> Statement {
     let observed = observations.iter().map(|(server, observation)| {
         json!({
             "server": server.as_uuid().simple().to_string(),
@@ -126,26 +140,48 @@ fn select_cameras(dialect: &Dialect, columns: &[&'static str], observations: &Ob
     });
     let observed = serde_json::Value::Array(observed.collect()).to_string();
     let (before, behind) = dialect.observed;
-    let query = sql("WITH observed (server_id, silent, boot_id) AS MATERIALIZED (")
+    sql("WITH observed (server_id, silent, boot_id) AS MATERIALIZED (")
         .push(before)
         .push_bind(observed)
         .push(behind)
-        .push(") SELECT ");
-    columns.iter().fold(query, |query, columns| query.push(columns)).push(CAMERAS_OBSERVED)
+        .push(") ")
+}
+
+/// Goes from the columns of cameras on to their copies: the table that follows is of cameras.
+const OF_COPIES: &str = "SELECT c.*, p.copy, p.placement, p.server_id, p.epoch, p.placed_at_us, p.placement_reason, \
+    p.home_server_id, p.successor_server_id, p.successor_epoch, p.successor_since_us, p.successor_reason, \
+    r.server_id AS status_server_id, r.boot_id, r.state, r.since_us, r.position, r.cause, r.detail, \
+    r.recording_since_us, r.recording_until_us FROM ";
+
+/// The cameras of an answer that has a row for each copy, in the order of both.
+async fn cameras_of_copies(db: &mut dyn Connection, query: Statement) -> Result<Vec<CameraView>, Error> {
+    let read = |row: &Reader<'_>| Ok((row.camera()?, row.copy()?));
+    let mut cameras: Vec<CameraView> = Vec::new();
+    for (row, copy) in all(db, "copies", query, read).await? {
+        let (row, copy): (CameraRow, CopyView) = (row, copy);
+        match cameras.last_mut() {
+            Some(last) if last.row.camera_id == row.camera_id => last.copies.push(copy),
+            Some(_) | None => cameras.push(CameraView { row, copies: vec![copy] }),
+        }
+    }
+    Ok(cameras)
 }
 
 pub(super) async fn camera(
     db: &mut dyn Connection,
-    dialect: &Dialect,
     tenant: TenantId,
     camera: CameraId,
 ) -> Result<Option<CameraView>, Error> {
-    let query = select_cameras(dialect, &[CAMERA_COLUMNS], &Observations::new())
+    let query = sql(OF_COPIES)
+        .push("cameras c")
+        .push(COPIES)
+        .push(STATUSES)
         .push(" WHERE c.tenant_id = ")
         .push_bind(tenant)
         .push(" AND c.camera_id = ")
-        .push_bind(camera);
-    one(db, "cameras", query, |row| row.camera()).await
+        .push_bind(camera)
+        .push(" ORDER BY p.copy");
+    Ok(cameras_of_copies(db, query).await?.pop())
 }
 
 pub(super) async fn cameras(
@@ -155,35 +191,51 @@ pub(super) async fn cameras(
     filter: CameraFilter,
     page: Page<CameraId>,
 ) -> Result<Items<CameraView>, Error> {
-    let mut query = select_cameras(dialect, &[CAMERA_COLUMNS], &filter.observations)
-        .push(" WHERE c.tenant_id = ")
-        .push_bind(tenant);
+    // First the cameras of the page, then their copies: a camera is of the page with all of them or not at all.
+    let mut query = match filter.state {
+        Some(_) => with_observed(dialect, &filter.observations),
+        None => sql(""),
+    };
+    query = query.push(OF_COPIES).push("(SELECT c.* FROM cameras c");
+    if filter.state.is_some() {
+        query = query.push(COPIES).push(STATUSES).push(OBSERVED);
+    }
+    query = query.push(" WHERE c.tenant_id = ").push_bind(tenant);
     if let Some(after) = page.after {
         query = query.push(" AND c.camera_id > ").push_bind(after);
     }
     if let Some(server) = filter.server_id {
-        query = query.push(" AND c.server_id = ").push_bind(server);
+        let of_server =
+            query.push(" AND c.camera_id IN (SELECT q.camera_id FROM copies q WHERE q.server_id = ");
+        query = of_server.push_bind(server).push(" AND q.tenant_id = ").push_bind(tenant).push(")");
     }
     if let Some(text) = filter.text {
         let position = query.push(" AND ").push(dialect.position_in_text);
         query = position.push("(c.name_folded, ").push_bind(text.to_lowercase()).push(") > 0");
     }
     if let Some(state) = filter.state {
-        query = query.push(" AND ").push(CAMERA_STATE).push(" = ").push_bind(state.as_str());
+        let of_state = query.push(" GROUP BY c.tenant_id, c.camera_id HAVING ").push(CAMERA_STATE);
+        query = of_state.push(" = ").push_bind(number(state));
     }
-    let query = query.push(" ORDER BY c.camera_id LIMIT ").push_bind(i64::from(page.limit) + 1);
-    Ok(items(all(db, "cameras", query, |row| row.camera()).await?, page.limit))
+    let query = query
+        .push(" ORDER BY c.camera_id LIMIT ")
+        .push_bind(i64::from(page.limit) + 1)
+        .push(") c")
+        .push(COPIES)
+        .push(STATUSES)
+        .push(" ORDER BY c.camera_id, p.copy");
+    Ok(items(cameras_of_copies(db, query).await?, page.limit))
 }
 
 pub(super) async fn assignments(
     db: &mut dyn Connection,
     filter: AssignmentFilter,
-    page: Page<(TenantId, CameraId)>,
+    page: Page<CopyKey>,
 ) -> Result<Items<AssignmentView>, Error> {
-    let mut query = sql("SELECT * FROM cameras WHERE server_id IS NOT NULL");
-    if let Some((tenant, camera)) = page.after {
-        let after = query.push(" AND (tenant_id, camera_id) > (").push_bind(tenant);
-        query = after.push(", ").push_bind(camera).push(")");
+    let mut query = sql("SELECT * FROM copies WHERE server_id IS NOT NULL");
+    if let Some(CopyKey { tenant_id, camera_id, copy }) = page.after {
+        let after = query.push(" AND (tenant_id, camera_id, copy) > (").push_bind(tenant_id).push(", ");
+        query = after.push_bind(camera_id).push(", ").push_bind(u32::from(copy)).push(")");
     }
     if let Some(server) = filter.server_id {
         query = query.push(" AND server_id = ").push_bind(server);
@@ -191,25 +243,22 @@ pub(super) async fn assignments(
     if let Some(camera) = filter.camera_id {
         query = query.push(" AND camera_id = ").push_bind(camera);
     }
-    let query = query.push(" ORDER BY tenant_id, camera_id LIMIT ").push_bind(i64::from(page.limit) + 1);
-    let assignment = |row: &Reader<'_>| {
-        Ok(AssignmentView {
-            tenant_id: TenantId::from_uuid(row.uuid("tenant_id")?),
-            camera_id: CameraId::from_uuid(row.uuid("camera_id")?),
-            assignment: row.assignment()?,
-        })
-    };
-    Ok(items(all(db, "cameras", query, assignment).await?, page.limit))
+    let ordered = query.push(" ORDER BY tenant_id, camera_id, copy LIMIT ");
+    let query = ordered.push_bind(i64::from(page.limit) + 1);
+    Ok(items(all(db, "copies", query, |row| row.current_assignment()).await?, page.limit))
 }
 
 /// How far before the last segment an interruption is still looked at: its time may be that of an attempt.
 const INTERRUPTION_MARGIN_US: i64 = 10_000_000;
 
-/// Only facts of the server that was given the epoch they name. An epoch is the position of the plan that gave it.
-macro_rules! of_the_epochs_server {
-    () => {
-        " AND EXISTS (SELECT 1 FROM placements p WHERE p.tenant_id = f.tenant_id AND p.camera_id = f.camera_id \
-            AND p.position = f.epoch AND p.server_id = f.server_id) "
+/// Only facts of a server that was given the epoch they name. With `e.copy`, the copy that epoch is of.
+macro_rules! given {
+    ($facts:literal) => {
+        concat!(
+            $facts,
+            " f JOIN epochs e ON e.tenant_id = f.tenant_id AND e.camera_id = f.camera_id AND e.epoch = f.epoch \
+                AND e.server_id = f.server_id WHERE f.tenant_id = $1 AND f.camera_id = $2 "
+        )
     };
 }
 
@@ -221,34 +270,29 @@ pub(super) async fn timeline(
 ) -> Result<TimelineRows, Error> {
     // From the end of the last segment before the range on: what happened since explains a gap the range begins in.
     const BEFORE: &str = concat!(
-        "SELECT f.end_us FROM segments f WHERE f.tenant_id = $1 AND f.camera_id = $2 AND f.end_us <= $3",
-        of_the_epochs_server!(),
-        "ORDER BY f.end_us DESC LIMIT 1"
+        "SELECT f.end_us FROM ",
+        given!("segments"),
+        "AND f.end_us <= $3 ORDER BY f.end_us DESC LIMIT 1"
     );
     const SEGMENTS: &str = concat!(
-        "SELECT f.* FROM segments f WHERE f.tenant_id = $1 AND f.camera_id = $2 \
-            AND f.end_us >= $3 AND f.start_us < $4",
-        of_the_epochs_server!(),
-        "ORDER BY f.start_us, f.end_us, f.epoch, f.server_id"
+        "SELECT f.* FROM ",
+        given!("segments"),
+        "AND f.end_us >= $3 AND f.start_us < $4 ORDER BY f.start_us, f.end_us, f.epoch, f.server_id"
     );
     const GAPS: &str = concat!(
-        "SELECT f.* FROM gaps f WHERE f.tenant_id = $1 AND f.camera_id = $2 AND f.end_us > $3 AND f.start_us < $4",
-        of_the_epochs_server!(),
-        "ORDER BY f.start_us, f.epoch"
+        "SELECT f.*, e.copy FROM ",
+        given!("gaps"),
+        "AND f.end_us > $3 AND f.start_us < $4 ORDER BY f.start_us, f.epoch, f.server_id"
     );
     const INTERRUPTIONS: &str = concat!(
-        "SELECT f.* FROM interruptions f WHERE f.tenant_id = $1 AND f.camera_id = $2 \
-            AND f.at_us >= $3 AND f.at_us < $4",
-        of_the_epochs_server!(),
-        "ORDER BY f.at_us, f.position, f.fact"
+        "SELECT f.*, e.copy FROM ",
+        given!("interruptions"),
+        "AND f.at_us >= $3 AND f.at_us < $4 ORDER BY f.at_us, f.position, f.fact"
     );
-    const PLACEMENTS: &str =
-        "SELECT * FROM placements WHERE tenant_id = $1 AND camera_id = $2 AND at_us < $3 ORDER BY position";
-    const STATUSES: &str = concat!(
-        "SELECT f.* FROM recording_status f WHERE f.tenant_id = $1 AND f.camera_id = $2",
-        of_the_epochs_server!(),
-        "ORDER BY f.epoch"
-    );
+    const PLACEMENTS: &str = "SELECT * FROM placements \
+        WHERE tenant_id = $1 AND camera_id = $2 AND at_us < $3 ORDER BY position, copy";
+    const STATUSES: &str =
+        concat!("SELECT f.* FROM ", given!("recording_status"), "ORDER BY f.epoch, f.server_id");
 
     let (from, to) = (range.from.as_micros(), range.to.as_micros());
     let of_camera = |text: &'static str, times_us: &[i64]| {
@@ -294,16 +338,20 @@ pub(super) async fn counts(
 ) -> Result<Counts, Error> {
     const SQL: &str = "SELECT (SELECT count(*) FROM tenants) AS tenants, \
         (SELECT count(*) FROM rejected_facts) AS rejected_facts";
-    let columns = [CAMERA_STATE, " AS camera_state, count(*) AS number"];
-    let query = select_cameras(dialect, &columns, &observations).push(" GROUP BY 1");
-    let by_state =
-        all(db, "cameras", query, |row| Ok((row.text("camera_state")?.to_owned(), row.unsigned("number")?)))
-            .await?;
-    let number = |state: CameraState| {
-        let found = by_state.iter().find(|(word, _)| word == state.as_str());
+    let query = with_observed(dialect, &observations)
+        .push("SELECT state, count(*) AS number FROM (SELECT ")
+        .push(CAMERA_STATE)
+        .push(" AS state FROM cameras c")
+        .push(COPIES)
+        .push(STATUSES)
+        .push(OBSERVED)
+        .push(" GROUP BY c.tenant_id, c.camera_id) AS states GROUP BY state");
+    let read = |row: &Reader<'_>| Ok((row.integer("state")?, row.unsigned("number")?));
+    let by_state = all(db, "cameras", query, read).await?;
+    let cameras = CameraState::ALL.map(|state| {
+        let found = by_state.iter().find(|(of_state, _)| *of_state == number(state));
         found.map_or(0, |(_, number)| *number)
-    };
-    let cameras = CameraState::ALL.map(number);
+    });
     let others = |row: &Reader<'_>| {
         let (tenants, rejected_facts) = (row.unsigned("tenants")?, row.unsigned("rejected_facts")?);
         Ok(Counts { tenants, cameras, rejected_facts })

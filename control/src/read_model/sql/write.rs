@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use longwatch_events::id::{CameraId, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::settings::RecordingMode;
-use longwatch_events::state::Placement;
+use longwatch_events::state::{Assignment, Placement};
 use longwatch_events::time::Timestamp;
 
-use super::super::rows::{CameraRow, Change, GapRow, SegmentRow, ServerRow, StatusKey, TenantRow};
+use super::super::rows::{
+    CameraRow, Change, CopyRow, ReportedGap, SegmentRow, ServerRow, StatusKey, TenantRow,
+};
 use super::super::{Batch, Error};
-use super::convert::{document, word};
+use super::convert::{document, membership_word, word};
 use super::{Connection, Statement, Value, sql};
 
 /// Writes these changes of `batch`, and where it ends.
@@ -35,6 +37,10 @@ fn of_camera(text: &'static str, tenant: TenantId, camera: CameraId) -> Statemen
     sql(text).bind(tenant).bind(camera)
 }
 
+fn of_copy(text: &'static str, key: CopyKey) -> Statement {
+    of_camera(text, key.tenant_id, key.camera_id).bind(u32::from(key.copy))
+}
+
 fn of_status(text: &'static str, key: StatusKey, at: Timestamp, position: Position) -> Statement {
     of_camera(text, key.tenant_id, key.camera_id)
         .bind(key.epoch)
@@ -55,14 +61,23 @@ fn statements(change: &Change) -> Vec<Statement> {
         Change::PutTenant(row) => vec![put_tenant(row)],
         Change::DeleteTenant(id) => vec![sql("DELETE FROM tenants WHERE tenant_id = $1").bind(*id)],
         Change::PutServer(row) => vec![put_server(row)],
-        Change::DetachServer { server_id, position, at } => detach_server(*server_id, *position, *at),
         Change::PutCamera(row) => vec![put_camera(row)],
         Change::DeleteCamera(tenant, camera) => {
             const SQL: &str = "DELETE FROM cameras WHERE tenant_id = $1 AND camera_id = $2";
             vec![of_camera(SQL, *tenant, *camera)]
         }
-        Change::PutPlacement { tenant_id, camera_id, position, at, placement } => {
-            put_placement((*tenant_id, *camera_id), *position, *at, *placement)
+        Change::PutCopy(row) => vec![put_copy(row)],
+        Change::DeleteCopy(key) => {
+            const SQL: &str = "DELETE FROM copies WHERE tenant_id = $1 AND camera_id = $2 AND copy = $3";
+            vec![of_copy(SQL, *key)]
+        }
+        Change::RememberPlacement { key, position, at, placement, from_lost } => {
+            vec![remember_placement(*key, *position, *at, *placement, *from_lost)]
+        }
+        Change::RememberEpoch { key, epoch, server_id } => {
+            const SQL: &str = "INSERT INTO epochs (tenant_id, camera_id, copy, epoch, server_id) \
+                VALUES ($1, $2, $3, $4, $5)";
+            vec![of_copy(SQL, *key).bind(*epoch).bind(*server_id)]
         }
         Change::Started(key, at, position) => vec![of_status(STARTED, *key, *at, *position)],
         Change::Recording(key, start, position) => vec![of_status(RECORDING, *key, *start, *position)],
@@ -78,7 +93,7 @@ fn statements(change: &Change) -> Vec<Statement> {
         ],
         // Nearly all rows are segments, and nothing else touches their table: they are written many at once.
         Change::PutSegment(_) => Vec::new(),
-        Change::PutGap(tenant, camera, server, row) => vec![put_gap(*tenant, *camera, *server, row)],
+        Change::PutGap(row) => vec![put_gap(row)],
         Change::RejectFact { position, fact, why } => {
             const SQL: &str = "INSERT INTO rejected_facts (position, fact, why) VALUES ($1, $2, $3)";
             vec![sql(SQL).bind(*position).bind(*fact).bind(why.as_str())]
@@ -136,43 +151,31 @@ fn put_tenant(row: &TenantRow) -> Statement {
 
 fn put_server(row: &ServerRow) -> Statement {
     const SQL: &str = "\
-        INSERT INTO servers \
-          (server_id, name, settings, has_worker, adopted, lost_since_us, created_at_us, version) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+        INSERT INTO servers (server_id, name, settings, has_worker, membership, lost_since_us, \
+          draining_since_us, created_at_us, version) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
         ON CONFLICT (server_id) DO UPDATE SET \
           name = excluded.name, settings = excluded.settings, has_worker = excluded.has_worker, \
-          adopted = excluded.adopted, lost_since_us = excluded.lost_since_us, \
+          membership = excluded.membership, lost_since_us = excluded.lost_since_us, \
+          draining_since_us = excluded.draining_since_us, \
           created_at_us = excluded.created_at_us, version = excluded.version";
     sql(SQL)
         .bind(row.server_id)
         .bind(row.settings.name.as_str())
         .bind(document(&row.settings))
         .bind(row.has_worker)
-        .bind(row.adopted)
+        .bind(membership_word(row.membership))
         .bind(row.lost_since)
+        .bind(row.draining_since)
         .bind(row.created_at)
         .bind(row.version)
-}
-
-fn detach_server(server_id: ServerId, position: Position, at: Timestamp) -> Vec<Statement> {
-    const REMEMBER: &str = "\
-        INSERT INTO placements (tenant_id, camera_id, position, at_us, placement) \
-        SELECT tenant_id, camera_id, $2, $3, 'unplanned' FROM cameras WHERE server_id = $1";
-    const UNPLAN: &str = "\
-        UPDATE cameras SET placement = 'unplanned', server_id = NULL, epoch = NULL, placed_at_us = NULL, \
-          placement_reason = NULL WHERE server_id = $1";
-    vec![
-        sql(REMEMBER).bind(server_id).bind(position).bind(at),
-        sql(UNPLAN).bind(server_id),
-        sql("DELETE FROM servers WHERE server_id = $1").bind(server_id),
-    ]
 }
 
 fn put_camera(row: &CameraRow) -> Statement {
     const SQL: &str = "\
         INSERT INTO cameras (tenant_id, camera_id, name, name_folded, wants_recording, settings, \
-          created_at_us, version, placement) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'unplanned') \
+          created_at_us, version) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
         ON CONFLICT (tenant_id, camera_id) DO UPDATE SET \
           name = excluded.name, name_folded = excluded.name_folded, \
           wants_recording = excluded.wants_recording, settings = excluded.settings, \
@@ -187,30 +190,64 @@ fn put_camera(row: &CameraRow) -> Statement {
         .bind(row.version)
 }
 
-fn put_placement(
-    (tenant, camera): (TenantId, CameraId),
+/// A placement as it stands in columns.
+struct Columns {
+    kind: &'static str,
+    assignment: Option<Assignment>,
+    since: Option<Timestamp>,
+    reason: Value,
+}
+
+impl From<Placement> for Columns {
+    fn from(placement: Placement) -> Self {
+        let (kind, assignment, since, reason) = match placement {
+            Placement::Unplanned => ("unplanned", None, None, None),
+            Placement::Assigned(a) => ("assigned", Some(a), Some(a.since), Some(word(&a.reason))),
+            Placement::Unplaced { reason, since } => ("unplaced", None, Some(since), Some(word(&reason))),
+        };
+        Self { kind, assignment, since, reason: reason.into() }
+    }
+}
+
+fn put_copy(row: &CopyRow) -> Statement {
+    const SQL: &str = "\
+        INSERT INTO copies (tenant_id, camera_id, copy, placement, server_id, epoch, placed_at_us, \
+          placement_reason, home_server_id, successor_server_id, successor_epoch, successor_since_us, \
+          successor_reason) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+        ON CONFLICT (tenant_id, camera_id, copy) DO UPDATE SET \
+          placement = excluded.placement, server_id = excluded.server_id, epoch = excluded.epoch, \
+          placed_at_us = excluded.placed_at_us, placement_reason = excluded.placement_reason, \
+          home_server_id = excluded.home_server_id, successor_server_id = excluded.successor_server_id, \
+          successor_epoch = excluded.successor_epoch, successor_since_us = excluded.successor_since_us, \
+          successor_reason = excluded.successor_reason";
+    let Columns { kind, assignment, since, reason } = row.placement.into();
+    of_copy(SQL, row.key)
+        .bind(kind)
+        .bind(assignment.map(|a| a.server_id))
+        .bind(assignment.map(|a| a.epoch))
+        .bind(since)
+        .bind(reason)
+        .bind(row.home)
+        .bind(row.successor.map(|a| a.server_id))
+        .bind(row.successor.map(|a| a.epoch))
+        .bind(row.successor.map(|a| a.since))
+        .bind(row.successor.map(|a| word(&a.reason)))
+}
+
+fn remember_placement(
+    key: CopyKey,
     position: Position,
     at: Timestamp,
     placement: Placement,
-) -> Vec<Statement> {
-    const PLACE: &str = "\
-        UPDATE cameras SET placement = $3, server_id = $4, epoch = $5, placed_at_us = $6, \
-          placement_reason = $7 WHERE tenant_id = $1 AND camera_id = $2";
-    const REMEMBER: &str = "\
-        INSERT INTO placements (tenant_id, camera_id, position, at_us, placement, server_id, reason) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
-    let (kind, server, epoch, since, reason) = match placement {
-        Placement::Unplanned => ("unplanned", None, None, None, None),
-        Placement::Assigned(a) => {
-            ("assigned", Some(a.server_id), Some(a.epoch), Some(a.since), Some(word(&a.reason)))
-        }
-        Placement::Unplaced { reason, since } => ("unplaced", None, None, Some(since), Some(word(&reason))),
-    };
-    let reason = Value::from(reason);
-    vec![
-        of_camera(PLACE, tenant, camera).bind(kind).bind(server).bind(epoch).bind(since).bind(reason.clone()),
-        of_camera(REMEMBER, tenant, camera).bind(position).bind(at).bind(kind).bind(server).bind(reason),
-    ]
+    from_lost: bool,
+) -> Statement {
+    const SQL: &str = "\
+        INSERT INTO placements (tenant_id, camera_id, copy, position, at_us, placement, server_id, reason, \
+          from_lost) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    let Columns { kind, assignment, reason, .. } = placement.into();
+    let server = assignment.map(|a| a.server_id);
+    of_copy(SQL, key).bind(position).bind(at).bind(kind).bind(server).bind(reason).bind(from_lost)
 }
 
 /// How many rows one statement may have, so that few different ones have to be prepared. A row has 13 values, and the
@@ -267,15 +304,15 @@ fn put_segments_at_once(rows: &[&SegmentRow]) -> Statement {
     statement.push(TAIL)
 }
 
-fn put_gap(tenant: TenantId, camera: CameraId, server: ServerId, row: &GapRow) -> Statement {
+fn put_gap(row: &ReportedGap) -> Statement {
     const SQL: &str = "\
         INSERT INTO gaps (tenant_id, camera_id, epoch, server_id, start_us, end_us, cause) \
         VALUES ($1, $2, $3, $4, $5, $6, $7) \
         ON CONFLICT (tenant_id, camera_id, epoch, server_id, start_us) DO UPDATE SET \
           end_us = excluded.end_us, cause = excluded.cause";
-    of_camera(SQL, tenant, camera)
+    of_camera(SQL, row.tenant_id, row.camera_id)
         .bind(row.epoch)
-        .bind(server)
+        .bind(row.server_id)
         .bind(row.start)
         .bind(row.end)
         .bind(row.cause.as_str())

@@ -6,7 +6,8 @@ use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CountingIds, TenantId};
 use proptest::prelude::*;
 
-use super::super::rows::{InterruptionRow, OpenVideo, StatusRow};
+use super::super::rows::{Condition, InterruptionRow, OpenVideo, Place, PlacedRow, StatusRow};
+use longwatch_events::reason::UnplacedReason;
 
 const S: i64 = 1_000_000;
 
@@ -57,14 +58,17 @@ fn offline(cause: Cause) -> Condition {
     Condition::Offline { cause, detail: String::new() }
 }
 
+/// A server that is there, in the first run of its worker.
+fn recorder(epoch: u64) -> Recorder {
+    Recorder { epoch: Epoch(epoch), server_id: server(), silent_since: None, boot_id: None }
+}
+
 fn draw(rows: &TimelineRows, from: i64, to: i64, now: i64) -> Timeline {
     draw_up(&Inputs {
         range: Range { from: at(from), to: at(to) },
         now: at(now),
         created_at: at(0),
-        epoch: Some(Epoch(1)),
-        silent_since: None,
-        boot_id: None,
+        recorders: vec![recorder(1)],
         rows,
     })
 }
@@ -78,7 +82,7 @@ fn gaps(timeline: &Timeline) -> Vec<(i64, i64, &'static str)> {
 fn a_recording_camera_is_covered_up_to_now() {
     let rows = TimelineRows {
         segments: vec![segment(at(10), at(70), 1), segment(at(70), at(130), 1)],
-        placements: vec![PlacedRow { at: at(2), place: Place::Server(server()) }],
+        placements: vec![PlacedRow { copy: 0, at: at(2), place: Place::Server(server()) }],
         statuses: vec![status(1, Condition::Recording, 10, Some((10, None)))],
         ..TimelineRows::default()
     };
@@ -100,9 +104,7 @@ fn a_silent_server_covers_up_to_its_last_heartbeat() {
         range: Range { from: at(0), to: at(500) },
         now: at(100),
         created_at: at(0),
-        epoch: Some(Epoch(1)),
-        silent_since: Some(at(80)),
-        boot_id: None,
+        recorders: vec![Recorder { silent_since: Some(at(80)), ..recorder(1) }],
         rows: &rows,
     });
     assert_eq!(gaps(&timeline), [(80, 100, "server_silent")]);
@@ -111,7 +113,7 @@ fn a_silent_server_covers_up_to_its_last_heartbeat() {
 
 #[test]
 fn a_gap_takes_the_cause_the_worker_reported_and_slivers_follow_it() {
-    let gap = |start, end, cause| GapRow { epoch: Epoch(1), start, end, cause };
+    let gap = |start, end, cause| GapRow { copy: 0, epoch: Epoch(1), start, end, cause };
     let rows = TimelineRows {
         segments: vec![segment(at(0), at(60), 1), segment(at(90), at(120), 1)],
         gaps: vec![gap(at(60).plus_millis(30), at(90).plus_millis(-30), Cause::WorkerRestarted)],
@@ -122,7 +124,13 @@ fn a_gap_takes_the_cause_the_worker_reported_and_slivers_follow_it() {
 
 #[test]
 fn an_outage_is_told_cause_by_cause() {
-    let interruption = |second, cause| InterruptionRow { epoch: Epoch(1), at: at(second), cause };
+    let interruption = |second, cause| InterruptionRow {
+        copy: 0,
+        epoch: Epoch(1),
+        server_id: server(),
+        at: at(second),
+        cause,
+    };
     let rows = TimelineRows {
         segments: vec![segment(at(0), at(60), 1)],
         interruptions: vec![interruption(60, Cause::Closed), interruption(75, Cause::Unauthorized)],
@@ -138,7 +146,7 @@ fn an_outage_is_told_cause_by_cause() {
 fn an_old_cause_does_not_explain_a_new_gap() {
     let rows = TimelineRows {
         segments: vec![segment(at(10), at(60), 1), segment(at(80), at(100), 1)],
-        placements: vec![PlacedRow { at: at(5), place: Place::Server(server()) }],
+        placements: vec![PlacedRow { copy: 0, at: at(5), place: Place::Server(server()) }],
         ..TimelineRows::default()
     };
     let expected = [(0, 5, "unplaced"), (5, 10, "connecting"), (60, 80, "unknown")];
@@ -150,7 +158,13 @@ fn durable_video_counts_before_its_segment_is_reported() {
     let rows = TimelineRows {
         segments: vec![segment(at(0), at(60), 1)],
         statuses: vec![status(1, offline(Cause::Stalled), 85, Some((0, Some(85))))],
-        interruptions: vec![InterruptionRow { epoch: Epoch(1), at: at(85), cause: Cause::Stalled }],
+        interruptions: vec![InterruptionRow {
+            copy: 0,
+            epoch: Epoch(1),
+            server_id: server(),
+            at: at(85),
+            cause: Cause::Stalled,
+        }],
         ..TimelineRows::default()
     };
     assert_eq!(gaps(&draw(&rows, 0, 500, 100)), [(85, 100, "stalled")]);
@@ -167,20 +181,25 @@ fn what_a_former_run_of_the_worker_was_recording_is_not_being_recorded() {
         range: Range { from: at(0), to: at(500) },
         now: at(100),
         created_at: at(0),
-        epoch: Some(Epoch(1)),
-        silent_since: None,
-        boot_id: Some(boot(2)),
+        recorders: vec![Recorder { boot_id: Some(boot(2)), ..recorder(1) }],
         rows: &rows,
     };
     let timeline = draw_up(&inputs);
     assert_eq!(gaps(&timeline), [(60, 100, "worker_restarted")]);
     assert_eq!(timeline.recording, None);
-    assert_eq!(gaps(&draw_up(&Inputs { boot_id: Some(boot(1)), ..inputs })), []);
+    assert_eq!(
+        gaps(&draw_up(&Inputs {
+            recorders: vec![Recorder { boot_id: Some(boot(1)), ..recorder(1) }],
+            ..inputs
+        })),
+        []
+    );
 }
 
 #[test]
 fn of_several_causes_at_the_end_of_the_video_the_last_one_holds() {
-    let interruption = |cause| InterruptionRow { epoch: Epoch(1), at: at(60), cause };
+    let interruption =
+        |cause| InterruptionRow { copy: 0, epoch: Epoch(1), server_id: server(), at: at(60), cause };
     let rows = TimelineRows {
         segments: vec![segment(at(0), at(60), 1)],
         interruptions: vec![interruption(Cause::Stalled), interruption(Cause::Refused)],
@@ -191,9 +210,16 @@ fn of_several_causes_at_the_end_of_the_video_the_last_one_holds() {
 
 #[test]
 fn a_worker_that_is_told_to_stop_does_not_hide_why_it_was_told() {
-    let disabled = |second| PlacedRow { at: at(second), place: Place::Nowhere(UnplacedReason::Disabled) };
-    let placed = |second| PlacedRow { at: at(second), place: Place::Server(server()) };
-    let stopped = |millis, cause| InterruptionRow { epoch: Epoch(1), at: at(60).plus_millis(millis), cause };
+    let disabled =
+        |second| PlacedRow { copy: 0, at: at(second), place: Place::Nowhere(UnplacedReason::Disabled) };
+    let placed = |second| PlacedRow { copy: 0, at: at(second), place: Place::Server(server()) };
+    let stopped = |millis, cause| InterruptionRow {
+        copy: 0,
+        epoch: Epoch(1),
+        server_id: server(),
+        at: at(60).plus_millis(millis),
+        cause,
+    };
     // Dated after the plan, as it should be; before it, by a clock that is behind; and long after it.
     for (millis, switched_off) in [(300, 60), (0, 61), (0, 40)] {
         for cause in [Cause::Reassigned, Cause::WorkerStopped] {
@@ -217,7 +243,7 @@ fn a_worker_that_is_told_to_stop_does_not_hide_why_it_was_told() {
         segments: vec![segment(at(0), at(60), 1), segment(at(90), at(120), 3)],
         placements: vec![placed(0), disabled(60), placed(85)],
         interruptions: vec![stopped(300, Cause::Reassigned)],
-        gaps: vec![GapRow { epoch: Epoch(3), start: at(60), end: at(90), cause: Cause::Reassigned }],
+        gaps: vec![GapRow { copy: 0, epoch: Epoch(3), start: at(60), end: at(90), cause: Cause::Reassigned }],
         ..TimelineRows::default()
     };
     let expected = [(60, 85, "disabled"), (85, 90, "connecting")];
@@ -267,6 +293,7 @@ fn a_month_of_a_camera_that_flaps_is_told_gap_by_gap() {
         segments: outages().map(|start| segment(at(start + gap), at(start + 10), epochs(start))).collect(),
         gaps: outages()
             .map(|start| GapRow {
+                copy: 0,
                 epoch: Epoch(epochs(start)),
                 start: at(start),
                 end: at(start + gap),
@@ -275,14 +302,16 @@ fn a_month_of_a_camera_that_flaps_is_told_gap_by_gap() {
             .collect(),
         interruptions: outages()
             .map(|start| InterruptionRow {
+                copy: 0,
                 epoch: Epoch(epochs(start)),
+                server_id: server(),
                 at: at(start),
                 cause: Cause::Stalled,
             })
             .collect(),
         placements: outages()
             .step_by(100)
-            .map(|second| PlacedRow { at: at(second), place: Place::Server(server()) })
+            .map(|second| PlacedRow { copy: 0, at: at(second), place: Place::Server(server()) })
             .collect(),
         statuses: outages()
             .step_by(100)
@@ -302,8 +331,13 @@ fn a_month_of_a_camera_that_flaps_is_told_gap_by_gap() {
 
 #[test]
 fn of_facts_about_one_moment_the_newest_assignment_s_counts() {
-    let gap =
-        |epoch, start, end, cause| GapRow { epoch: Epoch(epoch), start: at(start), end: at(end), cause };
+    let gap = |epoch, start, end, cause| GapRow {
+        copy: 0,
+        epoch: Epoch(epoch),
+        start: at(start),
+        end: at(end),
+        cause,
+    };
     let rows = TimelineRows {
         segments: vec![segment(at(0), at(60), 1), segment(at(100), at(120), 3)],
         gaps: vec![
@@ -333,7 +367,7 @@ prop_compose! {
 
 prop_compose! {
     fn any_gap()(start in 0_i64..200, length in 1_i64..30, epoch in 1_u64..4) -> GapRow {
-        GapRow { epoch: Epoch(epoch), start: at(start), end: at(start + length), cause: Cause::Closed }
+        GapRow { copy: 0, epoch: Epoch(epoch), start: at(start), end: at(start + length), cause: Cause::Closed }
     }
 }
 
@@ -361,11 +395,12 @@ prop_compose! {
         segments.sort_by_key(|s| (s.start, s.end));
         let interruptions = interruptions
             .into_iter()
-            .map(|second| InterruptionRow { epoch: Epoch(1), at: at(second), cause: Cause::Timeout })
+            .map(|second| InterruptionRow { copy: 0, epoch: Epoch(1), server_id: server(), at: at(second), cause: Cause::Timeout })
             .collect();
         let placements = placements
             .into_iter()
             .map(|(second, assigned)| PlacedRow {
+                copy: 0,
                 at: at(second),
                 place: if assigned { Place::Server(server()) } else { Place::Unplanned },
             })
@@ -385,9 +420,7 @@ proptest! {
             range: Range { from: at(from), to: at(from + length) },
             now: at(now),
             created_at: at(created),
-            epoch: Some(Epoch(1)),
-            silent_since: silent.map(at),
-            boot_id: None,
+            recorders: vec![Recorder { silent_since: silent.map(at), ..recorder(1) }],
             rows: &rows,
         };
         let timeline = draw_up(&inputs);
