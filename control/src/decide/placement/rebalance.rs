@@ -120,14 +120,13 @@ impl<'a> Draft<'a> {
             }
             let zones_here = self.rooms.zones(from, &request);
             let emptier = takers.iter().take(EMPTIEST).take_while(|(load, _)| self.is_uneven(most, *load));
-            let mut fitting = emptier.filter(|(_, to)| {
-                self.rooms.may_have(*to, &request)
-                    && self.makes_smaller(request.bitrate_bps, from, *to)
-                    // Even load is worth less than what zones are for.
-                    && self.rooms.zones(*to, &request) <= zones_here
+            let fitting = emptier.filter(|(_, to)| {
+                self.rooms.may_have(*to, &request) && self.makes_smaller(request.bitrate_bps, from, *to)
             });
-            if let Some((_, to)) = fitting.next() {
-                return Some((at, *to));
+            let ranked = fitting.map(|(load, to)| (self.rooms.zones(*to, &request), *load, *to));
+            // Even load is worth less than what zones are for.
+            if let Some((_, _, to)) = ranked.filter(|(zones, ..)| *zones <= zones_here).min() {
+                return Some((at, to));
             }
             if request.is_alone() {
                 hopeless.insert(alike);

@@ -182,7 +182,11 @@ impl<'a> Draft<'a> {
         self.rooms.give(server_id, index::bitrate(self.copy(victim.key).0));
         self.exhausted.clear();
         self.note(key, &request);
-        let reason = if home.is_some() { AssignReason::Failover } else { AssignReason::LeastLoaded };
+        let reason = match home {
+            None => AssignReason::LeastLoaded,
+            Some(home) if home == server_id => AssignReason::Home,
+            Some(_) => AssignReason::Failover,
+        };
         self.rooms.take(server_id, request.bitrate_bps);
         self.decided.insert(key, Decision::Assign { server_id, reason });
         Some(at)
