@@ -1,12 +1,7 @@
 //! Placement, on the real fold: given any history of servers, cameras, policies and moves, every plan is checked by an
 //! oracle that counts for itself; and what an operator relies on stands here as examples.
 
-mod asking;
-mod constraints;
-mod failover;
-mod moves;
 mod oracle;
-mod outlook;
 mod properties;
 mod rules;
 mod steps;

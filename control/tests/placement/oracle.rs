@@ -85,10 +85,7 @@ impl Case {
             let failover = server.settings.failover;
             let most = held_otherwise as usize + taken_over.len();
             assert!(taken_over.is_empty() || failover.enabled, "{server_id} takes over nothing");
-            assert!(
-                taken_over.is_empty() || most <= failover.takeover_limit as usize,
-                "{server_id} takes {most}"
-            );
+            assert!(taken_over.is_empty() || most <= failover.takeover_limit as usize, "{server_id} takes {most}");
         }
     }
 
@@ -120,7 +117,9 @@ impl Case {
             let is_named_truly = match reason {
                 AssignReason::Preferred => copy.preferred == Some(server_id),
                 AssignReason::Home => copy.home == Some(server_id),
-                AssignReason::Failover => belongs_to.is_some_and(|home| home != server_id),
+                AssignReason::Failover => {
+                    belongs_to.is_some_and(|home| home != server_id)
+                }
                 AssignReason::Requested => copy.requested == Some(server_id),
                 AssignReason::LeastLoaded => self.home_of(key).is_none(),
                 AssignReason::Failback
@@ -249,8 +248,7 @@ impl Case {
             .map(|(key, _)| *key)
             .collect();
         for left_out in self.left_out() {
-            let lower =
-                assigned.iter().filter(|(key, _)| rank(&self.after, left_out) < rank(&self.after, *key));
+            let lower = assigned.iter().filter(|(key, _)| rank(&self.after, left_out) < rank(&self.after, *key));
             for (_, server_id) in lower.clone() {
                 let mut without = moved.clone();
                 // Where a copy gave way there is more room than there was for those who came before.
@@ -284,47 +282,67 @@ impl Case {
     }
 
     fn zones_are_shared_for_lack_of_others_only(&self) {
-        for (key, server_id, reason) in self.given() {
-            let copy = &self.before.copies[&key];
-            let is_chosen = match reason {
-                AssignReason::LeastLoaded => true,
-                // It need only be no worse than where it was.
-                AssignReason::Rebalance => {
-                    let siblings = self.before.siblings_on(key);
-                    let mut zones =
-                        siblings.iter().filter(|id| self.before.is_up(**id)).map(|id| self.before.zone(*id));
-                    let was_in = copy.on.and_then(|on| self.before.zone(on));
-                    !zones.any(|zone| zone.is_some() && zone == was_in)
-                }
-                // Whoever prefers a server goes there, whatever its zone.
-                AssignReason::Failover
-                | AssignReason::Drain
-                | AssignReason::OverCapacity
-                | AssignReason::Labels => copy.preferred != Some(server_id),
-                AssignReason::Preferred
-                | AssignReason::Home
-                | AssignReason::Failback
-                | AssignReason::Requested => false,
-            };
-            let Some(zone) = self.after.zone(server_id).filter(|_| is_chosen) else { continue };
-            // Those that were placed before it; the others looked at it.
-            let siblings = self.after.copies.keys().filter(|other| {
-                (other.tenant_id, other.camera_id) == (key.tenant_id, key.camera_id)
-                    && **other != key
-                    && (!self.decisions.contains_key(other) || other.copy < key.copy)
+        for (key, server_id, reason) in self.given().filter(|(key, to, reason)| self.is_chosen(*key, *to, *reason)) {
+            let is_move = |key: CopyKey| matches!(self.decisions.get(&key), Some(Decision::Move { .. }));
+            let is_shared_with = self.siblings(key).filter(|other| {
+                let zone = self.goes_to(*other).and_then(|on| self.after.zone(on));
+                zone.is_some() && zone == self.after.zone(server_id)
             });
-            let zones: BTreeSet<_> =
-                siblings.filter_map(|other| self.after.zone(self.goes_to(*other)?)).collect();
-            if !zones.contains(zone) {
-                continue;
-            }
-            let home =
-                if self.is_taken_over(key) { self.home_of(key).or(copy.home).or(copy.on) } else { None };
-            let ask = Ask { home, ..self.ask(key, BTreeSet::from([key])) };
-            for (other, obstacle) in self.after.obstacles(key, &ask) {
-                let is_apart = self.after.zone(other).is_none_or(|zone| !zones.contains(zone));
-                assert!(!is_apart || obstacle.is_some(), "{key:?} shares zone {zone}, and {other} had room");
+            for other in is_shared_with {
+                let was_there_first = match (is_move(key), is_move(other)) {
+                    // Which of two that were moved looked at the other is not known; that one had no choice.
+                    (true, true) => self.zone_apart(other).is_some(),
+                    (true, false) => true,
+                    (false, true) => false,
+                    (false, false) => other.copy < key.copy || !self.decisions.contains_key(&other),
+                };
+                let apart = self.zone_apart(key).filter(|_| was_there_first);
+                assert_eq!(apart, None, "{key:?} shares the zone of {other:?}, and this one had room");
             }
         }
+    }
+
+    fn siblings(&self, key: CopyKey) -> impl Iterator<Item = CopyKey> {
+        let is_sibling = move |other: &&CopyKey| {
+            (other.tenant_id, other.camera_id) == (key.tenant_id, key.camera_id) && **other != key
+        };
+        self.after.copies.keys().filter(is_sibling).copied()
+    }
+
+    /// Whether the server was chosen for its zone and its load.
+    fn is_chosen(&self, key: CopyKey, server_id: ServerId, reason: AssignReason) -> bool {
+        let copy = &self.before.copies[&key];
+        match reason {
+            AssignReason::LeastLoaded => true,
+            // It need only be no worse than where it was.
+            AssignReason::Rebalance => {
+                let siblings = self.before.siblings_on(key);
+                let mut zones =
+                    siblings.iter().filter(|id| self.before.is_up(**id)).map(|id| self.before.zone(*id));
+                let was_in = copy.on.and_then(|on| self.before.zone(on));
+                !zones.any(|zone| zone.is_some() && zone == was_in)
+            }
+            // Whoever prefers a server goes there, whatever its zone.
+            AssignReason::Failover
+            | AssignReason::Drain
+            | AssignReason::OverCapacity
+            | AssignReason::Labels => copy.preferred != Some(server_id),
+            AssignReason::Preferred
+            | AssignReason::Home
+            | AssignReason::Failback
+            | AssignReason::Requested => false,
+        }
+    }
+
+    /// A server with room for a copy in a zone where no other copy of the camera is.
+    fn zone_apart(&self, key: CopyKey) -> Option<ServerId> {
+        let copy = &self.before.copies[&key];
+        let zones: BTreeSet<_> =
+            self.siblings(key).filter_map(|other| self.after.zone(self.goes_to(other)?)).collect();
+        let home = if self.is_taken_over(key) { copy.home.or(copy.on) } else { None };
+        let ask = Ask { home, ..self.ask(key, BTreeSet::from([key])) };
+        let fitting = self.after.obstacles(key, &ask).into_iter().filter(|(_, obstacle)| obstacle.is_none());
+        let is_apart = |id: &ServerId| self.after.zone(*id).is_none_or(|zone| !zones.contains(zone));
+        fitting.map(|(id, _)| id).find(is_apart)
     }
 }

@@ -19,9 +19,7 @@ impl Case {
             let before = &self.before.copies[key];
             match *decision {
                 Decision::Move { server_id, reason } => self.has_cause(*key, before, server_id, reason),
-                Decision::Finish { reason, evidence, .. } => {
-                    self.may_finish(*key, before, reason, evidence.is_some())
-                }
+                Decision::Finish { reason, evidence, .. } => self.may_finish(*key, before, reason, evidence.is_some()),
                 Decision::Abandon { reason, .. } => self.may_be_abandoned(*key, before, reason),
                 Decision::Assign { .. } | Decision::Unplace { .. } => {}
             }
@@ -111,23 +109,30 @@ impl Case {
     }
 
     fn load_becomes_more_even(&self) {
-        let evened: Vec<_> =
-            self.given().filter(|(_, _, reason)| *reason == AssignReason::Rebalance).collect();
-        let threshold = u64::from(self.before.policy.rebalance.threshold_percent) * 10_000;
-        for (key, to, _) in evened {
-            // All that this plan does is done now; undo this one.
-            let copy = &self.before.copies[&key];
-            let on = copy.on.unwrap();
-            let share = |server_id| self.after.share(server_id, self.after.settled(server_id));
-            let (cameras, bitrate_bps) = self.after.settled(on);
-            let most = self.after.share(on, (cameras + 1, bitrate_bps + copy.bitrate_bps));
-            let (cameras, bitrate_bps) = self.after.settled(to);
-            let least = self.after.share(to, (cameras - 1, bitrate_bps - copy.bitrate_bps));
-            assert!(most.max(least) >= share(on).max(share(to)), "{key:?} made {on} and {to} less even");
-            let taker = &self.before.servers[&to];
-            assert!(is_ready(&self.before, self.now, taker), "{to} was not there for long enough");
-            assert!(threshold < 1_000_000 || most > least);
+        let is_rebalance = |reason| reason == AssignReason::Rebalance;
+        let evened: Vec<_> = self.given().filter(|(_, _, reason)| is_rebalance(*reason)).collect();
+        if evened.is_empty() {
+            return;
         }
+        // All else that this plan does, and nothing of this.
+        let mut uneven = self.after.clone();
+        let mut concerned = BTreeSet::new();
+        for (key, to, _) in &evened {
+            let copy = uneven.copies.get_mut(key).unwrap();
+            copy.to = None;
+            concerned.extend(copy.on.into_iter().chain([*to]));
+            let taker = &self.before.servers[to];
+            assert!(is_ready(&self.before, self.now, taker), "{to} was not there for long enough");
+        }
+        let shares = |view: &View| -> Vec<u64> {
+            concerned.iter().map(|id| view.share(*id, view.settled(*id))).collect()
+        };
+        let (before, after) = (shares(&uneven), shares(&self.after));
+        let (most, least) = (before.iter().max().unwrap(), before.iter().min().unwrap());
+        let threshold = u64::from(self.before.policy.rebalance.threshold_percent) * 10_000;
+        assert!(most - least > threshold, "{concerned:?} were even enough: {before:?}");
+        assert!(after.iter().max() <= Some(most), "{concerned:?} became less even: {before:?}, then {after:?}");
+        assert!(after.iter().min() >= Some(least), "{concerned:?} became less even: {before:?}, then {after:?}");
     }
 }
 
@@ -186,9 +191,7 @@ pub(crate) fn nothing_is_left_to_do(view: &View, now: Timestamp) {
             let obstacle = view.obstacle(*key, home, &ask(Some(home)));
             assert!(obstacle.is_some(), "{key:?} does not go home to {home}: {server:?}");
         }
-        if let Some(preferred) =
-            copy.preferred.filter(|id| *id != on && view.is_up(*id) && copy.home.is_none())
-        {
+        if let Some(preferred) = copy.preferred.filter(|id| *id != on && view.is_up(*id) && copy.home.is_none()) {
             let obstacle = view.obstacle(*key, preferred, &ask(None));
             assert!(obstacle.is_some(), "{key:?} does not go to {preferred}, which it prefers");
         }

@@ -4,7 +4,9 @@ use longwatch_control::decide::command::Command;
 use longwatch_events::event::DetachedCameras;
 use longwatch_events::id::{CopyKey, ServerId, TenantId};
 use longwatch_events::policy::{Failback, Mode, Moves, Policy, Rebalance};
-use longwatch_events::settings::{CameraSettings, Capacity, Failover, Labels, Priority, RecordingMode, ZONE};
+use longwatch_events::settings::{
+    CameraSettings, Capacity, Failover, Labels, Priority, RecordingMode, ZONE,
+};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use uuid::Uuid;
@@ -171,8 +173,9 @@ impl World {
 }
 
 fn spec() -> impl Strategy<Value = ServerSpec> {
-    let capacity = (0_u32..6, prop::option::of(1_u64..20));
-    let failover = (prop::bool::weighted(0.8), 0_u32..6);
+    let max_cameras = prop_oneof![1 => Just(0_u32), 9 => 1_u32..9];
+    let capacity = (max_cameras, prop::option::weighted(0.3, 1_u64..30));
+    let failover = (prop::bool::weighted(0.8), 0_u32..9);
     let zone = select(vec![None, Some("north"), Some("south")]);
     (capacity, failover, zone, any::<bool>()).prop_map(|(capacity, failover, zone, has_ssd)| {
         let (max_cameras, max_bitrate_bps) = capacity;
@@ -190,10 +193,10 @@ fn spec() -> impl Strategy<Value = ServerSpec> {
 
 fn wish() -> impl Strategy<Value = Wish> {
     let priority = select(vec![Priority::High, Priority::Medium, Priority::Low, Priority::Never]);
-    let mode = prop_oneof![9 => Just(RecordingMode::Continuous), 1 => Just(RecordingMode::Off)];
+    let mode = prop_oneof![19 => Just(RecordingMode::Continuous), 1 => Just(RecordingMode::Off)];
     let copies = prop_oneof![4 => Just(1_u8), 2 => Just(2), 1 => Just(3)];
     let zone = select(vec![None, Some("north"), Some("south")]);
-    let rest = (prop::bool::weighted(0.2), prop::bool::weighted(0.2));
+    let rest = (prop::bool::weighted(0.15), prop::bool::weighted(0.15));
     let prefers = prop::option::weighted(0.3, any::<Index>());
     (priority, prop::option::of(1_u64..8), mode, prefers, copies, zone, rest).prop_map(
         |(priority, bitrate_bps, mode, prefers, copies, zone, (needs, single_session))| Wish {
@@ -218,11 +221,8 @@ fn policy() -> impl Strategy<Value = Policy> {
         threshold_percent,
         stable_s,
     });
-    let moves = (0_u32..5, 0_u32..20, 1_u32..60).prop_map(|(at_once, timeout_s, retry_after_s)| Moves {
-        at_once,
-        timeout_s,
-        retry_after_s,
-    });
+    let moves = (0_u32..5, 0_u32..20, 1_u32..60)
+        .prop_map(|(at_once, timeout_s, retry_after_s)| Moves { at_once, timeout_s, retry_after_s });
     (failback, rebalance, moves, any::<bool>(), 0_u8..10).prop_map(
         |(failback, rebalance, moves, preempt_low, min_disk_free_percent)| Policy {
             failback,
@@ -236,26 +236,37 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 /// Any one of them.
-pub(crate) fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = Step> {
     let index = || any::<Index>();
     let detached = select(vec![DetachedCameras::Keep, DetachedCameras::Remove]);
     prop_oneof![
-        5 => spec().prop_map(Step::AddServer),
-        2 => (index(), spec()).prop_map(|(index, spec)| Step::ChangeServer(index, spec)),
+        1 => spec().prop_map(Step::AddServer),
+        3 => (index(), spec()).prop_map(|(index, spec)| Step::ChangeServer(index, spec)),
         1 => (index(), detached).prop_map(|(index, cameras)| Step::DetachServer(index, cameras)),
         4 => index().prop_map(Step::LoseServer),
-        4 => index().prop_map(Step::ReturnServer),
+        6 => index().prop_map(Step::ReturnServer),
         1 => (index(), 0_u8..20).prop_map(|(index, percent)| Step::MeasureDisk(index, percent)),
-        2 => index().prop_map(Step::StartDrain),
-        2 => index().prop_map(Step::StopDrain),
-        1 => index().prop_map(Step::FailBack),
-        12 => (any::<bool>(), wish()).prop_map(|(is_of_other, wish)| Step::AddCamera(is_of_other, wish)),
-        3 => (index(), wish()).prop_map(|(index, wish)| Step::ChangeCamera(index, wish)),
+        3 => index().prop_map(Step::StartDrain),
+        3 => index().prop_map(Step::StopDrain),
+        2 => index().prop_map(Step::FailBack),
+        3 => (any::<bool>(), wish()).prop_map(|(is_of_other, wish)| Step::AddCamera(is_of_other, wish)),
+        4 => (index(), wish()).prop_map(|(index, wish)| Step::ChangeCamera(index, wish)),
         1 => index().prop_map(Step::DeleteCamera),
-        2 => (index(), 0_u8..3, index()).prop_map(|(index, copy, to)| Step::MoveCamera(index, copy, to)),
+        6 => (index(), 0_u8..3, index()).prop_map(|(index, copy, to)| Step::MoveCamera(index, copy, to)),
         2 => policy().prop_map(Step::ChangePolicy),
-        6 => index().prop_map(Step::Report),
-        6 => (1_i64..90).prop_map(Step::Pass),
-        8 => Just(Step::Plan),
+        12 => index().prop_map(Step::Report),
+        12 => (1_i64..90).prop_map(Step::Pass),
+        30 => Just(Step::Plan),
     ]
+}
+
+/// A system with servers and cameras, planned, and what happens to it then.
+pub(crate) fn history(most_steps: usize) -> impl Strategy<Value = Vec<Step>> {
+    let servers = prop::collection::vec(spec().prop_map(Step::AddServer), 1..7);
+    let camera = (any::<bool>(), wish()).prop_map(|(is_of_other, wish)| Step::AddCamera(is_of_other, wish));
+    let cameras = prop::collection::vec(camera, 1..20);
+    let steps = prop::collection::vec(step(), 1..most_steps);
+    (servers, cameras, steps).prop_map(|(servers, cameras, steps)| {
+        servers.into_iter().chain(cameras).chain([Step::Plan]).chain(steps).collect()
+    })
 }

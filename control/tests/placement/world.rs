@@ -105,7 +105,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Self {
         let now = Timestamp::from_millis(1_000_000);
-        let mut world = Self { state: State::default(), now, evidence: Evidence::new(), made: 0, told: 0 };
+        let mut world =
+            Self { state: State::default(), now, evidence: Evidence::new(), made: 0, told: 0 };
         world.add_tenant(TENANT);
         world
     }

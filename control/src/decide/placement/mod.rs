@@ -40,7 +40,7 @@ use longwatch_events::time::Timestamp;
 
 pub use explain::{Candidate, Explanation, explain};
 pub use rooms::Refusal;
-use rooms::{Request, Rooms};
+use rooms::{Others, Request, Rooms};
 
 /// The version of these rules; stands in every plan, so that an auditor re-derives it with the rules in force then.
 pub const RULES: u32 = 3;
@@ -165,13 +165,15 @@ impl<'a> Draft<'a> {
     /// What is asked for when `key` is to have a place among servers that it is not on.
     fn request(&self, key: CopyKey, home: Option<ServerId>) -> Request<'a> {
         let (camera, copy) = self.copy(key);
-        let others = camera.copies().filter(|(number, _)| *number != key.copy);
-        let mut taken: Vec<_> = others.flat_map(|(_, copy)| copy.servers()).collect();
-        // Copies of this camera that this plan has placed already.
-        let siblings = (0..camera.settings.wanted_copies()).map(|copy| CopyKey { copy, ..key });
-        taken.extend(siblings.filter(|other| *other != key).filter_map(|other| self.going_to(other)));
+        let (mut taken, mut siblings) = (Vec::new(), Vec::new());
+        for (number, other) in camera.copies().filter(|(number, _)| *number != key.copy) {
+            let to = self.going_to(CopyKey { copy: number, ..key });
+            taken.extend(other.servers().chain(to));
+            let stays_on = other.successor().or(other.assignment()).map(|there| there.server_id);
+            siblings.extend(to.or(stays_on));
+        }
         let away_from = copy.assignment().map(|assignment| assignment.server_id);
-        self.rooms.request(camera, home, taken, away_from)
+        self.rooms.request(camera, home, Others { taken, siblings }, away_from)
     }
 
     /// The server that this plan sends `key` to.

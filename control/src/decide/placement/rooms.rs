@@ -79,10 +79,18 @@ pub(super) struct Request<'a> {
     zone: Option<&'a str>,
     /// The server that it belongs to, if it was or is to be taken from there: every other one would take it over.
     home: Option<ServerId>,
-    /// The servers of the camera's other copies.
-    taken: Vec<ServerId>,
+    others: Others,
     /// The server that it is to leave.
     away_from: Option<ServerId>,
+}
+
+/// Where the camera's other copies are.
+#[derive(Debug, Clone)]
+pub(super) struct Others {
+    /// The servers that hold a place for them, those included that they are leaving.
+    pub(super) taken: Vec<ServerId>,
+    /// The servers that they will be on.
+    pub(super) siblings: Vec<ServerId>,
 }
 
 /// Requests of one kind that differ in nothing but bitrate: if one finds no room, none that asks for more does.
@@ -228,7 +236,7 @@ impl<'a> Room<'a> {
             (Refusal::Draining, self.is_draining),
             (Refusal::Disk, self.is_disk_low),
             (Refusal::Leaving, request.away_from == Some(server_id)),
-            (Refusal::OtherCopy, request.taken.contains(&server_id)),
+            (Refusal::OtherCopy, request.others.taken.contains(&server_id)),
             (Refusal::Cameras, self.cameras >= self.capacity.max_cameras),
             (Refusal::Bitrate, !self.has_bitrate(request.bitrate_bps)),
             (Refusal::FailoverOff, is_takeover && !self.failover.enabled),
@@ -256,7 +264,7 @@ impl<'a> Request<'a> {
 
     /// Whether the camera has no other copies.
     pub(super) const fn is_alone(&self) -> bool {
-        self.taken.is_empty()
+        self.others.taken.is_empty()
     }
 
     /// The same of a copy that belongs nowhere.
@@ -285,7 +293,7 @@ impl<'a> Rooms<'a> {
         &self,
         camera: &'a Camera,
         home: Option<ServerId>,
-        taken: Vec<ServerId>,
+        others: Others,
         away_from: Option<ServerId>,
     ) -> Request<'a> {
         Request {
@@ -293,7 +301,7 @@ impl<'a> Rooms<'a> {
             labels: &camera.settings.server_labels,
             zone: camera.settings.labels.get(ZONE).map(String::as_str),
             home,
-            taken,
+            others,
             // A server that is lost is no room at all.
             away_from: away_from.filter(|server_id| self.rooms.contains_key(server_id)),
         }
@@ -329,7 +337,7 @@ impl<'a> Rooms<'a> {
 
     /// What `request` has in common with others; `None` if it is one of its own.
     pub(super) fn kind(&self, request: &Request<'a>) -> Option<Kind<'a>> {
-        let is_one_of_many = request.taken.is_empty() && request.away_from.is_none();
+        let is_one_of_many = request.others.taken.is_empty() && request.away_from.is_none();
         is_one_of_many.then(|| Kind {
             is_taken_from_home: request.home.is_some(),
             home: request.home.filter(|home| self.rooms.contains_key(home)),
@@ -344,7 +352,7 @@ impl<'a> Rooms<'a> {
     }
 
     fn taken_zones(&self, request: &Request<'_>) -> impl Iterator<Item = &'a str> {
-        request.taken.iter().filter_map(|id| self.get(*id)?.zone)
+        request.others.siblings.iter().filter_map(|id| self.get(*id)?.zone)
     }
 
     /// The best server for what is asked for.
