@@ -91,6 +91,7 @@ const OTHERS: &[&str] = &[
     "control.ticked.v1",
     "recording.reported.v1",
     "recording.reported.v1.causes",
+    "recording.reported.v1.lease_expired",
     "server.heartbeat.v1",
     "server.heartbeat.v1.minimal",
 ];

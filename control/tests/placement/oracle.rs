@@ -85,7 +85,10 @@ impl Case {
             let failover = server.settings.failover;
             let most = held_otherwise as usize + taken_over.len();
             assert!(taken_over.is_empty() || failover.enabled, "{server_id} takes over nothing");
-            assert!(taken_over.is_empty() || most <= failover.takeover_limit as usize, "{server_id} takes {most}");
+            assert!(
+                taken_over.is_empty() || most <= failover.takeover_limit as usize,
+                "{server_id} takes {most}"
+            );
         }
     }
 
@@ -117,9 +120,7 @@ impl Case {
             let is_named_truly = match reason {
                 AssignReason::Preferred => copy.preferred == Some(server_id),
                 AssignReason::Home => copy.home == Some(server_id),
-                AssignReason::Failover => {
-                    belongs_to.is_some_and(|home| home != server_id)
-                }
+                AssignReason::Failover => belongs_to.is_some_and(|home| home != server_id),
                 AssignReason::Requested => copy.requested == Some(server_id),
                 AssignReason::LeastLoaded => self.home_of(key).is_none(),
                 AssignReason::Failback
@@ -248,7 +249,8 @@ impl Case {
             .map(|(key, _)| *key)
             .collect();
         for left_out in self.left_out() {
-            let lower = assigned.iter().filter(|(key, _)| rank(&self.after, left_out) < rank(&self.after, *key));
+            let lower =
+                assigned.iter().filter(|(key, _)| rank(&self.after, left_out) < rank(&self.after, *key));
             for (_, server_id) in lower.clone() {
                 let mut without = moved.clone();
                 // Where a copy gave way there is more room than there was for those who came before.
@@ -282,7 +284,8 @@ impl Case {
     }
 
     fn zones_are_shared_for_lack_of_others_only(&self) {
-        for (key, server_id, reason) in self.given().filter(|(key, to, reason)| self.is_chosen(*key, *to, *reason)) {
+        for (key, server_id, _) in self.given().filter(|(key, to, reason)| self.is_chosen(*key, *to, *reason))
+        {
             let is_move = |key: CopyKey| matches!(self.decisions.get(&key), Some(Decision::Move { .. }));
             let is_shared_with = self.siblings(key).filter(|other| {
                 let zone = self.goes_to(*other).and_then(|on| self.after.zone(on));

@@ -21,13 +21,16 @@ fn plan_checked(world: &mut World) {
         let before = View::of(&world.state);
         world.carry_out(entries.clone());
         let case = Case::new(world.now, before, View::of(&world.state), &entries);
-        if std::env::var("TRACE").is_ok() { eprintln!("PLAN at {:?} {:?}", world.now, case.decisions.iter().map(|(k,d)| format!("{}#{} {d:?}", &k.camera_id.to_string()[33..], k.copy)).collect::<Vec<_>>()); }
         case.check();
         if entries.is_empty() {
             return;
         }
         if !case.makes_room() {
-            assert_eq!(world.draw_up(), [], "a plan that was carried out leaves nothing to plan: {entries:#?}");
+            assert_eq!(
+                world.draw_up(),
+                [],
+                "a plan that was carried out leaves nothing to plan: {entries:#?}"
+            );
         }
     }
     panic!("planning comes to no end");

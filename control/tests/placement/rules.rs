@@ -19,7 +19,9 @@ impl Case {
             let before = &self.before.copies[key];
             match *decision {
                 Decision::Move { server_id, reason } => self.has_cause(*key, before, server_id, reason),
-                Decision::Finish { reason, evidence, .. } => self.may_finish(*key, before, reason, evidence.is_some()),
+                Decision::Finish { reason, evidence, .. } => {
+                    self.may_finish(*key, before, reason, evidence.is_some())
+                }
                 Decision::Abandon { reason, .. } => self.may_be_abandoned(*key, before, reason),
                 Decision::Assign { .. } | Decision::Unplace { .. } => {}
             }
@@ -131,8 +133,14 @@ impl Case {
         let (most, least) = (before.iter().max().unwrap(), before.iter().min().unwrap());
         let threshold = u64::from(self.before.policy.rebalance.threshold_percent) * 10_000;
         assert!(most - least > threshold, "{concerned:?} were even enough: {before:?}");
-        assert!(after.iter().max() <= Some(most), "{concerned:?} became less even: {before:?}, then {after:?}");
-        assert!(after.iter().min() >= Some(least), "{concerned:?} became less even: {before:?}, then {after:?}");
+        assert!(
+            after.iter().max() <= Some(most),
+            "{concerned:?} became less even: {before:?}, then {after:?}"
+        );
+        assert!(
+            after.iter().min() >= Some(least),
+            "{concerned:?} became less even: {before:?}, then {after:?}"
+        );
     }
 }
 
@@ -191,7 +199,9 @@ pub(crate) fn nothing_is_left_to_do(view: &View, now: Timestamp) {
             let obstacle = view.obstacle(*key, home, &ask(Some(home)));
             assert!(obstacle.is_some(), "{key:?} does not go home to {home}: {server:?}");
         }
-        if let Some(preferred) = copy.preferred.filter(|id| *id != on && view.is_up(*id) && copy.home.is_none()) {
+        if let Some(preferred) =
+            copy.preferred.filter(|id| *id != on && view.is_up(*id) && copy.home.is_none())
+        {
             let obstacle = view.obstacle(*key, preferred, &ask(None));
             assert!(obstacle.is_some(), "{key:?} does not go to {preferred}, which it prefers");
         }

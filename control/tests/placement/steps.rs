@@ -4,9 +4,7 @@ use longwatch_control::decide::command::Command;
 use longwatch_events::event::DetachedCameras;
 use longwatch_events::id::{CopyKey, ServerId, TenantId};
 use longwatch_events::policy::{Failback, Mode, Moves, Policy, Rebalance};
-use longwatch_events::settings::{
-    CameraSettings, Capacity, Failover, Labels, Priority, RecordingMode, ZONE,
-};
+use longwatch_events::settings::{CameraSettings, Capacity, Failover, Labels, Priority, RecordingMode, ZONE};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use uuid::Uuid;
@@ -221,8 +219,11 @@ fn policy() -> impl Strategy<Value = Policy> {
         threshold_percent,
         stable_s,
     });
-    let moves = (0_u32..5, 0_u32..20, 1_u32..60)
-        .prop_map(|(at_once, timeout_s, retry_after_s)| Moves { at_once, timeout_s, retry_after_s });
+    let moves = (0_u32..5, 0_u32..20, 1_u32..60).prop_map(|(at_once, timeout_s, retry_after_s)| Moves {
+        at_once,
+        timeout_s,
+        retry_after_s,
+    });
     (failback, rebalance, moves, any::<bool>(), 0_u8..10).prop_map(
         |(failback, rebalance, moves, preempt_low, min_disk_free_percent)| Policy {
             failback,

@@ -163,7 +163,7 @@ impl View {
     /// The share of its capacity that so much is, in millionths.
     pub(crate) fn share(&self, server_id: ServerId, (cameras, bitrate_bps): (u32, u64)) -> u64 {
         let capacity = self.servers[&server_id].settings.capacity;
-        let of = |part: u64, whole: u64| if whole == 0 { u64::MAX } else { part * 1_000_000 / whole };
+        let of = |part: u64, whole: u64| (part * 1_000_000).checked_div(whole).unwrap_or(u64::MAX);
         let by_bitrate = capacity.max_bitrate_bps.map_or(0, |max| of(bitrate_bps, max));
         of(cameras.into(), capacity.max_cameras.into()).max(by_bitrate)
     }

@@ -24,12 +24,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::given::{millis, until};
 
-const SERVERS: usize = 3;
+pub(crate) const SERVERS: usize = 3;
 const SEGMENT_MS: u64 = 5_000;
 /// Generous: tests share a small machine. What it took is printed; the benchmark `failover` measures it.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(15);
-const RECORDING_WITHIN: Duration = Duration::from_secs(30);
-const STOPPED_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const RECORDING_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 /// Much longer than the lease.
 const OUTAGE: Duration = Duration::from_secs(8);
 /// Longer than a server that comes back may go on with what is not its any more, in frames of 40 ms.
@@ -37,25 +37,25 @@ const FEW_FRAMES: u64 = 5 * 25;
 
 /// Where a camera is recorded, as the API says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    server: usize,
-    epoch: u64,
-    reason: String,
+pub(crate) struct Place {
+    pub(crate) server: usize,
+    pub(crate) epoch: u64,
+    pub(crate) reason: String,
 }
 
 /// A cluster of three servers that records small cameras.
-struct Given {
-    cluster: Cluster,
+pub(crate) struct Given {
+    pub(crate) cluster: Cluster,
     cameras: Cameras,
     /// Id and failover priority.
-    ids: Vec<(CameraId, &'static str)>,
+    pub(crate) ids: Vec<(CameraId, &'static str)>,
     _folder: TempDir,
 }
 
 impl Given {
     /// Cameras are placed one by one, so that they go round the servers: the first of each three of one priority to the
     /// first server, and so on.
-    async fn start(controls: usize, priorities: &[&'static str]) -> Self {
+    pub(crate) async fn start(controls: usize, priorities: &[&'static str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let cameras = Cameras::start(100).unwrap();
         let options = Options {
@@ -75,6 +75,11 @@ impl Given {
         // So that a server that dies has whole segments and torn ones.
         given.until_segments_after(Timestamp::UNIX_EPOCH).await;
         given
+    }
+
+    /// The address of the simulator's `number`-th small camera.
+    pub(crate) fn camera_url(&self, number: u32) -> String {
+        self.cameras.url(&format!("/small/{number}"))
     }
 
     /// Adds a camera through a replica, and waits until it has a place.
@@ -97,7 +102,7 @@ impl Given {
         id
     }
 
-    async fn until_recording(&self, replica: usize, cameras: &[CameraId]) {
+    pub(crate) async fn until_recording(&self, replica: usize, cameras: &[CameraId]) {
         until("all cameras are recording", RECORDING_WITHIN, async || {
             for id in cameras {
                 let camera = camera_of(self.cluster.api(replica), *id).await?;
@@ -111,7 +116,11 @@ impl Given {
     }
 
     /// Waits until none of the cameras is at `server` and all are being recorded; where.
-    async fn until_elsewhere(&self, cameras: &[CameraId], server: usize) -> BTreeMap<CameraId, Place> {
+    pub(crate) async fn until_elsewhere(
+        &self,
+        cameras: &[CameraId],
+        server: usize,
+    ) -> BTreeMap<CameraId, Place> {
         until("the cameras are recording elsewhere", TAKEN_OVER_WITHIN, async || {
             for id in cameras {
                 let camera = camera_of(self.cluster.api(0), *id).await?;
@@ -128,7 +137,7 @@ impl Given {
         places
     }
 
-    async fn until_server(&self, server: usize, state: &str) {
+    pub(crate) async fn until_server(&self, server: usize, state: &str) {
         let path = format!("/v1/servers/{}", self.cluster.server_id(server));
         until(&format!("the server is {state}"), TAKEN_OVER_WITHIN, async || {
             let read = get(self.cluster.api(0), &path).await?;
@@ -137,7 +146,7 @@ impl Given {
         .await;
     }
 
-    async fn places(&self) -> BTreeMap<CameraId, Place> {
+    pub(crate) async fn places(&self) -> BTreeMap<CameraId, Place> {
         let listed = self.cluster.api(0).list("/v1/assignments").await.unwrap();
         let place = |one: &Value| {
             let server = self.cluster.server_with(one["server_id"].as_str().unwrap()).unwrap();
@@ -148,17 +157,17 @@ impl Given {
     }
 
     /// The cameras at `server` that may be moved.
-    fn movable(&self, places: &BTreeMap<CameraId, Place>, server: usize) -> Vec<CameraId> {
+    pub(crate) fn movable(&self, places: &BTreeMap<CameraId, Place>, server: usize) -> Vec<CameraId> {
         let movable = self.ids.iter().filter(|(_, priority)| *priority != "never").map(|(id, _)| *id);
         movable.filter(|id| places[id].server == server).collect()
     }
 
-    async fn history(&self, stream: LogStream) -> Vec<Entry> {
+    pub(crate) async fn history(&self, stream: LogStream) -> Vec<Entry> {
         history::read(&self.cluster.log().await.unwrap(), stream).await.unwrap()
     }
 
     /// Waits until the timeline of every camera holds a segment that began after `moment`: by then everything works.
-    async fn until_segments_after(&self, moment: Timestamp) {
+    pub(crate) async fn until_segments_after(&self, moment: Timestamp) {
         for (id, _) in &self.ids {
             until("a segment that began later is in the timeline", RECORDING_WITHIN, async || {
                 let timeline = timeline(self.cluster.api(0), *id).await?;
@@ -174,7 +183,7 @@ impl Given {
     }
 
     /// All of a camera's segments in a server's archive.
-    fn segments(&self, server: usize, camera: CameraId) -> Vec<Segment> {
+    pub(crate) fn segments(&self, server: usize, camera: CameraId) -> Vec<Segment> {
         let mut found = segments(self.cluster.archive(server));
         found.retain(|segment| segment.camera_id == camera);
         found
@@ -186,7 +195,7 @@ impl Given {
         segments.filter(|segment| segment.open).map(|segment| segment.camera_id).collect()
     }
 
-    fn numbers(&self, server: usize, camera: CameraId) -> Vec<FrameNumber> {
+    pub(crate) fn numbers(&self, server: usize, camera: CameraId) -> Vec<FrameNumber> {
         let segments = self.segments(server, camera);
         segments.iter().flat_map(|segment| segment.numbers().unwrap()).collect()
     }
@@ -227,21 +236,21 @@ impl Given {
     }
 }
 
-async fn get(api: &Api, path: &str) -> Result<Value, Value> {
+pub(crate) async fn get(api: &Api, path: &str) -> Result<Value, Value> {
     api.get(path).await.map_err(|error| Value::from(error.to_string()))
 }
 
-async fn camera_of(api: &Api, id: CameraId) -> Result<Value, Value> {
+pub(crate) async fn camera_of(api: &Api, id: CameraId) -> Result<Value, Value> {
     get(api, &format!("/v1/tenants/default/cameras/{id}")).await
 }
 
-async fn timeline(api: &Api, id: CameraId) -> Result<Value, Value> {
+pub(crate) async fn timeline(api: &Api, id: CameraId) -> Result<Value, Value> {
     get(api, &format!("/v1/tenants/default/cameras/{id}/timeline")).await
 }
 
 /// The stretches without video since recording began, each with the causes of the gaps it is made of: the timeline cuts a
 /// stretch where its cause changes.
-fn missing(timeline: &Value) -> Vec<Vec<String>> {
+pub(crate) fn missing(timeline: &Value) -> Vec<Vec<String>> {
     let first = millis(&timeline["segments"][0]["start"]);
     let mut stretches: Vec<Vec<String>> = Vec::new();
     let mut last_end = &Value::Null;

@@ -10,6 +10,7 @@ mod crashes;
 mod failing_cameras;
 mod failover;
 mod given;
+mod moves;
 mod recording;
 mod replay;
 mod start_and_stop;

@@ -54,6 +54,9 @@ impl Api {
             state.camera(TenantId::DEFAULT, camera).is_some_and(|c| c.assignment().is_some())
         };
         self.control.until(placed).await;
+        // The rows come a moment after State.
+        let position = self.control.service.state().position;
+        self.control.service.folded(position).await.unwrap();
         let state = self.control.service.state();
         let epoch = state.camera(TenantId::DEFAULT, camera).unwrap().assignment().unwrap().epoch;
         drop(state);
