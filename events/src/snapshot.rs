@@ -89,7 +89,7 @@ pub fn write(state: &State, record: Sha256, mut to: impl Write) -> io::Result<()
     to.flush()
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// If it is anything else.

@@ -167,21 +167,25 @@ impl<'a> Draft<'a> {
         let (camera, copy) = self.copy(key);
         let (mut taken, mut siblings) = (Vec::new(), Vec::new());
         for (number, other) in camera.copies().filter(|(number, _)| *number != key.copy) {
-            let to = self.going_to(CopyKey { copy: number, ..key });
-            taken.extend(other.servers().chain(to));
-            let stays_on = other.successor().or(other.assignment()).map(|there| there.server_id);
-            siblings.extend(to.or(stays_on));
+            let will_be_on = self.will_be_on(CopyKey { copy: number, ..key }, other);
+            taken.extend(other.servers().chain(will_be_on));
+            siblings.extend(will_be_on);
         }
         let away_from = copy.assignment().map(|assignment| assignment.server_id);
         self.rooms.request(camera, home, Others { taken, siblings }, away_from)
     }
 
-    /// The server that this plan sends `key` to.
-    fn going_to(&self, key: CopyKey) -> Option<ServerId> {
-        match self.decided.get(&key)? {
-            Decision::Assign { server_id, .. } | Decision::Move { server_id, .. } => Some(*server_id),
-            Decision::Unplace { .. } | Decision::Finish { .. } | Decision::Abandon { .. } => None,
-        }
+    /// The server on which `key` will be once this plan is carried out and its move is over.
+    fn will_be_on(&self, key: CopyKey, copy: &CameraCopy) -> Option<ServerId> {
+        let stays_on = match self.decided.get(&key) {
+            Some(Decision::Assign { server_id, .. } | Decision::Move { server_id, .. }) => {
+                return Some(*server_id);
+            }
+            Some(Decision::Unplace { .. }) => None,
+            Some(Decision::Abandon { .. }) => copy.assignment(),
+            Some(Decision::Finish { .. }) | None => copy.successor().or(copy.assignment()),
+        };
+        stays_on.map(|assignment| assignment.server_id)
     }
 
     /// Notes down what speaks for and against every server, if `key` is the copy that is looked at.
