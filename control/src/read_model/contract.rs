@@ -1,6 +1,8 @@
 //! What every implementation of [`ReadModel`] must do. Written against the trait; run on each implementation.
 
+mod copies;
 mod engine;
+mod history;
 mod recorder;
 mod replicas;
 mod world;
@@ -11,10 +13,10 @@ use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, IdSource as _, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::settings::RecordingMode;
-use longwatch_events::state::Membership;
+use longwatch_events::state::{Membership, Placement};
 use longwatch_events::subject::LogStream;
 
-use super::rows::{CameraState, Change, Condition, Observation, Observations, SegmentRow};
+use super::rows::{CameraState, Change, Condition, Observation, Observations, Place, SegmentRow};
 use super::{Applied, AssignmentFilter, CameraFilter, Page, Range, ReadModel};
 
 pub(super) use engine::Database;
@@ -245,7 +247,7 @@ async fn a_name_is_found_in_any_case_and_a_percent_sign_is_a_percent_sign(model:
     }
 }
 
-async fn detaching_a_server_unplans_its_cameras(model: &dyn ReadModel) {
+async fn a_server_that_is_let_go_stays_and_its_cameras_are_unplanned(model: &dyn ReadModel) {
     let mut world = World::new(model);
     let (tenant, camera, server, _) = everything(&mut world).await;
     let assigned = model.assignments(AssignmentFilter::default(), all()).await.unwrap().items;
@@ -254,13 +256,16 @@ async fn detaching_a_server_unplans_its_cameras(model: &dyn ReadModel) {
     let cameras = DetachedCameras::Keep;
     world.happens(Event::ServerDetached(ServerDetached { server_id: server, cameras })).await;
 
-    let detached = model.server(server).await.unwrap().unwrap();
-    assert_eq!(detached.row.membership, Membership::Detached { seen_again: false });
-    assert_eq!(detached.cameras, 0);
+    let let_go = model.server(server).await.unwrap().unwrap();
+    assert_eq!((let_go.row.membership, let_go.cameras), (Membership::Detached { seen_again: false }, 0));
     let view = model.camera(tenant, camera).await.unwrap().unwrap();
-    assert_eq!(view.placement(), world.state.camera(tenant, camera).unwrap().placement());
+    assert_eq!(view.placement(), Placement::Unplanned);
     assert_eq!(view.state(&Observations::new()), CameraState::Unplaced);
     assert!(model.assignments(AssignmentFilter::default(), all()).await.unwrap().items.is_empty());
+    // And the timeline knows since when.
+    let rows = model.timeline(tenant, camera, Range { from: at(0), to: at(1_000) }).await.unwrap();
+    let place = rows.placements.last().unwrap();
+    assert_eq!((place.at, place.place), (at(world.seconds), Place::Unplanned));
 }
 
 async fn what_a_server_says_of_an_epoch_it_was_not_given_does_not_count(model: &dyn ReadModel) {
@@ -304,7 +309,8 @@ async fn the_timeline_begins_with_the_last_segment_before_it(model: &dyn ReadMod
 }
 
 macro_rules! on {
-    ($engine:ident, $module:ident, one: { $($one:ident),+ $(,)? }, several: { $($several:ident),+ $(,)? } $(,)?) => {
+    ($engine:ident, $module:ident, one: { $($one:ident),+ $(,)? }, copies: { $($copies:ident),+ $(,)? },
+        several: { $($several:ident),+ $(,)? } $(,)?) => {
         mod $module {
             use super::Engine;
 
@@ -316,11 +322,26 @@ macro_rules! on {
                 }
             )+
             $(
+                #[tokio::test]
+                async fn $copies() {
+                    let database = Engine::$engine.database().await;
+                    super::copies::$copies(&*database.open().await).await;
+                }
+            )+
+            $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $several() {
                     super::replicas::$several(Engine::$engine).await;
                 }
             )+
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn whatever_happens_and_however_it_is_cut_the_rows_are_what_state_says() {
+                super::history::whatever_happens_and_however_it_is_cut_the_rows_are_what_state_says(
+                    Engine::$engine,
+                )
+                .await;
+            }
         }
     };
 }
@@ -345,9 +366,17 @@ on_every_engine! {
         tenants_are_apart,
         filters_and_counts_agree_with_the_state_of_each_camera,
         a_name_is_found_in_any_case_and_a_percent_sign_is_a_percent_sign,
-        detaching_a_server_unplans_its_cameras,
+        a_server_that_is_let_go_stays_and_its_cameras_are_unplanned,
         what_a_server_says_of_an_epoch_it_was_not_given_does_not_count,
             the_timeline_begins_with_the_last_segment_before_it,
+    },
+    copies: {
+        the_state_of_a_camera_is_that_of_the_copy_that_is_best_off,
+        a_page_of_cameras_holds_all_their_copies,
+        assignments_are_listed_copy_by_copy_with_where_they_move,
+        what_a_server_recorded_in_a_move_that_was_given_up_counts,
+        a_move_becomes_a_placement_when_it_is_finished,
+        a_copy_that_is_not_wanted_any_more_is_gone_and_its_video_is_not,
     },
     several: {
         replicas_that_apply_at_the_same_time_write_what_one_writes,

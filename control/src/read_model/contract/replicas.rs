@@ -21,6 +21,14 @@ use super::world::{World, batch_of_one, eventful};
 /// The log streams that become rows.
 const STREAMS: [LogStream; 2] = [LogStream::Log, LogStream::Recordings];
 
+/// Of a whole log stream the records behind `after`, so many of them.
+pub(super) fn cut(whole: &Batch, after: Position, records: u64) -> Batch {
+    let up_to = Position(after.0 + records).min(whole.up_to);
+    let within = |position: Position| position > after && position <= up_to;
+    let changes = whole.changes.iter().filter(|(position, _)| within(*position)).cloned().collect();
+    Batch { stream: whole.stream, after, up_to, changes }
+}
+
 /// A log, ready to be applied.
 struct Folded([Batch; 2]);
 
@@ -41,11 +49,7 @@ impl Folded {
 
     /// The records behind `after`, so many of them.
     fn cut(&self, stream: LogStream, after: Position, records: u64) -> Batch {
-        let whole = self.of(stream);
-        let up_to = Position(after.0 + records).min(whole.up_to);
-        let within = |position: Position| position > after && position <= up_to;
-        let changes = whole.changes.iter().filter(|(position, _)| within(*position)).cloned().collect();
-        Batch { stream, after, up_to, changes }
+        cut(self.of(stream), after, records)
     }
 
     /// What a single replica makes of it.
