@@ -1,13 +1,14 @@
-use longwatch_events::position::Position;
+mod copies;
+mod ledger;
 
-use super::*;
 use longwatch_events::fact::Codec;
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CountingIds, TenantId};
-use proptest::prelude::*;
+use longwatch_events::position::Position;
+use longwatch_events::reason::UnplacedReason;
 
 use super::super::rows::{Condition, InterruptionRow, OpenVideo, Place, PlacedRow, StatusRow};
-use longwatch_events::reason::UnplacedReason;
+use super::*;
 
 const S: i64 = 1_000_000;
 
@@ -357,112 +358,4 @@ fn of_facts_about_one_moment_the_newest_assignment_s_counts() {
         (95, 100, "closed"),
     ];
     assert_eq!(gaps(&draw(&rows, 0, 120, 500)), expected);
-}
-
-prop_compose! {
-    fn any_segment()(start in 0_i64..200, length in 1_i64..30, epoch in 1_u64..4) -> SegmentRow {
-        segment(at(start), at(start + length), epoch)
-    }
-}
-
-prop_compose! {
-    fn any_gap()(start in 0_i64..200, length in 1_i64..30, epoch in 1_u64..4) -> GapRow {
-        GapRow { copy: 0, epoch: Epoch(epoch), start: at(start), end: at(start + length), cause: Cause::Closed }
-    }
-}
-
-prop_compose! {
-    fn any_status()(
-        epoch in 1_u64..4,
-        recording in any::<bool>(),
-        since in 0_i64..200,
-        length in proptest::option::of(0_i64..40),
-    ) -> StatusRow {
-        let condition = if recording { Condition::Recording } else { offline(Cause::Refused) };
-        let until = if recording { None } else { length.map(|length| since + length) };
-        status(epoch, condition, since, Some((since, until)))
-    }
-}
-
-prop_compose! {
-    fn any_rows()(
-        mut segments in proptest::collection::vec(any_segment(), 0..12),
-        gaps in proptest::collection::vec(any_gap(), 0..6),
-        interruptions in proptest::collection::vec(0_i64..200, 0..6),
-        placements in proptest::collection::vec((0_i64..200, any::<bool>()), 0..5),
-        status in proptest::option::of(any_status()),
-    ) -> TimelineRows {
-        segments.sort_by_key(|s| (s.start, s.end));
-        let interruptions = interruptions
-            .into_iter()
-            .map(|second| InterruptionRow { copy: 0, epoch: Epoch(1), server_id: server(), at: at(second), cause: Cause::Timeout })
-            .collect();
-        let placements = placements
-            .into_iter()
-            .map(|(second, assigned)| PlacedRow {
-                copy: 0,
-                at: at(second),
-                place: if assigned { Place::Server(server()) } else { Place::Unplanned },
-            })
-            .collect();
-        TimelineRows { segments, gaps, interruptions, placements, statuses: status.into_iter().collect() }
-    }
-}
-
-proptest! {
-    /// The oracle looks at every second on its own.
-    #[test]
-    fn every_scheduled_moment_is_covered_or_in_exactly_one_gap(
-        rows in any_rows(), from in -20_i64..150, length in 0_i64..250, now in 0_i64..260,
-        created in 0_i64..100, silent in proptest::option::of(0_i64..200),
-    ) {
-        let inputs = Inputs {
-            range: Range { from: at(from), to: at(from + length) },
-            now: at(now),
-            created_at: at(created),
-            recorders: vec![Recorder { silent_since: silent.map(at), ..recorder(1) }],
-            rows: &rows,
-        };
-        let timeline = draw_up(&inputs);
-        for second in -30..420 {
-            let moment = at(second);
-            let scheduled = second >= from.max(created) && second < (from + length).min(now);
-            let in_segment = rows.segments.iter().any(|s| s.start <= moment && moment < s.end);
-            let in_tail = rows.statuses.iter().any(|status| {
-                let open = status.open.unwrap();
-                let last = rows.segments.iter().filter(|s| s.epoch == status.epoch).map(|s| s.end).max();
-                let live = status.epoch == Epoch(1) && status.condition == Condition::Recording;
-                let growing = live.then_some(at(silent.map_or(now, |silent| silent.min(now))));
-                let end = open.until.or(growing);
-                end.is_some_and(|end| last.map_or(open.since, |last| last.max(open.since)) <= moment && moment < end)
-            });
-            let holding = timeline.gaps.iter().filter(|g| g.start <= moment && moment < g.end).count();
-            let expected = usize::from(scheduled && !in_segment && !in_tail);
-            prop_assert_eq!(holding, expected, "at second {}: {:?}", second, timeline);
-            let copies = rows.segments.iter().filter(|s| s.start <= moment && moment < s.end).count();
-            let in_range = second >= from && second < from + length;
-            let overlaps = timeline.overlaps.iter().filter(|o| o.from <= moment && moment < o.to).count();
-            prop_assert_eq!(overlaps, usize::from(in_range && copies > 1), "at second {}", second);
-        }
-    }
-
-    #[test]
-    fn gaps_are_ordered_and_never_empty(rows in any_rows(), jitter in 0_i64..3_000, now in 1_i64..260) {
-        let mut rows = rows;
-        for segment in &mut rows.segments {
-            segment.start = segment.start.plus_millis(jitter % 150);
-            segment.end = segment.end.plus_millis(jitter);
-        }
-        let timeline = draw(&rows, 0, 300, now);
-        for gap in &timeline.gaps {
-            prop_assert!(gap.start < gap.end);
-        }
-        for pair in timeline.gaps.windows(2) {
-            prop_assert!(pair[0].end <= pair[1].start);
-            prop_assert!(pair[0].end < pair[1].start || pair[0].cause != pair[1].cause);
-        }
-        for overlap in &timeline.overlaps {
-            prop_assert!(overlap.from < overlap.to);
-        }
-    }
 }
