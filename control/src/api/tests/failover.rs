@@ -120,6 +120,11 @@ async fn a_server_is_drained_and_gets_its_cameras_back() {
     let placement = &camera["placements"][0];
     assert_eq!(placement["moving_to"]["server_id"], b.to_string());
     assert_eq!(placement["moving_to"]["reason"], "drain");
+    let listed = api.get(&format!("/v1/assignments?camera_id={moves}")).await.expect(200).json();
+    assert_eq!(listed["items"][0]["server_id"], a.to_string());
+    assert_eq!(listed["items"][0]["moving_to"], placement["moving_to"]);
+    let of_b = api.get(&format!("/v1/assignments?server_id={b}")).await.json();
+    assert_eq!(of_b["items"], json!([]), "it has none before the move is over");
     let metrics = api.get("/metrics").await.text;
     assert!(metrics.contains("longwatch_moves_under_way 1"), "{metrics}");
     assert!(metrics.contains("longwatch_servers{state=\"draining\"} 1"), "{metrics}");
@@ -261,6 +266,15 @@ async fn a_camera_has_copies_of_which_each_is_told() {
     );
     let listed = api.get(CAMERAS).await.json();
     assert_eq!(listed["items"][0]["placements"], shown["placements"]);
+    let first = api.get("/v1/assignments?limit=1").await.json();
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let rest = api.get(&format!("/v1/assignments?limit=1&cursor={cursor}")).await.json();
+    for (part, copy, server) in [(&first, 0, a), (&rest, 1, b)] {
+        let [item] = part["items"].as_array().unwrap().as_slice() else { panic!("{part}") };
+        assert_eq!((&item["copy"], &item["server_id"]), (&json!(copy), &json!(server.to_string())));
+        assert_eq!(item["moving_to"], Value::Null);
+    }
+    assert_eq!(rest["next_cursor"], Value::Null);
 
     let path = format!("{CAMERAS}/{camera}");
     let wrong = api.patch(&path, None, &json!({ "single_session": true })).await;
