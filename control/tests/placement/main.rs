@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "each part of the world takes the steps that are its own")]
 
-mod examples;
+mod asking;
+mod constraints;
+mod failover;
+mod moves;
 mod oracle;
+mod outlook;
 mod properties;
 mod rules;
 mod steps;

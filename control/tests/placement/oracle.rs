@@ -319,11 +319,11 @@ impl Case {
             AssignReason::LeastLoaded => true,
             // It need only be no worse than where it was.
             AssignReason::Rebalance => {
-                let siblings = self.before.siblings_on(key);
-                let mut zones =
-                    siblings.iter().filter(|id| self.before.is_up(**id)).map(|id| self.before.zone(*id));
+                let mut siblings = self.before.siblings_on(key);
+                siblings.extend(self.after.siblings_on(key));
+                let mut zones = siblings.iter().filter(|id| self.before.is_up(**id));
                 let was_in = copy.on.and_then(|on| self.before.zone(on));
-                !zones.any(|zone| zone.is_some() && zone == was_in)
+                was_in.is_none() || !zones.any(|id| self.before.zone(*id) == was_in)
             }
             // Whoever prefers a server goes there, whatever its zone.
             AssignReason::Failover

@@ -75,9 +75,15 @@ fn arrive(world: &mut World) {
     panic!("cameras are moved for ever");
 }
 
-/// The same histories every time: a run that fails fails again. `PROPTEST_CASES` makes them more.
-fn same_every_time() -> ProptestConfig {
-    ProptestConfig { rng_seed: RngSeed::Fixed(3), failure_persistence: None, ..ProptestConfig::default() }
+/// The same histories every time: a run that fails fails again. `PROPTEST_CASES` makes them more, `PROPTEST_RNG_SEED`
+/// others.
+pub(crate) fn same_every_time() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let rng_seed = match default.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(3),
+        RngSeed::Fixed(asked_for) => RngSeed::Fixed(asked_for),
+    };
+    ProptestConfig { rng_seed, failure_persistence: None, ..default }
 }
 
 proptest! {

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use longwatch_control::decide::command::{Command, Refusal, decide};
 use longwatch_control::decide::placement::{self, Evidence, Inputs, Scope, Shown, Step};
 use longwatch_events::event::{
-    Decision, Event, Part, PlanEntry, PlanMade, ServerDiskMeasured, ServerLost, ServerReturned,
+    CameraMoveRequested, Decision, Event, Part, PlanEntry, PlanMade, ServerDiskMeasured, ServerLost,
+    ServerReturned,
 };
 use longwatch_events::fold::{self, Outcome};
 use longwatch_events::id::{CameraId, CopyKey, EventId, ServerId, TenantId};
@@ -227,6 +228,13 @@ impl World {
         let CopyKey { tenant_id, camera_id, copy } = key;
         let expected = self.state.camera(tenant_id, camera_id).unwrap().version;
         self.command(Command::MoveCamera { tenant_id, camera_id, copy, expected, server_id })
+    }
+
+    /// A wish that the log holds although it would be refused now: it was decided just before something else.
+    pub(crate) fn ask_for_move_in_a_race(&mut self, key: CopyKey, server_id: ServerId) {
+        let CopyKey { tenant_id, camera_id, copy } = key;
+        let wish = CameraMoveRequested { tenant_id, camera_id, copy, server_id };
+        self.happen(&Event::CameraMoveRequested(wish));
     }
 
     pub(crate) fn camera(&self, key: CopyKey) -> &Camera {
