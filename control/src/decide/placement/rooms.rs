@@ -93,12 +93,12 @@ pub(super) struct Others {
     pub(super) siblings: Vec<ServerId>,
 }
 
-/// Requests of one kind that differ in nothing but bitrate: if one finds no room, none that asks for more does.
+/// Requests of one kind that differ in nothing but bitrate and home: if one finds no room, none that asks for more does,
+/// and for the same reason. Which home it is does not matter: whoever comes to look elsewhere was refused there, by what
+/// refuses everybody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind<'a> {
-    is_taken_from_home: bool,
-    /// Home, if that is up: the only server that would not take the copy over.
-    home: Option<ServerId>,
+    has_home: bool,
     labels: &'a Labels,
 }
 
@@ -252,6 +252,12 @@ impl<'a> Request<'a> {
         self.labels
     }
 
+    /// What it has in common with other requests; `None` if it is one of its own.
+    pub(super) fn kind(&self) -> Option<Kind<'a>> {
+        let is_one_of_many = self.is_alone() && self.away_from.is_none();
+        is_one_of_many.then_some(Kind { has_home: self.home.is_some(), labels: self.labels })
+    }
+
     /// The server that it belongs to.
     pub(super) const fn home(&self) -> Option<ServerId> {
         self.home
@@ -333,16 +339,6 @@ impl<'a> Rooms<'a> {
     ) -> bool {
         self.get(server_id)
             .is_some_and(|room| room.without(bitrate_bps).refusal(server_id, request).is_none())
-    }
-
-    /// What `request` has in common with others; `None` if it is one of its own.
-    pub(super) fn kind(&self, request: &Request<'a>) -> Option<Kind<'a>> {
-        let is_one_of_many = request.others.taken.is_empty() && request.away_from.is_none();
-        is_one_of_many.then(|| Kind {
-            is_taken_from_home: request.home.is_some(),
-            home: request.home.filter(|home| self.rooms.contains_key(home)),
-            labels: request.labels,
-        })
     }
 
     /// What speaks against the zone of `server_id`.

@@ -116,7 +116,7 @@ impl<'a> Draft<'a> {
 
     /// The best server for what is asked for; remembers what there is no room for.
     pub(super) fn best(&mut self, request: &Request<'a>) -> Option<ServerId> {
-        let kind = self.rooms.kind(request);
+        let kind = request.kind();
         let known = kind.and_then(|kind| self.exhausted.get(&kind));
         if known.is_some_and(|bitrate_bps| request.bitrate_bps >= *bitrate_bps) {
             return None;
@@ -215,7 +215,7 @@ impl<'a> Draft<'a> {
     }
 
     fn why_left_out(&mut self, request: &Request<'a>) -> UnplacedReason {
-        let key = self.rooms.kind(request).map(|kind| (kind, request.bitrate_bps));
+        let key = request.kind().map(|kind| (kind, request.bitrate_bps));
         if let Some(known) = key.and_then(|key| self.reasons.get(&key)) {
             return *known;
         }
