@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{CameraId, CopyKey, ServerId, TenantId};
 use crate::position::Position;
-use crate::reason::UnplacedReason;
+use crate::reason::{AssignReason, UnplacedReason};
+use crate::settings::Priority;
 use crate::state::{Camera, CameraCopy, Placement, State};
 
 /// See the module.
@@ -33,6 +34,7 @@ pub struct Roster {
     bitrate_bps: u64,
     leaving: u32,
     leaving_bps: u64,
+    at_will: u32,
 }
 
 impl PartialEq for Index {
@@ -49,7 +51,8 @@ impl PartialEq for Index {
 
 impl Eq for Index {}
 
-static EMPTY: Roster = Roster { copies: BTreeSet::new(), bitrate_bps: 0, leaving: 0, leaving_bps: 0 };
+static EMPTY: Roster =
+    Roster { copies: BTreeSet::new(), bitrate_bps: 0, leaving: 0, leaving_bps: 0, at_will: 0 };
 
 impl Roster {
     /// The copies, by tenant, camera and number.
@@ -75,6 +78,11 @@ impl Roster {
     /// How many of them are about to leave, and what their cameras are expected to send.
     pub const fn leaving(&self) -> (u32, u64) {
         (self.leaving, self.leaving_bps)
+    }
+
+    /// How many of them are [`is_at_will`].
+    pub const fn at_will(&self) -> u32 {
+        self.at_will
     }
 }
 
@@ -156,6 +164,9 @@ impl Index {
                 roster.leaving_bps += bitrate_bps;
                 self.moving.insert(key);
             }
+            if let Some(there) = at_will(camera, copy) {
+                self.rosters.entry(there).or_default().at_will += 1;
+            }
             if let Some(home) = copy.home {
                 self.away.entry(home).or_default().insert(key);
             }
@@ -181,6 +192,11 @@ impl Index {
             {
                 roster.leaving -= 1;
                 roster.leaving_bps -= bitrate_bps;
+            }
+            if let Some(there) = at_will(camera, copy)
+                && let Some(roster) = self.rosters.get_mut(&there)
+            {
+                roster.at_will -= 1;
             }
             for server_id in copy.servers() {
                 self.changed.insert(server_id, position);
@@ -216,6 +232,35 @@ fn insert_if(set: &mut BTreeSet<CopyKey>, key: CopyKey, belongs: bool) {
 /// What a camera is counted with, in bits per second. Bounded at a terabit, so that no sum over cameras overflows.
 pub fn bitrate(camera: &Camera) -> u64 {
     camera.settings.expected_bitrate_bps.unwrap_or(0).min(1 << 40)
+}
+
+/// Whether a copy is where it is because there was room, and for nothing else: only such a one may be moved to even out
+/// load. (A spare server, empty by intent, is emptier than all others for ever; who looks for such copies must not have to
+/// look at every camera again and again to find none.)
+pub fn is_at_will(camera: &Camera, copy: &CameraCopy) -> bool {
+    at_will(camera, copy).is_some()
+}
+
+/// The server on which a copy is at will.
+fn at_will(camera: &Camera, copy: &CameraCopy) -> Option<ServerId> {
+    let now_on = copy.assignment()?;
+    let is_for_room = match now_on.reason {
+        AssignReason::LeastLoaded
+        | AssignReason::Failover
+        | AssignReason::Drain
+        | AssignReason::OverCapacity
+        | AssignReason::Labels
+        | AssignReason::Rebalance => true,
+        AssignReason::Preferred | AssignReason::Home | AssignReason::Failback | AssignReason::Requested => {
+            false
+        }
+    };
+    let settings = &camera.settings;
+    let may_go = settings.preferred_server_id != Some(now_on.server_id)
+        && settings.failover_priority != Priority::Never
+        && !settings.single_session;
+    let is_settled = copy.successor().is_none() && copy.requested().is_none() && copy.home.is_none();
+    (is_for_room && may_go && is_settled && camera.wants_recording()).then_some(now_on.server_id)
 }
 
 /// See [`Index::waiting`].

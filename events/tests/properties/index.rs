@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use longwatch_events::id::{CopyKey, ServerId};
-use longwatch_events::index::Index;
+use longwatch_events::index::{Index, is_at_will};
 use longwatch_events::position::Position;
 use longwatch_events::reason::UnplacedReason;
 use longwatch_events::settings::RecordingMode;
@@ -45,7 +45,7 @@ fn check(state: &State) -> Result<(), TestCaseError> {
     prop_assert_eq!(index, &Index::of(state));
     for (server, _) in state.servers() {
         let roster = index.roster(server);
-        let (mut held, mut bitrate_bps, mut leaving) = (Vec::new(), 0, (0, 0));
+        let (mut held, mut bitrate_bps, mut leaving, mut at_will) = (Vec::new(), 0, (0, 0), 0);
         for (key, camera, copy) in copies(state) {
             if now(copy) == Some(server) || next(copy) == Some(server) {
                 held.push(key);
@@ -54,10 +54,12 @@ fn check(state: &State) -> Result<(), TestCaseError> {
             if now(copy) == Some(server) && next(copy).is_some() {
                 leaving = (leaving.0 + 1, leaving.1 + bitrate(camera));
             }
+            at_will += u32::from(now(copy) == Some(server) && is_at_will(camera, copy));
         }
         prop_assert_eq!(roster.copies().collect::<Vec<_>>(), held.clone());
         prop_assert_eq!((roster.len() as usize, roster.is_empty()), (held.len(), held.is_empty()));
         prop_assert_eq!((roster.bitrate_bps(), roster.leaving()), (bitrate_bps, leaving));
+        prop_assert_eq!(roster.at_will(), at_will);
         let away: Vec<_> = index.away_from(server).collect();
         prop_assert_eq!(away, keys(state, |_, copy| copy.home == Some(server)));
     }

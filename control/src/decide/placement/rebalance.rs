@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use longwatch_events::event::Decision;
 use longwatch_events::id::{CopyKey, ServerId};
+use longwatch_events::index;
 use longwatch_events::policy::Mode;
 use longwatch_events::reason::{AssignReason, UnplacedReason};
-use longwatch_events::settings::{Labels, Priority};
-use longwatch_events::state::{Assignment, Camera, CameraCopy};
+use longwatch_events::settings::Labels;
 
 use super::Draft;
 
@@ -86,7 +86,9 @@ impl<'a> Draft<'a> {
                 continue;
             };
             let load = (room.settled_load(), server_id);
-            loads.givers.insert(load);
+            if state.index().roster(server_id).at_will() > 0 {
+                loads.givers.insert(load);
+            }
             let is_awaited = state.index().away_from(server_id).any(|key| self.is_still_away(key));
             if now.millis_since(server.present_since) >= stable_ms && !is_awaited {
                 loads.takers.insert(load);
@@ -138,38 +140,16 @@ impl<'a> Draft<'a> {
 
     /// The copies of a server that nobody and nothing wants just there, the last to be placed first.
     fn may_be_evened_out(&self, from: ServerId) -> Vec<CopyKey> {
-        let copies = self.inputs.state.index().roster(from).copies().rev();
-        let goes = copies.filter(|key| {
-            self.movable(*key).is_some_and(|(camera, copy, now_on)| {
-                now_on.server_id == from && self.is_there_at_will(camera, copy, &now_on)
-            })
-        });
-        goes.collect()
-    }
-
-    fn is_there_at_will(&self, camera: &Camera, copy: &CameraCopy, now_on: &Assignment) -> bool {
-        let is_at_will = match now_on.reason {
-            AssignReason::LeastLoaded
-            | AssignReason::Failover
-            | AssignReason::Drain
-            | AssignReason::OverCapacity
-            | AssignReason::Labels
-            | AssignReason::Rebalance => true,
-            AssignReason::Preferred
-            | AssignReason::Home
-            | AssignReason::Failback
-            | AssignReason::Requested => false,
-        };
-        let is_settled = camera.settings.preferred_server_id == Some(now_on.server_id)
-            || camera.settings.failover_priority == Priority::Never
-            || copy.home.is_some();
         let stable_ms = i64::from(self.inputs.state.policy.rebalance.stable_s) * 1_000;
-        is_at_will
-            && !is_settled
-            && copy.requested().is_none()
-            && !camera.settings.single_session
-            && !self.is_resting(copy)
-            && self.inputs.now.millis_since(now_on.since) >= stable_ms
+        let goes = |key: &CopyKey| {
+            self.movable(*key).is_some_and(|(camera, copy, now_on)| {
+                now_on.server_id == from
+                    && index::is_at_will(camera, copy)
+                    && !self.is_resting(copy)
+                    && self.inputs.now.millis_since(now_on.since) >= stable_ms
+            })
+        };
+        self.inputs.state.index().roster(from).copies().rev().filter(goes).collect()
     }
 
     /// Whether the two servers differ less once a copy has moved.
