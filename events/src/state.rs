@@ -316,12 +316,14 @@ impl State {
 
     /// The server whose worker holds this key.
     pub fn server_by_key(&self, key: &PublicKey) -> Option<(ServerId, &Server)> {
-        self.servers().find(|(_, server)| server.public_key.as_ref() == Some(key))
+        let server_id = self.index.with_key(key)?;
+        Some((server_id, self.server(server_id)?))
     }
 
     /// The server of this name. One that was let go has none any more: another may take its name.
     pub fn server_by_name(&self, name: &str) -> Option<(ServerId, &Server)> {
-        self.servers().find(|(_, server)| server.settings.name == name && !server.is_detached())
+        let server_id = self.index.with_name(name)?;
+        Some((server_id, self.server(server_id)?))
     }
 
     /// A tenant's camera. There is no way to a camera without its tenant.
