@@ -180,7 +180,7 @@ fn checked_claim(key: &Key, request: &[u8]) -> Result<JoinClaim, Refused> {
             "a server's name has 1 to {MAX_NAME} printable characters, no spaces around"
         )));
     }
-    let fits = |(key, value): (&String, &String)| {
+    let fits = |(key, value): (&str, &str)| {
         is_printable(key, MAX_LABEL_KEY)
             && value.len() <= MAX_LABEL_VALUE
             && !value.chars().any(char::is_control)

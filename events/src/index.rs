@@ -1,4 +1,5 @@
-//! What State is looked up by: which copies a server holds, which have no server, which are on the move. Kept up to date
+//! What State is looked up by: which copies a server holds, which have no server, which are on the move, which server
+//! has a name or a key. Kept up to date
 //! by [`crate::fold`] beside State, so that a decision about one server of ten thousand looks at that one's cameras and
 //! not at a million.
 //!
@@ -10,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::{CameraId, CopyKey, ServerId, TenantId};
 use crate::position::Position;
 use crate::reason::{AssignReason, UnplacedReason};
+use crate::sealed::PublicKey;
 use crate::settings::Priority;
-use crate::state::{Camera, CameraCopy, Placement, State};
+use crate::state::{Camera, CameraCopy, Placement, Server, State};
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +24,9 @@ pub struct Index {
     moving: BTreeSet<CopyKey>,
     particular: BTreeSet<CopyKey>,
     requested: BTreeSet<CopyKey>,
+    keys: BTreeMap<PublicKey, ServerId>,
+    /// Of servers that were not let go.
+    names: BTreeMap<String, ServerId>,
     /// When a roster, or what its server is to know of it, changed last. Not what follows from State alone: a State that
     /// was read from a snapshot has forgotten it.
     changed: BTreeMap<ServerId, Position>,
@@ -39,13 +44,15 @@ pub struct Roster {
 
 impl PartialEq for Index {
     fn eq(&self, other: &Self) -> bool {
-        let Self { rosters, away, waiting, moving, particular, requested, changed: _ } = self;
+        let Self { rosters, away, waiting, moving, particular, requested, keys, names, changed: _ } = self;
         *rosters == other.rosters
             && *away == other.away
             && *waiting == other.waiting
             && *moving == other.moving
             && *particular == other.particular
             && *requested == other.requested
+            && *keys == other.keys
+            && *names == other.names
     }
 }
 
@@ -90,6 +97,9 @@ impl Index {
     /// The index of `state`, made from nothing.
     pub fn of(state: &State) -> Self {
         let mut index = Self::default();
+        for (server_id, server) in state.servers() {
+            index.add_server(server_id, server);
+        }
         for (tenant_id, camera_id, camera) in state.cameras() {
             index.add(tenant_id, camera_id, camera, state.position);
         }
@@ -129,6 +139,36 @@ impl Index {
     /// The copies that somebody wants elsewhere.
     pub fn requested(&self) -> impl Iterator<Item = CopyKey> {
         self.requested.iter().copied()
+    }
+
+    /// The server whose worker holds this key.
+    pub(crate) fn with_key(&self, key: &PublicKey) -> Option<ServerId> {
+        self.keys.get(key).copied()
+    }
+
+    /// The server of this name that was not let go.
+    pub(crate) fn with_name(&self, name: &str) -> Option<ServerId> {
+        self.names.get(name).copied()
+    }
+
+    /// Takes note of a server's name and key. They are not in the index yet.
+    pub(crate) fn add_server(&mut self, server_id: ServerId, server: &Server) {
+        if let Some(key) = server.public_key {
+            self.keys.insert(key, server_id);
+        }
+        if !server.is_detached() {
+            self.names.insert(server.settings.name.clone(), server_id);
+        }
+    }
+
+    /// Forgets a server that [`Self::add_server`] took note of just as it is.
+    pub(crate) fn remove_server(&mut self, server: &Server) {
+        if let Some(key) = &server.public_key {
+            self.keys.remove(key);
+        }
+        if !server.is_detached() {
+            self.names.remove(&server.settings.name);
+        }
     }
 
     /// The position from which on `server` holds what it holds now; if it never held anything, the beginning.

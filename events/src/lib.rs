@@ -16,6 +16,7 @@ pub mod hash;
 pub mod id;
 pub mod index;
 pub mod join;
+pub mod labels;
 pub mod log;
 pub mod policy;
 pub mod position;

@@ -1,16 +1,12 @@
 //! What a person can set about a camera or a server. Values, shared by events, State and API. What is set for the whole
 //! system is [`crate::policy`].
 
-use std::collections::BTreeMap;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ServerId;
+pub use crate::labels::Labels;
 use crate::sealed::Sealed;
-
-/// Free-form `key: value` pairs.
-pub type Labels = BTreeMap<String, String>;
 
 /// Everything a camera can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

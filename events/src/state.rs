@@ -33,7 +33,8 @@ pub struct State {
     pub barrier_version: Position,
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
     pub(crate) servers: BTreeMap<ServerId, Server>,
-    pub(crate) cameras: BTreeMap<TenantId, BTreeMap<CameraId, Camera>>,
+    /// Boxed: a node of such a map is about half empty, and a camera is large.
+    pub(crate) cameras: BTreeMap<TenantId, BTreeMap<CameraId, Box<Camera>>>,
     /// Follows from the rest; never written down.
     #[serde(skip)]
     pub(crate) index: Index,
@@ -316,17 +317,19 @@ impl State {
 
     /// The server whose worker holds this key.
     pub fn server_by_key(&self, key: &PublicKey) -> Option<(ServerId, &Server)> {
-        self.servers().find(|(_, server)| server.public_key.as_ref() == Some(key))
+        let server_id = self.index.with_key(key)?;
+        Some((server_id, self.server(server_id)?))
     }
 
     /// The server of this name. One that was let go has none any more: another may take its name.
     pub fn server_by_name(&self, name: &str) -> Option<(ServerId, &Server)> {
-        self.servers().find(|(_, server)| server.settings.name == name && !server.is_detached())
+        let server_id = self.index.with_name(name)?;
+        Some((server_id, self.server(server_id)?))
     }
 
     /// A tenant's camera. There is no way to a camera without its tenant.
     pub fn camera(&self, tenant: TenantId, camera: CameraId) -> Option<&Camera> {
-        self.cameras.get(&tenant)?.get(&camera)
+        self.cameras.get(&tenant)?.get(&camera).map(Box::as_ref)
     }
 
     /// The camera of a copy, and the copy.
@@ -337,14 +340,14 @@ impl State {
 
     /// A tenant's cameras, by id.
     pub fn cameras_of(&self, tenant: TenantId) -> impl Iterator<Item = (CameraId, &Camera)> {
-        self.cameras.get(&tenant).into_iter().flatten().map(|(id, camera)| (*id, camera))
+        self.cameras.get(&tenant).into_iter().flatten().map(|(id, camera)| (*id, camera.as_ref()))
     }
 
     /// All cameras of all tenants, by tenant and id. An answer to a tenant uses [`Self::cameras_of`].
     pub fn cameras(&self) -> impl Iterator<Item = (TenantId, CameraId, &Camera)> {
         self.cameras
             .iter()
-            .flat_map(|(tenant, cameras)| cameras.iter().map(|(id, camera)| (*tenant, *id, camera)))
+            .flat_map(|(tenant, cameras)| cameras.iter().map(|(id, camera)| (*tenant, *id, camera.as_ref())))
     }
 
     /// What can be looked up without walking over everything.

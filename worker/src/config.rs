@@ -281,7 +281,7 @@ fn labels(texts: Vec<String>) -> Result<Labels, Error> {
             return invalid("--label", format!("`{key}` is given twice"));
         }
     }
-    Ok(labels)
+    Ok(labels.into())
 }
 
 fn networks(texts: Vec<String>) -> Result<Vec<IpNet>, Error> {
@@ -346,7 +346,7 @@ mod tests {
             ("from file", 9_000, 7)
         );
         assert_eq!(config.nats, ["nats://f:1", "nats://g:1"]);
-        assert_eq!(config.labels, BTreeMap::from([("zone".to_owned(), "south".to_owned())]));
+        assert_eq!(config.labels, Labels::from([("zone".to_owned(), "south".to_owned())]));
         assert_eq!(config.log_format, LogFormat::Json);
     }
 

@@ -112,7 +112,7 @@ pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> 
         copies: settings.wanted_copies(),
         name: settings.name,
         folder_id: None,
-        labels: settings.labels,
+        labels: settings.labels.into(),
         source,
         recording: Recording { mode: settings.recording.mode },
         retention: Retention {
@@ -121,7 +121,7 @@ pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> 
         },
         failover_priority: settings.failover_priority,
         preferred_server_id: settings.preferred_server_id,
-        server_labels: settings.server_labels,
+        server_labels: settings.server_labels.into(),
         single_session: settings.single_session,
         expected_bitrate_bps: settings.expected_bitrate_bps,
         state: state.as_str(),

@@ -215,7 +215,7 @@ pub(super) fn show(
     Server {
         id,
         name: settings.name.clone(),
-        labels: settings.labels.clone(),
+        labels: settings.labels.clone().into(),
         capacity: Capacity {
             max_cameras: settings.capacity.max_cameras,
             max_bitrate_bps: settings.capacity.max_bitrate_bps,

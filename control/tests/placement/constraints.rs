@@ -167,7 +167,7 @@ fn a_camera_leaves_a_server_that_lacks_a_label_it_asks_for_now() {
     assert_eq!(world.all_on(&cameras), [Some(ssd), Some(plain)], "better there than nowhere");
 
     // Or one whose labels were taken away.
-    world.change_server(ssd, |settings| settings.labels.clear());
+    world.change_server(ssd, |settings| settings.labels = Labels::default());
     world.change_server(plain, |settings| {
         settings.labels.insert("disk".into(), "ssd".into());
     });
@@ -187,7 +187,7 @@ fn a_move_for_a_label_that_is_not_asked_for_any_more_is_given_up() {
     });
     world.plan();
     assert!(world.to(camera).is_some());
-    world.change_camera(camera, |settings| settings.server_labels.clear());
+    world.change_camera(camera, |settings| settings.server_labels = Labels::default());
     world.plan();
     assert_eq!((world.on(camera), world.to(camera)), (Some(plain), None));
 }

@@ -227,7 +227,7 @@ fn is_even(view: &View, now: Timestamp, key: CopyKey, copy: &Copy, on: ServerId,
         let of = |id: ServerId| view.zone(id);
         let shares = of(server_id)
             .is_some_and(|zone| ask.taken.iter().any(|id| view.is_up(*id) && of(*id) == Some(zone)));
-        (shares, copy.zone.is_some() && of(server_id) != copy.zone.as_ref())
+        (shares, copy.zone.is_some() && of(server_id) != copy.zone.as_deref())
     };
     for (to, server) in &view.servers {
         let is_awaited = view.copies.values().any(|copy| copy.home == Some(*to));

@@ -178,9 +178,8 @@ fn spec() -> impl Strategy<Value = ServerSpec> {
     (capacity, failover, zone, any::<bool>()).prop_map(|(capacity, failover, zone, has_ssd)| {
         let (max_cameras, max_bitrate_bps) = capacity;
         let (enabled, takeover_limit) = failover;
-        let mut labels = Labels::new();
-        labels.extend(zone.map(|zone| (ZONE.to_owned(), zone.to_owned())));
-        labels.extend(has_ssd.then(|| ("disk".to_owned(), "ssd".to_owned())));
+        let zone = zone.map(|zone| (ZONE, zone));
+        let labels = zone.into_iter().chain(has_ssd.then_some(("disk", "ssd"))).collect();
         ServerSpec {
             labels,
             capacity: Capacity { max_cameras, max_bitrate_bps },

@@ -109,7 +109,7 @@ impl View {
                     priority: settings.failover_priority,
                     bitrate_bps: settings.expected_bitrate_bps.unwrap_or(0),
                     labels: settings.server_labels.clone(),
-                    zone: settings.labels.get(ZONE).cloned(),
+                    zone: settings.labels.get(ZONE).map(str::to_owned),
                     preferred: settings.preferred_server_id,
                     single_session: settings.single_session,
                 };
@@ -127,7 +127,7 @@ impl View {
         self.servers.get(&server_id).is_some_and(|server| server.is_draining)
     }
 
-    pub(crate) fn zone(&self, server_id: ServerId) -> Option<&String> {
+    pub(crate) fn zone(&self, server_id: ServerId) -> Option<&str> {
         self.servers.get(&server_id)?.settings.labels.get(ZONE)
     }
 

@@ -26,7 +26,7 @@ pub(super) fn added(state: &mut State, position: Position, at: Timestamp, e: &Ca
     };
     fit_copies(&mut camera);
     state.index.add(e.tenant_id, e.camera_id, &camera, position);
-    cameras.insert(e.camera_id, camera);
+    cameras.insert(e.camera_id, Box::new(camera));
     Ok(Outcome::Applied)
 }
 

@@ -34,7 +34,7 @@ pub(super) fn added(state: &mut State, position: Position, at: Timestamp, e: &Se
     if is_taken(state, &e.settings.name, e.server_id) {
         return Ok(Outcome::Stale(1));
     }
-    state.servers.insert(e.server_id, new(e.settings.clone(), Membership::Adopted, at, position));
+    insert(state, e.server_id, new(e.settings.clone(), Membership::Adopted, at, position));
     Ok(Outcome::Applied)
 }
 
@@ -47,19 +47,24 @@ pub(super) fn joined(state: &mut State, position: Position, at: Timestamp, e: &S
         }
         return Ok(Outcome::Stale(1));
     }
-    if let Some(server) = state.servers.get_mut(&e.server_id) {
+    let joined_again = with_server(state, e.server_id, |server| {
         server.version = position;
         if let Membership::Detached { seen_again } = &mut server.membership {
             // Announced, let go before anybody came, and now somebody comes: it is not this server's worker.
             if server.public_key != Some(e.public_key) {
-                return Ok(Outcome::Stale(1));
+                return Outcome::Stale(1);
             }
             *seen_again = true;
         }
         server.public_key = Some(e.public_key);
         server.present_since = at;
-        state.index.touch(e.server_id, position);
-        return Ok(Outcome::Applied);
+        Outcome::Applied
+    });
+    if let Some(outcome) = joined_again {
+        if outcome == Outcome::Applied {
+            state.index.touch(e.server_id, position);
+        }
+        return Ok(outcome);
     }
     if is_taken(state, &e.name, e.server_id) {
         return Ok(Outcome::Stale(1));
@@ -72,7 +77,7 @@ pub(super) fn joined(state: &mut State, position: Position, at: Timestamp, e: &S
     };
     let public_key = Some(e.public_key);
     let server = Server { public_key, ..new(settings, Membership::Undefined, at, position) };
-    state.servers.insert(e.server_id, server);
+    insert(state, e.server_id, server);
     state.index.touch(e.server_id, position);
     Ok(Outcome::Applied)
 }
@@ -81,28 +86,47 @@ pub(super) fn adopted(state: &mut State, position: Position, at: Timestamp, e: &
     let name = state.servers.get(&e.server_id).map(|server| server.settings.name.clone());
     let is_taken = name.is_some_and(|name| is_taken(state, &name, e.server_id));
     // Its join may have been the stale one of two.
-    let Some(server) = state.servers.get_mut(&e.server_id) else { return Outcome::Stale(1) };
-    server.version = position;
-    if is_taken {
-        return Outcome::Stale(1);
-    }
-    server.membership = Membership::Adopted;
-    server.present_since = at;
-    Outcome::Applied
+    let adopted = with_server(state, e.server_id, |server| {
+        server.version = position;
+        if is_taken {
+            return Outcome::Stale(1);
+        }
+        server.membership = Membership::Adopted;
+        server.present_since = at;
+        Outcome::Applied
+    });
+    adopted.unwrap_or(Outcome::Stale(1))
 }
 
 pub(super) fn changed(state: &mut State, position: Position, e: &ServerChanged) -> Folded {
     let is_taken = is_taken(state, &e.settings.name, e.server_id);
-    let server = state
-        .servers
-        .get_mut(&e.server_id)
-        .ok_or_else(|| format!("server {} does not exist", e.server_id))?;
-    server.version = position;
-    if is_taken {
-        return Ok(Outcome::Stale(1));
-    }
-    server.settings = e.settings.clone();
-    Ok(Outcome::Applied)
+    let changed = with_server(state, e.server_id, |server| {
+        server.version = position;
+        if is_taken {
+            return Outcome::Stale(1);
+        }
+        server.settings = e.settings.clone();
+        Outcome::Applied
+    });
+    changed.ok_or_else(|| format!("server {} does not exist", e.server_id))
+}
+
+fn insert(state: &mut State, server_id: ServerId, server: Server) {
+    state.index.add_server(server_id, &server);
+    state.servers.insert(server_id, server);
+}
+
+/// Changes a server that is there, its name, key and membership included.
+fn with_server<T>(
+    state: &mut State,
+    server_id: ServerId,
+    change: impl FnOnce(&mut Server) -> T,
+) -> Option<T> {
+    let server = state.servers.get_mut(&server_id)?;
+    state.index.remove_server(server);
+    let changed = change(server);
+    state.index.add_server(server_id, server);
+    Some(changed)
 }
 
 /// Whether another server has the name: two were given it at once, each to a server of its own. The first one counts.
@@ -117,13 +141,15 @@ fn change(
     server_id: ServerId,
     change: impl FnOnce(&mut Server),
 ) -> Outcome {
-    let Some(server) = state.servers.get_mut(&server_id) else { return Outcome::Stale(1) };
-    server.version = position;
-    if server.is_detached() {
-        return Outcome::Stale(1);
-    }
-    change(server);
-    Outcome::Applied
+    let changed = with_server(state, server_id, |server| {
+        server.version = position;
+        if server.is_detached() {
+            return Outcome::Stale(1);
+        }
+        change(server);
+        Outcome::Applied
+    });
+    changed.unwrap_or(Outcome::Stale(1))
 }
 
 pub(super) fn lost(state: &mut State, position: Position, e: &ServerLost) -> Outcome {
@@ -170,18 +196,18 @@ pub(super) fn failback_requested(
 }
 
 pub(super) fn detached(state: &mut State, position: Position, at: Timestamp, e: &ServerDetached) -> Folded {
-    let server = state
-        .servers
-        .get_mut(&e.server_id)
-        .ok_or_else(|| format!("server {} does not exist", e.server_id))?;
-    server.version = position;
-    if server.is_detached() {
-        return Ok(Outcome::Stale(1));
+    if !state.servers.contains_key(&e.server_id) {
+        return Err(format!("server {} does not exist", e.server_id));
     }
-    server.membership = Membership::Detached { seen_again: false };
-    server.lost = None;
-    server.draining_since = None;
-    server.failback_requested = false;
+    let detached = change(state, position, e.server_id, |server| {
+        server.membership = Membership::Detached { seen_again: false };
+        server.lost = None;
+        server.draining_since = None;
+        server.failback_requested = false;
+    });
+    if detached != Outcome::Applied {
+        return Ok(detached);
+    }
     let held: Vec<_> = state.index.roster(e.server_id).copies().collect();
     let away: Vec<_> = state.index.away_from(e.server_id).collect();
     let wanted: Vec<_> = state.index.requested().collect();

@@ -1,7 +1,5 @@
 //! Few things with names, and the events about them.
 
-use std::collections::BTreeMap;
-
 use longwatch_events::event::{
     CameraAdded, CameraChanged, CameraMoveRequested, Decision, DetachedCameras, Event, Part, PlanEntry,
     PlanMade, ServerAdded, ServerAdopted, ServerDetached, ServerJoined, TenantCreated,
@@ -49,7 +47,7 @@ pub(crate) fn camera_settings() -> CameraSettings {
     let secret = Sealed { sealed_in: EventId::from_uuid(Uuid::nil()), bytes: Base64Bytes::default() };
     CameraSettings {
         name: "Gate 3".into(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         source: Source { url: "rtsp://10.0.0.7/".into(), secret, transport: Transport::Tcp },
         recording: Recording { mode: RecordingMode::Continuous },
         retention: Retention::default(),
@@ -71,7 +69,7 @@ pub(crate) fn server_joined(server_id: ServerId, name: &str, key: u8) -> Event {
         server_id,
         name: name.into(),
         public_key: PublicKey([key; 32]),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         capacity: Capacity::default(),
     })
 }
@@ -79,7 +77,7 @@ pub(crate) fn server_joined(server_id: ServerId, name: &str, key: u8) -> Event {
 pub(crate) fn server_added(server_id: ServerId, name: &str) -> Event {
     let settings = ServerSettings {
         name: name.into(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         capacity: Capacity { max_cameras: 7, max_bitrate_bps: None },
         failover: Failover::default(),
     };

@@ -81,7 +81,7 @@ fn public_key() -> impl Strategy<Value = PublicKey> {
 }
 
 pub(crate) fn labels() -> impl Strategy<Value = Labels> {
-    btree_map(text(), text(), 0..3)
+    btree_map(text(), text(), 0..3).prop_map(Labels::from)
 }
 
 pub(crate) fn capacity() -> impl Strategy<Value = Capacity> {

@@ -86,6 +86,17 @@ fn check(state: &State) -> Result<(), TestCaseError> {
         now(copy).is_some() && asks
     });
     prop_assert_eq!(index.particular().collect::<Vec<_>>(), particular);
+    for (_, server) in state.servers() {
+        let name = server.settings.name.as_str();
+        let mut of_name =
+            state.servers().filter(|(_, other)| other.settings.name == name && !other.is_detached());
+        prop_assert_eq!(state.server_by_name(name), of_name.next());
+        prop_assert_eq!(of_name.next(), None, "a name is one server's");
+        let Some(key) = server.public_key else { continue };
+        let mut of_key = state.servers().filter(|(_, other)| other.public_key == Some(key));
+        prop_assert_eq!(state.server_by_key(&key), of_key.next());
+        prop_assert_eq!(of_key.next(), None, "a key is one server's");
+    }
     Ok(())
 }
 

@@ -48,8 +48,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     );
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!(
-        "scale: 100 cameras on a server, 1,000 with a tenant; median of {} run(s), one thread; \
-         {cores} core(s) shared with NATS and control\n",
+        "scale: 100 cameras on a server, 1,000 with a tenant; median of {} run(s) on a machine of {cores} core(s)\n\
+         times are CPU time of the one thread that does it\n",
         args.runs
     );
     let mut columns = Vec::new();

@@ -66,11 +66,19 @@ impl Cluster {
     /// # Errors
     /// If a program is missing, or something does not start in time; the error says what, with the end of its output.
     pub async fn start(options: &Options) -> anyhow::Result<Self> {
+        Self::start_syncing(options, "always").await
+    }
+
+    /// The same, with NATS writing to the disk for good only every `sync_interval`, in its own notation: `always`, `2m`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_syncing(options: &Options, sync_interval: &str) -> anyhow::Result<Self> {
         let folder = &std::path::absolute(&options.folder).context("the cluster's folder")?;
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let nats_address = free()?;
-        let mut nats = nats(folder, nats_address)?;
+        let mut nats = nats(folder, nats_address, sync_interval)?;
         nats.start()?;
         until_answering(&mut nats, nats_address).await?;
         let mut cluster = Self { servers: Vec::new(), controls: Vec::new(), nats, nats_address };
@@ -225,13 +233,13 @@ fn file(folder: &Path, name: &str) -> OsString {
     folder.join(name).into()
 }
 
-/// NATS with one durable store; `sync_interval: always` as in production, so that its price is in every figure.
-fn nats(folder: &Path, address: SocketAddr) -> anyhow::Result<Part> {
+/// NATS with one durable store. In production `sync_interval` is `always`, so that its price is in every figure.
+fn nats(folder: &Path, address: SocketAddr, sync_interval: &str) -> anyhow::Result<Part> {
     let store = serde_json::to_string(&folder.join("nats")).context("the folder's name is not UTF-8")?;
     let config = folder.join("nats.conf");
     let text = format!(
         "listen: \"{address}\"\nserver_name: \"longwatch-cluster\"\nmax_payload: 1MB\n\
-         jetstream {{\n  store_dir: {store}\n  sync_interval: always\n  max_file_store: 16TB\n}}\n"
+         jetstream {{\n  store_dir: {store}\n  sync_interval: {sync_interval}\n  max_file_store: 16TB\n}}\n"
     );
     std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
     let program = std::env::var_os("LONGWATCH_NATS_SERVER")

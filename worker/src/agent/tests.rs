@@ -5,7 +5,6 @@ use longwatch_events::assignment::AssignmentSet;
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::Event;
 use longwatch_events::id::EventId;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::time::Instant;
 
@@ -28,7 +27,7 @@ async fn started(archive: &tempfile::TempDir) -> (Agent, Tasks) {
         join_key_file: archive.path().join("no_key"),
         nats_credentials: None,
         capacity: longwatch_events::settings::Capacity::default(),
-        labels: BTreeMap::new(),
+        labels: longwatch_events::settings::Labels::new(),
         rtsp_allow: Vec::new(),
         segment_ms: 60_000,
         log_format: LogFormat::Human,

@@ -146,7 +146,7 @@ impl<'a> Room<'a> {
             capacity,
             failover,
             labels,
-            zone: labels.get(ZONE).map(String::as_str),
+            zone: labels.get(ZONE),
             is_draining: server.draining_since.is_some(),
             is_disk_low: free_percent.is_some_and(|free| free < min_disk_free_percent),
             disk_used_percent: 100_u8.saturating_sub(free_percent.unwrap_or(100)),
@@ -305,7 +305,7 @@ impl<'a> Rooms<'a> {
         Request {
             bitrate_bps: index::bitrate(camera),
             labels: &camera.settings.server_labels,
-            zone: camera.settings.labels.get(ZONE).map(String::as_str),
+            zone: camera.settings.labels.get(ZONE),
             home,
             others,
             // A server that is lost is no room at all.
