@@ -4,7 +4,7 @@ use longwatch_events::event::Decision;
 use longwatch_events::id::{CopyKey, ServerId};
 use longwatch_events::policy::Mode;
 use longwatch_events::reason::{AssignReason, UnplacedReason};
-use longwatch_events::settings::{Priority, RecordingMode, ZONE};
+use longwatch_events::settings::{Labels, Priority, RecordingMode, ZONE};
 
 use crate::world::{World, holds, ordinary, ranked};
 
