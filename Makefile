@@ -4,6 +4,8 @@
 CAMERAS ?= 4
 DATA    ?= ./data
 LISTEN  ?= 127.0.0.1:8080
+SEEDS   ?= 10000
+FROM    ?= 0
 # The dev build is what a first `make run` waits for: no LTO, dependencies at opt-level 1, ready in half the time,
 # and `make test` uses the same artifacts. For figures that count: PROFILE=release.
 PROFILE ?= dev
@@ -14,11 +16,11 @@ BIN        := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 export LONGWATCH_NATS_SERVER := $(abspath .tools/bin/nats-server)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench tools
+.PHONY: help run test check bench simulate tools
 .NOTPARALLEL:
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 run: tools ## build, start Single and CAMERAS=4 simulated cameras; DATA=./data LISTEN=127.0.0.1:8080
 	@cargo build --profile $(PROFILE) --workspace --bins
@@ -36,6 +38,10 @@ bench: tools ## build for release and print the benchmark report
 	@"$(TARGET_DIR)/release/longwatch-loadtest" record
 	@"$(TARGET_DIR)/release/longwatch-loadtest" failover
 	@"$(TARGET_DIR)/release/longwatch-loadtest" scale
+
+simulate: tools ## run SEEDS=10000 seeds of the simulation, from FROM=0 on
+	@cargo build --release -p longwatch-loadtest --bins
+	@"$(TARGET_DIR)/release/longwatch-loadtest" simulate --seeds "$(SEEDS)" --from "$(FROM)"
 
 tools: # what a build and a run need: a Rust toolchain, a C compiler, nats-server
 	@tools/install.sh rust cc nats-server

@@ -3,7 +3,8 @@
 //!
 //! Invariants: a set is compared with what the log stream holds, not with what this process remembers, so a restart
 //! repeats nothing and a second replica adds nothing; an older set never replaces a newer one, and a set is replaced
-//! whole or not at all; a camera whose source cannot be opened stays as its server knows it, loudly, and is tried
+//! whole or not at all; a server that has applied a newer set than stands there, because the log was set back, is told anew
+//! under a higher revision; a camera whose source cannot be opened stays as its server knows it, loudly, and is tried
 //! again until it can be.
 //!
 //! That no older set wins: first it is read what stands there, then where `LOG` ends, then State is folded up to there.
@@ -28,7 +29,7 @@ use longwatch_events::state::State;
 use longwatch_events::subject::{self, LogStream};
 use tokio::time::Instant;
 
-use crate::observed::Pace;
+use crate::observed::{Observed, Pace};
 use crate::secrets;
 use crate::service::{CommandError, Service};
 use set::{Composed, Desired, Key, Standing};
@@ -65,7 +66,7 @@ pub struct Publisher {
 impl Publisher {
     /// Publishes every set that differs from what stands there. What fails is logged and tried at a later call.
     pub async fn publish(&mut self, service: &Service) {
-        let due = self.due(&service.state(), service.observed().pace());
+        let due = self.due(&service.state(), service.observed());
         for servers in due.chunks(SERVERS_AT_ONCE) {
             if let Err(error) = self.publish_to(service, servers).await {
                 tracing::warn!(%error, "assignments are published later");
@@ -100,13 +101,14 @@ impl Publisher {
     }
 
     /// The servers that are to be looked at now: something about them changed, or it is time to look again.
-    fn due(&self, state: &State, pace: Pace) -> Vec<ServerId> {
-        let now = Instant::now();
+    fn due(&self, state: &State, observed: &Observed) -> Vec<ServerId> {
+        let (now, pace) = (Instant::now(), observed.pace());
         let mut verified = 0;
         let mut is_due = |server_id: ServerId| {
             let Some(looked) = self.looked.get(&server_id) else { return true };
             let age = now.duration_since(looked.at);
-            if state.index().changed(server_id) > looked.position || looked.pace != pace {
+            let is_outrun = observed.applied(server_id) > looked.revision;
+            if state.index().changed(server_id) > looked.position || looked.pace != pace || is_outrun {
                 return true;
             }
             if looked.unopened > 0 {
@@ -124,7 +126,8 @@ impl Publisher {
         let mut standing = BTreeMap::new();
         for server_id in servers {
             match read_standing(service, *server_id).await {
-                Ok(found) => {
+                Ok(mut found) => {
+                    found.applied(service.observed().applied(*server_id));
                     standing.insert(*server_id, found);
                 }
                 Err(error) => tracing::warn!(%server_id, %error, "what stands there cannot be read"),

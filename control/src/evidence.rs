@@ -1,13 +1,19 @@
 //! What `RECORDINGS` shows of the moves that are under way, read from the rows that follow from it.
 //!
 //! Only reads; whether a move is over is [`crate::decide::placement`]'s to say.
+//!
+//! Invariant: what a server reported before it heard of a move shows nothing of that move. The new server reports under
+//! the move's own epoch. The old one reports its end under an epoch that it had before, and also when it only begins
+//! again with other settings, or ended for an earlier move that was given up: its word counts once its heartbeats say that
+//! it has applied a set that follows from the move.
 
 use longwatch_events::fact::Cause;
-use longwatch_events::id::CopyKey;
-use longwatch_events::position::Epoch;
+use longwatch_events::id::{CopyKey, ServerId};
+use longwatch_events::position::{Epoch, Position};
 use longwatch_events::state::{Assignment, State};
 
 use crate::decide::placement::{Evidence, Shown, Step};
+use crate::observed::Observed;
 use crate::read_model::rows::{Condition, StatusOf, StatusRow};
 use crate::read_model::{self, ReadModel};
 
@@ -21,8 +27,8 @@ struct Question {
     of: StatusOf,
 }
 
-/// What is to be asked about the moves of `state`.
-fn questions(state: &State) -> Vec<Question> {
+/// What is to be asked about the moves of `state`, of whose servers `applied` says which revision they have applied.
+fn questions(state: &State, applied: impl Fn(ServerId) -> Position) -> Vec<Question> {
     let mut questions = Vec::new();
     for key in state.index().moving() {
         let Some((camera, copy)) = state.copy(key) else { continue };
@@ -33,7 +39,7 @@ fn questions(state: &State) -> Vec<Question> {
             Question { key, epoch: new.epoch, step, of }
         };
         questions.push(ask(Step::Begun, new));
-        if camera.settings.single_session {
+        if camera.settings.single_session && applied(old.server_id) >= Position(new.epoch.0) {
             questions.push(ask(Step::Stopped, old));
         }
     }
@@ -56,9 +62,10 @@ fn shows(step: Step, status: &StatusRow) -> bool {
 /// Those of the read model.
 pub(crate) fn of_moves<'a>(
     state: &State,
+    observed: &Observed,
     read_model: &'a dyn ReadModel,
 ) -> impl Future<Output = Result<Evidence, read_model::Error>> + Send + use<'a> {
-    let questions = questions(state);
+    let questions = questions(state, |server_id| observed.applied(server_id));
     async move {
         if questions.is_empty() {
             return Ok(Evidence::new());

@@ -25,6 +25,7 @@ use longwatch_events::time::Timestamp;
 use rand::RngExt as _;
 use tokio::time::{sleep, timeout};
 
+use crate::observed::Pace;
 use crate::read_model::projection::{self, Before};
 use crate::read_model::rows::Change;
 use crate::read_model::{Applied, Batch};
@@ -57,6 +58,7 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
     }
     if let Some(file) = snapshot {
         let state = snapshots::load(service, file, written).await;
+        service.observed().set_pace(pace(&state), Timestamp::UNIX_EPOCH);
         *service.state_to_fold() = state;
     }
     let from = service.state().position;
@@ -66,14 +68,16 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
     }
     let mut known = written;
     while let Some(records) = next_or_none(&mut batches).await {
-        let Folded { batch, halt } = fold_log_batch(&mut service.state_to_fold(), known, records);
+        let Folded { batch, paces, halt } = fold_log_batch(&mut service.state_to_fold(), known, records);
+        for (at, pace) in paces {
+            service.observed().set_pace(pace, at);
+        }
         if let Some(why) = another_log(service, first_created, written) {
             return service.halt(why);
         }
         if let Err(why) = write_log(service, &batch).await {
             return service.halt(why);
         }
-        service.keep_pace();
         let up_to = batch.up_to;
         known = known.max(up_to);
         service.advance(|progress| progress.log = up_to);
@@ -139,7 +143,7 @@ async fn write_log_again(service: &Service, from: Position, up_to: Position) -> 
     let mut batches = log_behind(service, Position::START).await;
     while state.position < up_to {
         let records = batches.next().await.ok_or(LOG_ENDED)?;
-        let Folded { batch, halt } = fold_log_batch(&mut state, known, records);
+        let Folded { batch, halt, .. } = fold_log_batch(&mut state, known, records);
         match apply(service, &batch).await {
             Applied::Written | Applied::Seen => known = known.max(batch.up_to),
             Applied::Behind { .. } => return Ok(()),
@@ -209,6 +213,8 @@ fn another_log(service: &Service, rows_say: Option<Timestamp>, written: Position
 /// What folding records led to: what there is to write, and perhaps a halt behind it.
 struct Folded {
     batch: Batch,
+    /// From when on, by the log's clock, servers may be silent for how long.
+    paces: Vec<(Timestamp, Pace)>,
     halt: Option<String>,
 }
 
@@ -216,6 +222,7 @@ struct Folded {
 fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folded {
     let mut batch =
         Batch { stream: LogStream::Log, after: known, up_to: state.position, changes: Vec::new() };
+    let mut paces = Vec::new();
     for record in records {
         let step = record.map_err(|error| error.to_string()).and_then(|record| {
             let position = record.position;
@@ -228,16 +235,32 @@ fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folde
         });
         let (Record { position, stored_at, .. }, envelope, before, outcome) = match step {
             Ok(folded) => folded,
-            Err(why) => return Folded { batch, halt: Some(why) },
+            Err(why) => return Folded { batch, paces, halt: Some(why) },
         };
         log_outcome(position, &envelope, outcome);
         batch.up_to = position;
+        if changes_pace(&envelope.event) {
+            paces.push((stored_at, pace(state)));
+        }
         if position > known {
             let changes = projection::of_log(&before, state, position, stored_at, &envelope.event);
             batch.changes.extend(changes.into_iter().map(|change| (position, change)));
         }
     }
-    Folded { batch, halt: None }
+    Folded { batch, paces, halt: None }
+}
+
+/// How long servers may be silent, as policy says for as many of them as there are.
+fn pace(state: &State) -> Pace {
+    Pace::of(&state.policy.liveness, state.fleet())
+}
+
+/// Whether servers may be silent for another time than before.
+const fn changes_pace(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::PolicyChanged(_) | Event::ServerJoined(_) | Event::ServerAdopted(_) | Event::ServerDetached(_)
+    )
 }
 
 fn log_outcome(position: Position, envelope: &Envelope, outcome: fold::Outcome) {

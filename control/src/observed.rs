@@ -2,7 +2,8 @@
 //! restart, never part of State.
 //!
 //! Invariant: the only clock is that of `HEARTBEATS`, read in its order. A server is silent when the newest sign of
-//! life of *anyone* (control's own tick included) is later than its own by more than the lease. A stopped log silences
+//! life of *anyone* (control's own tick included) is later than its own by more than the lease: the one that policy says,
+//! or the one that the server was told, if that is longer. A stopped log silences
 //! nobody: after a pause of the log itself everyone is given a whole lease to be heard again.
 
 use std::collections::BTreeMap;
@@ -15,10 +16,11 @@ use longwatch_events::position::Position;
 use longwatch_events::time::Timestamp;
 
 /// How often control gives a sign of life, by which the log's clock runs.
-pub const TICK_MS: u32 = 1_000;
-/// When nobody at all was heard for so long, the log itself stood still. Longer than control's tick and its jitter,
-/// shorter than the lease.
-const PAUSE_MS: i64 = 2_500;
+pub const TICK_MS: u32 = 500;
+/// When nobody at all was heard for so long, the log itself stood still. Longer than control's tick and its jitter. An
+/// interval, such a pause and the time to connect again are together shorter than the lease: a pause that is too short
+/// to be noticed silences nobody either.
+const PAUSE_MS: i64 = 750;
 /// After such a pause a worker has to connect again before it can give a sign of life: it has so much more than a lease.
 const RETURN_MS: i64 = 2_000;
 
@@ -109,17 +111,17 @@ impl Observed {
         let mut inner = self.inner();
         inner.first.get_or_insert(at);
         if at.millis_since(inner.now) > PAUSE_MS {
-            inner.went_on = at.plus_millis(RETURN_MS);
+            inner.went_on = inner.went_on.max(at.plus_millis(RETURN_MS));
         }
         inner.now = inner.now.max(at);
     }
 
-    /// From now on servers may be silent for so long. Whoever was told to speak less often is given the time in which it
-    /// would have spoken.
-    pub fn set_pace(&self, pace: Pace) {
+    /// From `at` on, by the log's clock, servers may be silent for so long. Whoever was told to speak less often is given
+    /// the time in which it would have spoken; that follows from the log, so a restart does not forget it.
+    pub fn set_pace(&self, pace: Pace, at: Timestamp) {
         let mut inner = self.inner();
         if pace.lease_ms < inner.pace.lease_ms {
-            inner.went_on = inner.went_on.max(inner.now.plus_millis(i64::from(inner.pace.lease_ms)));
+            inner.went_on = inner.went_on.max(at.plus_millis(i64::from(inner.pace.lease_ms)));
         }
         inner.pace = pace;
     }
@@ -164,6 +166,11 @@ impl Observed {
         self.inner().seen.get(&server_id).copied()
     }
 
+    /// The revision of the desired set that `server_id` said last it has applied.
+    pub fn applied(&self, server_id: ServerId) -> Position {
+        self.seen(server_id).map(|seen| seen.load.applied_revision).unwrap_or_default()
+    }
+
     /// Since when `server_id` is silent, if it is. A server that was never heard of is given a lease from the moment
     /// this process began to listen.
     pub fn silent_since(&self, server_id: ServerId) -> Option<Timestamp> {
@@ -180,8 +187,8 @@ impl Observed {
     /// The silence of `server_id`, if it is silent.
     pub fn silence(&self, server_id: ServerId) -> Option<Silence> {
         let inner = self.inner();
-        let lease_ms = i64::from(inner.pace.lease_ms);
-        inner.silence(server_id, lease_ms)
+        let told_ms = inner.seen.get(&server_id).and_then(|seen| seen.load.lease_ms).unwrap_or(0);
+        inner.silence(server_id, inner.pace.lease_ms.max(told_ms).into())
     }
 }
 
@@ -204,6 +211,11 @@ mod tests {
         ServerHeartbeat { server_id, boot_id, sequence, load: Load::default() }
     }
 
+    /// When control ticks, in milliseconds.
+    fn ticks(from: i64, to: i64) -> impl Iterator<Item = Timestamp> {
+        (from..=to).step_by(TICK_MS as usize).map(Timestamp::from_millis)
+    }
+
     #[test]
     fn only_the_logs_clock_silences() {
         let ids = CountingIds::default();
@@ -212,8 +224,8 @@ mod tests {
         assert_eq!(observed.silent_since(server), None, "nothing was heard of anyone");
         observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(1_000));
         assert_eq!(observed.silent_since(server), None);
-        for at in [2_000, 3_000, 4_000] {
-            observed.tick(Timestamp::from_millis(at));
+        for at in ticks(1_500, 4_000) {
+            observed.tick(at);
             assert_eq!(observed.silent_since(server), None);
         }
         observed.tick(Timestamp::from_millis(4_001));
@@ -223,14 +235,33 @@ mod tests {
     }
 
     #[test]
+    fn a_server_may_be_silent_for_as_long_as_it_was_told() {
+        let ids = CountingIds::default();
+        let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
+        let observed = Observed::default();
+        for (told_ms, lease_ms) in [(9_000, 9_000), (1_000, 3_000)] {
+            let load = Load { lease_ms: Some(told_ms), ..Load::default() };
+            let start = observed.now().plus_millis(i64::from(TICK_MS));
+            let sequence = u64::from(10_000 - told_ms);
+            let heartbeat = ServerHeartbeat { load, ..beat(server, boot, sequence) };
+            observed.heartbeat(&heartbeat, Position(sequence), start);
+            let from = start.as_millis();
+            ticks(from, from + lease_ms).for_each(|at| observed.tick(at));
+            assert_eq!(observed.silent_since(server), None);
+            observed.tick(Timestamp::from_millis(from + lease_ms + 1));
+            assert_eq!(observed.silent_since(server), Some(start));
+        }
+    }
+
+    #[test]
     fn duplicates_and_late_ones_do_not_count() {
         let ids = CountingIds::default();
         let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
         let observed = Observed::default();
         observed.heartbeat(&beat(server, boot, 5), Position(1), Timestamp::from_millis(1_000));
-        for at in [3_000, 5_000] {
-            observed.heartbeat(&beat(server, boot, 5), Position(1), Timestamp::from_millis(at));
-            observed.heartbeat(&beat(server, boot, 4), Position(1), Timestamp::from_millis(at));
+        for at in ticks(1_500, 5_000) {
+            observed.heartbeat(&beat(server, boot, 5), Position(1), at);
+            observed.heartbeat(&beat(server, boot, 4), Position(1), at);
         }
         assert_eq!(observed.seen(server).map(|seen| seen.at), Some(Timestamp::from_millis(1_000)));
         assert!(observed.silent_since(server).is_some());
@@ -244,12 +275,31 @@ mod tests {
         observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(1_000));
         // An hour later the log goes on, and control's tick is the first to get through.
         let hour = 3_600_000;
-        for at in [hour, hour + 1_000, hour + 2_000, hour + 3_000, hour + 4_000, hour + 5_000] {
-            observed.tick(Timestamp::from_millis(at));
-            assert_eq!(observed.silent_since(server), None, "after {at} ms");
+        for at in ticks(hour, hour + 5_000) {
+            observed.tick(at);
+            assert_eq!(observed.silent_since(server), None, "at {at}");
         }
         observed.tick(Timestamp::from_millis(hour + 5_001));
         let silence = Silence { last_heartbeat: Some(Position(1)), since: Timestamp::from_millis(1_000) };
         assert_eq!(observed.silence(server), Some(silence), "it had its time to come back and did not");
+    }
+
+    #[test]
+    fn a_short_pause_of_the_log_silences_nobody() {
+        let ids = CountingIds::default();
+        let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
+        for pause_ms in (100..4_000).step_by(50) {
+            // Given a log that stands still just when the next heartbeat was due, and a server that is connected again
+            // later than control: after as long again, or what its attempts to connect are apart.
+            let (observed, comes_back_ms) = (Observed::default(), pause_ms.clamp(200, 1_000));
+            ticks(1_000, 9_900).for_each(|at| observed.tick(at));
+            observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(10_000));
+            ticks(10_400, 10_900).for_each(|at| observed.tick(at));
+            let goes_on = 10_999 + pause_ms;
+            for at in ticks(goes_on, goes_on + comes_back_ms) {
+                observed.tick(at);
+                assert_eq!(observed.silent_since(server), None, "a pause of {pause_ms} ms, at {at}");
+            }
+        }
     }
 }

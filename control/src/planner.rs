@@ -65,7 +65,7 @@ struct Drawn {
 }
 
 async fn draw_up(service: &Service) -> Result<Drawn, CommandError> {
-    let reading = evidence::of_moves(&service.state(), service.read_model());
+    let reading = evidence::of_moves(&service.state(), service.observed(), service.read_model());
     let evidence = reading.await.map_err(|error| CommandError::Unavailable(error.to_string()))?;
     let (state, decided_at, lose) = (service.state(), service.log_now(), BTreeSet::new());
     let inputs =

@@ -22,7 +22,7 @@ use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::watch;
 
 use crate::decide::command::{Command, Refusal, decide};
-use crate::observed::{Observed, Pace};
+use crate::observed::Observed;
 use crate::read_model::ReadModel;
 use crate::replay;
 use crate::secrets::{self, Secrets};
@@ -172,17 +172,6 @@ impl Service {
     /// The tables.
     pub fn read_model(&self) -> &dyn ReadModel {
         &*self.read_model
-    }
-
-    /// Servers are judged by the pace that policy says for as many of them as there are.
-    pub(crate) fn keep_pace(&self) {
-        let pace = {
-            let state = self.state();
-            Pace::of(&state.policy.liveness, state.fleet())
-        };
-        if pace != self.observed.pace() {
-            self.observed.set_pace(pace);
-        }
     }
 
     /// What was heard of servers.

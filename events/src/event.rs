@@ -392,6 +392,9 @@ pub struct ServerHeartbeat {
 pub struct Load {
     /// The `revision` of the desired set it has applied.
     pub applied_revision: Position,
+    /// How long it was told that it may be silent before others may take its cameras, in milliseconds: it acts by that,
+    /// whatever policy says meanwhile. `None` from workers that do not say.
+    pub lease_ms: Option<u32>,
     /// Cameras it is to record.
     pub cameras: u32,
     /// Of these, cameras it is recording.

@@ -10,3 +10,4 @@ pub mod failover;
 pub mod frames;
 pub mod record;
 pub mod scale;
+pub mod simulate;

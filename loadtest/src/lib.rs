@@ -2,8 +2,9 @@
 //! recordings of them.
 //!
 //! [`camera`] serves clips over RTSP in real time, [`frames`] counts what a recording lost, [`drain`] is the cheapest
-//! possible client, [`system`] is a whole Longwatch as child processes, [`scale`] what one costs that is larger than this
-//! machine. [`sei`] is the frame number itself. The program `longwatch-loadtest` is a thin shell around these
+//! possible client, [`system`] is a whole Longwatch as child processes, [`simulation`] one under a virtual clock, and
+//! [`scale`] says what one costs that is larger than this machine. [`sei`] is the frame number itself. The program
+//! `longwatch-loadtest` is a thin shell around these
 //! ([`commands`]); tests use them directly.
 
 pub mod camera;
@@ -14,4 +15,5 @@ pub mod mp4;
 pub mod nal;
 pub mod scale;
 pub mod sei;
+pub mod simulation;
 pub mod system;

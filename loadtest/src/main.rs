@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use longwatch_loadtest::commands::{cameras, demo, drain, failover, frames, record, scale};
+use longwatch_loadtest::commands::{cameras, demo, drain, failover, frames, record, scale, simulate};
 
 #[derive(Parser)]
 #[command(version, about = "Simulated cameras for Longwatch, and the tools that measure with them")]
@@ -23,6 +23,7 @@ enum Command {
     Record(record::Args),
     Failover(failover::Args),
     Scale(scale::Args),
+    Simulate(simulate::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Record(args) => record::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Scale(args) => scale::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -34,7 +34,7 @@ use crate::rotation::Lengths;
 use crate::source::address::AddressPolicy;
 
 mod assignments;
-mod desired;
+pub mod desired;
 mod heartbeats;
 mod leftovers;
 mod membership;
@@ -446,6 +446,7 @@ impl Agent {
         let sample = self.meter.sample(self.recorders.received_bytes()).await;
         Load {
             applied_revision: self.applied,
+            lease_ms: u32::try_from(self.lease.borrow().length().as_millis()).ok(),
             cameras,
             recording,
             unsettled,

@@ -63,6 +63,11 @@ impl Lease {
         self.length = length;
     }
 
+    /// How long it is.
+    pub const fn length(&self) -> Duration {
+        self.length
+    }
+
     /// The log has acknowledged, by `now`, the heartbeat that was sent at `sent_at`.
     pub fn acknowledged(&mut self, sent_at: Duration, now: Duration) {
         let unbroken = self.contact.filter(|contact| now < self.end_of(*contact));

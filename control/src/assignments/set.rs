@@ -63,23 +63,25 @@ pub fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired
 
 /// What stands in the log stream for one server.
 #[derive(Default)]
-pub(super) struct Standing {
+pub struct Standing {
     /// What it is told to record. Of a set that is not whole, what is there of it.
     cameras: BTreeMap<Key, AssignedCamera>,
     /// Whether a part is missing or belongs to another set.
     is_torn: bool,
-    /// The highest revision among its parts.
-    pub(super) revision: Position,
+    /// Whether its server has applied a higher revision than any that stands here.
+    is_outrun: bool,
+    /// The highest revision among its parts, or the one that its server has applied, if that is higher.
+    pub revision: Position,
     /// What it says of signs of life.
     pace: Option<Pace>,
     /// Where its first part stands: the condition of the next set.
-    pub(super) first_part_at: Position,
+    pub first_part_at: Position,
 }
 
 impl Standing {
     /// The set that `first`, standing at `first_part_at`, and the parts behind it make; `None` is a part that is
     /// missing.
-    pub(super) fn new(
+    pub fn new(
         first: AssignmentSet,
         first_part_at: Position,
         others: Vec<Option<AssignmentSet>>,
@@ -108,17 +110,26 @@ impl Standing {
     }
 
     /// Nothing, in the place of something unreadable.
-    pub(super) fn unreadable(first_part_at: Position) -> Self {
+    pub fn unreadable(first_part_at: Position) -> Self {
         Self { is_torn: true, first_part_at, ..Self::default() }
     }
 
+    /// Its server has applied the set of `revision`. If that is higher than what stands here, the log stream was set back
+    /// to an older state: the server takes no set that is not higher still.
+    pub fn applied(&mut self, revision: Position) {
+        if revision > self.revision {
+            self.revision = revision;
+            self.is_outrun = true;
+        }
+    }
+
     /// Whether it says just what `cameras` and `pace` say.
-    pub(super) fn is(&self, cameras: &[AssignedCamera], pace: Pace) -> bool {
-        !self.is_torn && self.pace == Some(pace) && wanted(self.cameras.values()) == wanted(cameras)
+    pub fn is(&self, cameras: &[AssignedCamera], pace: Pace) -> bool {
+        !self.is_torn && !self.is_outrun && self.pace == Some(pace) && wanted(self.cameras.values()) == wanted(cameras)
     }
 
     /// The revision of the set that is to replace this one and follows from State at `position`.
-    pub(super) fn next_revision(&self, position: Position) -> Position {
+    pub fn next_revision(&self, position: Position) -> Position {
         position.max(self.revision.next())
     }
 }
@@ -131,16 +142,16 @@ fn wanted<'a>(cameras: impl IntoIterator<Item = &'a AssignedCamera>) -> Wanted {
 }
 
 /// A set to publish.
-pub(super) struct Composed<E> {
+pub struct Composed<E> {
     /// By tenant and id.
-    pub(super) cameras: Vec<AssignedCamera>,
+    pub cameras: Vec<AssignedCamera>,
     /// The cameras whose source could not be opened, and why. Those of them that the server knew stay as they stood.
-    pub(super) unopened: Vec<(Key, E)>,
+    pub unopened: Vec<(Key, E)>,
 }
 
 /// What a server is to be told. `reseal` opens a camera's source and seals it to the server, and tells whether the camera
 /// serves one client only; it is asked only for what does not stand there yet.
-pub(super) fn compose<E>(
+pub fn compose<E>(
     wanted: &Wanted,
     standing: &Standing,
     mut reseal: impl FnMut(Key) -> Result<(Base64Bytes, bool), E>,
@@ -173,7 +184,7 @@ pub(super) fn compose<E>(
 }
 
 /// The set in parts that fit into a message each.
-pub(super) fn parts(
+pub fn parts(
     server_id: ServerId,
     revision: Position,
     pace: Pace,

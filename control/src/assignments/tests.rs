@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use longwatch_events::assignment::{AssignedCamera, SourceSecret};
 use longwatch_events::event::{self, PlanMade};
-use longwatch_events::id::{CameraId, SystemIds, TenantId};
+use longwatch_events::id::{BootId, CameraId, SystemIds, TenantId};
 use longwatch_events::log::memory::MemoryLog;
 use longwatch_events::log::{Entry, Log as _};
 use longwatch_events::position::Epoch;
@@ -280,6 +280,29 @@ async fn an_older_set_never_replaces_a_newer_one() {
 
     // Then
     assert_eq!(standing(&log, server_id).await, newest);
+}
+
+#[tokio::test]
+async fn a_server_that_has_applied_more_than_stands_there_is_told_anew() {
+    let log = memory_log();
+    let (mut replica, server_id, camera_id) = given_a_camera(&log).await;
+    let before = standing(&log, server_id).await;
+
+    // Given: the log was set back; the server has applied a set of what is no more.
+    let applied_revision = Position(before[0].revision.0 + 20);
+    let load = event::Load { applied_revision, ..event::Load::default() };
+    let boot_id = BootId::generate(&SystemIds);
+    let heartbeat = event::ServerHeartbeat { server_id, boot_id, sequence: 1, load };
+    replica.service.observed().heartbeat(&heartbeat, Position(1), START);
+
+    // Then: it is told the same again, under a revision that it takes.
+    replica.publish().await;
+    let after = standing(&log, server_id).await;
+    assert_eq!((ids(&after), after[0].revision), (vec![camera_id], applied_revision.next()));
+
+    // And not once more: it will say that it has applied that.
+    replica.publish().await;
+    assert_eq!(standing(&log, server_id).await, after);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Liveness: which servers are lost, which have returned. Pure; what was heard comes from the log's own clock.
 //!
 //! Invariants: a server is judged by its silence against the sign of life of somebody else, never against a machine's
-//! clock; when more than a share of all servers falls silent at once the fault is taken for our own, nobody is judged,
+//! clock, and never before it has been there for a lease; it returns by a sign that is newer than what it was judged by;
+//! when more than a share of all servers falls silent at once the fault is taken for our own, nobody is judged,
 //! and that is said.
 
 use longwatch_events::event::{Event, ServerLost, ServerReturned};
@@ -51,15 +52,17 @@ pub fn judge(
     let mut counted = 0;
     for (server_id, server) in state.servers().filter(|(_, server)| server.is_ours()) {
         let heard = signs(server_id);
+        // One that has just come is given the time to be heard first.
+        let is_new = now.millis_since(server.present_since) <= i64::from(rules.lease_ms);
         match (server.lost, heard) {
             (None, heard) => {
                 counted += 1;
                 silent.extend(
-                    heard.filter(|heard| heard.is_silent).map(|heard| (server_id, server.version, heard)),
+                    heard.filter(|heard| heard.is_silent && !is_new).map(|heard| (server_id, server.version, heard)),
                 );
             }
-            (Some(lost), Some(Signs { last_heartbeat: Some(heartbeat), is_silent: false, .. }))
-                if lost.last_heartbeat.is_none_or(|last| heartbeat > last) =>
+            (Some(lost), Some(Signs { last_heartbeat: Some(heartbeat), heard_at, is_silent: false }))
+                if lost.last_heartbeat.map_or(heard_at > lost.heard_at, |last| heartbeat > last) =>
             {
                 let returned = Event::ServerReturned(ServerReturned { server_id, heartbeat });
                 judgement.events.push((server.version, returned));
@@ -97,6 +100,8 @@ mod tests {
 
     const RULES: Rules = Rules { lease_ms: 3_000, mass_silence_percent: 50 };
     const NOW: Timestamp = Timestamp::from_millis(100_000);
+    /// When everything in State happened.
+    const BEFORE: Timestamp = Timestamp::from_millis(90_000);
 
     fn server(n: u8) -> ServerId {
         ServerId::from_uuid(Uuid::from_u128(n.into()))
@@ -104,7 +109,7 @@ mod tests {
 
     fn happen(state: &mut State, event: &Event) {
         let position = state.position.next();
-        fold::apply(state, position, NOW, event).unwrap();
+        fold::apply(state, position, BEFORE, event).unwrap();
     }
 
     fn servers(count: u8) -> State {
@@ -160,6 +165,26 @@ mod tests {
         );
         happen(&mut state, &judgement.events[0].1);
         assert!(state.server(server(1)).unwrap().is_assignable());
+    }
+
+    #[test]
+    fn who_has_just_come_is_given_a_lease() {
+        let mut state = servers(2);
+        let unheard = Signs { last_heartbeat: None, heard_at: Timestamp::from_millis(50_000), is_silent: true };
+        let signs = BTreeMap::from([(server(1), unheard), (server(2), heard(9, false))]);
+        let present_since = state.server(server(1)).unwrap().present_since;
+        let judge_at = |state: &State, ms| {
+            judge(state, present_since.plus_millis(ms), RULES, |id| signs.get(&id).copied())
+        };
+        assert_eq!(judge_at(&state, 3_000), Judgement::default());
+        let judgement = judge_at(&state, 3_001);
+        let [(_, lost)] = &judgement.events[..] else { panic!("{judgement:?}") };
+        // And a sign from before the one who judged listened does not bring it back.
+        happen(&mut state, lost);
+        let older = Signs { last_heartbeat: Some(Position(3)), heard_at: Timestamp::from_millis(49_000), is_silent: false };
+        let newer = Signs { heard_at: Timestamp::from_millis(50_001), ..older };
+        let returns = |sign: Signs| judge(&state, NOW, RULES, |id| (id == server(1)).then_some(sign)).events.len();
+        assert_eq!((returns(older), returns(newer)), (0, 1));
     }
 
     #[test]

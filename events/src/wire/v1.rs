@@ -217,6 +217,8 @@ shapes! {
     /// See [`crate::event::Load`].
     Load = event::Load {
         applied_revision: Position,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease_ms: Option<u32>,
         cameras: u32,
         recording: u32,
         unsettled: u32,

@@ -44,6 +44,7 @@ const QUIET: Duration = Duration::from_secs(3);
 /// What a server says of itself that records its hundred cameras.
 const LOAD: Load = Load {
     applied_revision: Position::START,
+    lease_ms: None,
     cameras: 100,
     recording: 100,
     unsettled: 0,

@@ -18,7 +18,7 @@ const MAX_UNFINISHED: usize = 4;
 
 /// A message that is no part of this server's set.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
     /// Not an event.
     #[error("an assignment cannot be read: {0}")]
     Envelope(#[from] envelope::Error),
@@ -40,31 +40,31 @@ pub(super) enum Error {
 
 /// A whole desired set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DesiredSet {
+pub struct DesiredSet {
     /// By which it is newer than another; see [`AssignmentSet::revision`].
-    pub(super) revision: Position,
+    pub revision: Position,
     /// How often a heartbeat is to go out.
-    pub(super) heartbeat_interval_ms: u32,
+    pub heartbeat_interval_ms: u32,
     /// How long this server may be silent; `None` in sets from before it was told.
-    pub(super) lease_ms: Option<u32>,
+    pub lease_ms: Option<u32>,
     /// What to record.
-    pub(super) cameras: Vec<AssignedCamera>,
+    pub cameras: Vec<AssignedCamera>,
     /// Its parts as they were received, in order.
-    pub(super) messages: Vec<Bytes>,
+    pub messages: Vec<Bytes>,
 }
 
 /// Which part of which set a message was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
+pub struct Part {
     /// The set's.
-    pub(super) revision: Position,
+    pub revision: Position,
     /// Of how many.
-    pub(super) parts: u32,
+    pub parts: u32,
 }
 
 /// Puts sets together.
 #[derive(Debug)]
-pub(super) struct Collector {
+pub struct Collector {
     server_id: ServerId,
     /// The newest set that was whole.
     newest: Option<Position>,
@@ -79,7 +79,7 @@ struct Unfinished {
 
 impl Collector {
     /// For the sets of `server_id` that are newer than `newest`.
-    pub(super) const fn new(server_id: ServerId, newest: Option<Position>) -> Self {
+    pub const fn new(server_id: ServerId, newest: Option<Position>) -> Self {
         Self { server_id, newest, unfinished: BTreeMap::new() }
     }
 
@@ -88,7 +88,7 @@ impl Collector {
     /// # Errors
     ///
     /// If it is no part of this server's set; it is then ignored.
-    pub(super) fn offer(&mut self, message: Bytes) -> Result<(Part, Option<DesiredSet>), Error> {
+    pub fn offer(&mut self, message: Bytes) -> Result<(Part, Option<DesiredSet>), Error> {
         let Event::AssignmentsPublished(set) = Envelope::decode(&message)?.event else {
             return Err(Error::Kind);
         };

@@ -29,8 +29,9 @@ pub(super) fn reported() -> impl Strategy<Value = RecordingReported> {
 }
 
 fn load() -> impl Strategy<Value = Load> {
-    (any::<[u64; 6]>(), any::<[u32; 4]>()).prop_map(|(wide, narrow)| Load {
+    (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>())).prop_map(|(wide, narrow, lease_ms)| Load {
         applied_revision: Position(wide[0]),
+        lease_ms,
         cameras: narrow[0],
         recording: narrow[1],
         unsettled: narrow[2],
