@@ -81,11 +81,7 @@ pub struct Standing {
 impl Standing {
     /// The set that `first`, standing at `first_part_at`, and the parts behind it make; `None` is a part that is
     /// missing.
-    pub fn new(
-        first: AssignmentSet,
-        first_part_at: Position,
-        others: Vec<Option<AssignmentSet>>,
-    ) -> Self {
+    pub fn new(first: AssignmentSet, first_part_at: Position, others: Vec<Option<AssignmentSet>>) -> Self {
         let revision = first.revision;
         let interval_ms = first.heartbeat_interval_ms;
         let pace = first.lease_ms.map(|lease_ms| Pace { interval_ms, lease_ms });
@@ -125,7 +121,10 @@ impl Standing {
 
     /// Whether it says just what `cameras` and `pace` say.
     pub fn is(&self, cameras: &[AssignedCamera], pace: Pace) -> bool {
-        !self.is_torn && !self.is_outrun && self.pace == Some(pace) && wanted(self.cameras.values()) == wanted(cameras)
+        !self.is_torn
+            && !self.is_outrun
+            && self.pace == Some(pace)
+            && wanted(self.cameras.values()) == wanted(cameras)
     }
 
     /// The revision of the set that is to replace this one and follows from State at `position`.

@@ -58,7 +58,9 @@ pub fn judge(
             (None, heard) => {
                 counted += 1;
                 silent.extend(
-                    heard.filter(|heard| heard.is_silent && !is_new).map(|heard| (server_id, server.version, heard)),
+                    heard
+                        .filter(|heard| heard.is_silent && !is_new)
+                        .map(|heard| (server_id, server.version, heard)),
                 );
             }
             (Some(lost), Some(Signs { last_heartbeat: Some(heartbeat), heard_at, is_silent: false }))
@@ -170,7 +172,8 @@ mod tests {
     #[test]
     fn who_has_just_come_is_given_a_lease() {
         let mut state = servers(2);
-        let unheard = Signs { last_heartbeat: None, heard_at: Timestamp::from_millis(50_000), is_silent: true };
+        let unheard =
+            Signs { last_heartbeat: None, heard_at: Timestamp::from_millis(50_000), is_silent: true };
         let signs = BTreeMap::from([(server(1), unheard), (server(2), heard(9, false))]);
         let present_since = state.server(server(1)).unwrap().present_since;
         let judge_at = |state: &State, ms| {
@@ -181,9 +184,14 @@ mod tests {
         let [(_, lost)] = &judgement.events[..] else { panic!("{judgement:?}") };
         // And a sign from before the one who judged listened does not bring it back.
         happen(&mut state, lost);
-        let older = Signs { last_heartbeat: Some(Position(3)), heard_at: Timestamp::from_millis(49_000), is_silent: false };
+        let older = Signs {
+            last_heartbeat: Some(Position(3)),
+            heard_at: Timestamp::from_millis(49_000),
+            is_silent: false,
+        };
         let newer = Signs { heard_at: Timestamp::from_millis(50_001), ..older };
-        let returns = |sign: Signs| judge(&state, NOW, RULES, |id| (id == server(1)).then_some(sign)).events.len();
+        let returns =
+            |sign: Signs| judge(&state, NOW, RULES, |id| (id == server(1)).then_some(sign)).events.len();
         assert_eq!((returns(older), returns(newer)), (0, 1));
     }
 

@@ -116,11 +116,13 @@ impl Audit {
     /// since it was judged.
     fn check_lease(&self, before: &State, lost: &ServerLost) -> Checked {
         let mut held = before.index().roster(lost.server_id).copies().map(|copy| key_of(&copy));
-        match held.find(|key| self.session(lost.server_id, *key).is_some_and(|since| since < lost.judged_at)) {
+        match held.find(|key| self.session(lost.server_id, *key).is_some_and(|since| since < lost.judged_at))
+        {
             None => Ok(()),
-            Some(key) => {
-                Err((Invariant::OneSession, format!("{} is recorded by the lost {}", key.camera_id, lost.server_id)))
-            }
+            Some(key) => Err((
+                Invariant::OneSession,
+                format!("{} is recorded by the lost {}", key.camera_id, lost.server_id),
+            )),
         }
     }
 
@@ -137,7 +139,8 @@ impl Audit {
                 untold.is_some_and(|at| env.now.millis_since(*at) > KNOWN_WITHIN_MS)
             });
             if let Some((server_id, _)) = late {
-                let what = format!("camera {} is recorded by {server_id}, which was told better", key.camera_id);
+                let what =
+                    format!("camera {} is recorded by {server_id}, which was told better", key.camera_id);
                 env.broken(Invariant::OneSession, what);
             }
         }
@@ -194,13 +197,12 @@ impl Audit {
         }
         env.check(self.check_authority(&state));
         self.states.push(Rc::new(state));
-        match &record.event {
-            Event::PlanMade(plan) => self.planned(env, nats, record, plan),
-            Event::ServerLost(lost) => {
-                env.check(self.check_lease(&before, lost));
-                env.check(check_what_if(&before, self.state(), lost, record.stored_at));
-            }
-            _ => {}
+        if let Event::PlanMade(plan) = &record.event {
+            self.planned(env, nats, record, plan);
+        }
+        if let Event::ServerLost(lost) = &record.event {
+            env.check(self.check_lease(&before, lost));
+            env.check(check_what_if(&before, self.state(), lost, record.stored_at));
         }
     }
 
@@ -278,10 +280,8 @@ impl Audit {
     pub(super) fn check_commands(&self, nats: &Nats) -> Checked {
         for (event_id, position) in &self.acknowledged {
             let stands = nats.get(LogStream::Log, *position).is_some_and(|record| record.id == *event_id);
-            let times = nats
-                .behind(LogStream::Log, Position::START)
-                .filter(|record| record.id == *event_id)
-                .count();
+            let times =
+                nats.behind(LogStream::Log, Position::START).filter(|record| record.id == *event_id).count();
             if !stands || times != 1 {
                 let what = format!("{event_id} was acknowledged at {position} and stands {times} times");
                 return Err((Invariant::CommandKept, what));
@@ -316,8 +316,7 @@ fn check_what_if(before: &State, after: &State, lost: &ServerLost, now: Timestam
     let lose = BTreeSet::from([lost.server_id]);
     let outlook = what_if::lose(before, now, &lose);
     let (evidence, nobody) = (Evidence::new(), BTreeSet::new());
-    let inputs =
-        Inputs { state: after, now, evidence: &evidence, lose: &nobody, scope: Scope::Failover };
+    let inputs = Inputs { state: after, now, evidence: &evidence, lose: &nobody, scope: Scope::Failover };
     let planned = plan(&inputs).entries;
     let assigned: BTreeMap<_, _> = planned
         .iter()

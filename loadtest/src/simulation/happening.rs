@@ -51,7 +51,9 @@ pub(super) enum Ending {
     Camera(Key),
     Slow(usize),
     Disk(usize),
-    NatsStop { roll_back: bool },
+    NatsStop {
+        roll_back: bool,
+    },
     /// An operator starts all control replicas anew, after a rollback.
     RestartAll,
 }
@@ -81,19 +83,42 @@ pub(super) enum Request {
 #[derive(Debug, Clone)]
 pub(super) enum Message {
     // To a replica.
-    Appended { call: u64, result: Result<Position, Refused> },
+    Appended {
+        call: u64,
+        result: Result<Position, Refused>,
+    },
     /// `folded`: up to where `LOG` and `RECORDINGS` had been folded when the request was made.
-    Ticked { ends: Ends, holds: bool, folded: (Position, Position), at: Timestamp },
+    Ticked {
+        ends: Ends,
+        holds: bool,
+        folded: (Position, Position),
+        at: Timestamp,
+    },
     Ends(Ends),
-    Standing { found: BTreeMap<ServerId, Found>, end: Position },
+    Standing {
+        found: BTreeMap<ServerId, Found>,
+        end: Position,
+    },
     /// There is something new in the log streams.
     News,
-    Command { command: Box<Command>, event_id: EventId },
-    JoinWish { worker: usize, run: Run },
+    Command {
+        command: Box<Command>,
+        event_id: EventId,
+    },
+    JoinWish {
+        worker: usize,
+        run: Run,
+    },
     // To a worker.
-    Acknowledged { sent_at: Timestamp },
+    Acknowledged {
+        sent_at: Timestamp,
+    },
     Stored(EventId),
-    Parts { parts: Vec<Bytes>, is_whole: bool, begun_at: Timestamp },
+    Parts {
+        parts: Vec<Bytes>,
+        is_whole: bool,
+        begun_at: Timestamp,
+    },
     Told(Bytes),
     LookNow,
     Joined(Reply),
@@ -169,4 +194,3 @@ impl Alarm {
         }
     }
 }
-

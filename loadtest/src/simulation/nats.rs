@@ -191,10 +191,10 @@ impl Nats {
 
     fn part(&self, server_id: ServerId, part: u32) -> Option<(&Rc<Stored>, &AssignmentSet)> {
         let record = self.last(LogStream::Assignments, &subject::assignment(server_id, part))?;
-        match &record.event {
-            Event::AssignmentsPublished(set) => Some((record, set)),
-            other => unreachable!("only assignments stand in ASSIGNMENTS, not {other:?}"),
-        }
+        let Event::AssignmentsPublished(set) = &record.event else {
+            unreachable!("only assignments stand in ASSIGNMENTS, not {:?}", record.event);
+        };
+        Some((record, set))
     }
 
     /// What stands for a server, as control reads it.

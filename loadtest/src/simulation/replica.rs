@@ -324,7 +324,8 @@ impl Replica {
             && required.fold_version > program
         {
             env.see(Seen::OldProgramHalted);
-            let why = format!("from {} on the log requires version {}", record.position, required.fold_version);
+            let why =
+                format!("from {} on the log requires version {}", record.position, required.fold_version);
             return self.halt(env, why);
         }
         let Some(process) = &mut self.process else { return };
@@ -347,7 +348,8 @@ impl Replica {
 
     fn follow_heartbeats(&mut self, nats: &Nats) {
         let Some(process) = &mut self.process else { return };
-        let Some(began_at) = process.began_at.filter(|_| process.caught_up || process.halted.is_some()) else {
+        let Some(began_at) = process.began_at.filter(|_| process.caught_up || process.halted.is_some())
+        else {
             return;
         };
         if process.heartbeats == Position::START
@@ -359,11 +361,10 @@ impl Replica {
         }
         for record in nats.behind(LogStream::Heartbeats, process.heartbeats) {
             process.heartbeats = record.position;
-            match &record.event {
-                Event::ServerHeartbeat(heartbeat) => {
-                    process.observed.heartbeat(heartbeat, record.position, record.stored_at);
-                }
-                _ => process.observed.tick(record.stored_at),
+            if let Event::ServerHeartbeat(heartbeat) = &record.event {
+                process.observed.heartbeat(heartbeat, record.position, record.stored_at);
+            } else {
+                process.observed.tick(record.stored_at);
             }
         }
         if process.heartbeats >= began_at.heartbeats {
@@ -431,7 +432,13 @@ impl Replica {
         self.process.as_ref().map(|process| process.boot_id)
     }
 
-    fn ticked(&mut self, env: &mut Env, (ends, at): (Ends, Timestamp), holds: bool, folded: (Position, Position)) {
+    fn ticked(
+        &mut self,
+        env: &mut Env,
+        (ends, at): (Ends, Timestamp),
+        holds: bool,
+        folded: (Position, Position),
+    ) {
         let rolled_back = rows::rolled_back(folded, ends);
         let Some(process) = &mut self.process else { return };
         process.lease_answered_at = at;
@@ -483,7 +490,9 @@ impl Replica {
     }
 
     fn call_late(&mut self, env: &mut Env, number: u64) {
-        let Some(call) = self.process.as_mut().and_then(|process| process.calls.get_mut(&number)) else { return };
+        let Some(call) = self.process.as_mut().and_then(|process| process.calls.get_mut(&number)) else {
+            return;
+        };
         if call.tries < TRIES {
             call.tries += 1;
             self.send_call(env, number);

@@ -137,10 +137,8 @@ impl Scenario {
     pub(super) fn draw(random: &mut Random) -> Self {
         // Runs without faults show what operators alone can do.
         let is_quiet = random.percent(8);
-        let faults = Fault::ALL
-            .into_iter()
-            .filter(|fault| random.percent(fault.percent()) && !is_quiet)
-            .collect();
+        let faults =
+            Fault::ALL.into_iter().filter(|fault| random.percent(fault.percent()) && !is_quiet).collect();
         Self {
             servers: random.count(2..=12),
             replicas: random.count(1..=3),

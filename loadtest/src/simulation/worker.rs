@@ -400,7 +400,9 @@ impl Worker {
         process.joining_since = None;
         let again_in = match reply {
             Reply::Welcome { server_id, adopted } => {
-                if let Some(before) = self.disk.server.replace(server_id).filter(|before| *before != server_id) {
+                if let Some(before) =
+                    self.disk.server.replace(server_id).filter(|before| *before != server_id)
+                {
                     audit.renamed(before, server_id);
                 }
                 if process.standing != Standing::Known(server_id) {
@@ -447,7 +449,11 @@ impl Worker {
 
     /// One of several alarms: only the one that belongs to the last look counts.
     fn look_if_due(&mut self, env: &mut Env) {
-        if self.process.as_ref().is_some_and(|process| env.now.millis_since(process.looked_at) >= LOOK_EVERY_MS) {
+        if self
+            .process
+            .as_ref()
+            .is_some_and(|process| env.now.millis_since(process.looked_at) >= LOOK_EVERY_MS)
+        {
             self.look(env);
         }
     }
@@ -462,7 +468,9 @@ impl Worker {
 
     /// Takes a part of a set; a set that is whole and new is saved and then in force.
     fn offer(&mut self, env: &mut Env, audit: &mut Audit, part: Bytes) {
-        let Some(collector) = self.process.as_mut().and_then(|process| process.collector.as_mut()) else { return };
+        let Some(collector) = self.process.as_mut().and_then(|process| process.collector.as_mut()) else {
+            return;
+        };
         match collector.offer(part) {
             Ok((_, Some(set))) => {
                 self.disk.set.clone_from(&set.messages);
@@ -475,7 +483,12 @@ impl Worker {
 
     fn apply(&mut self, env: &mut Env, audit: &mut Audit, set: &DesiredSet) {
         let Some(process) = &mut self.process else { return };
-        env.note(format_args!("s{} applies revision {}: {} cameras", self.index, set.revision, set.cameras.len()));
+        env.note(format_args!(
+            "s{} applies revision {}: {} cameras",
+            self.index,
+            set.revision,
+            set.cameras.len()
+        ));
         process.applied = set.revision;
         if !process.has_spoken && !set.cameras.is_empty() {
             env.see(Seen::RecordedFromDisk);

@@ -310,8 +310,12 @@ impl World {
 
     /// Whoever is that server, and listens, is told.
     fn tell_server(&mut self, server_id: ServerId, message: &Message) {
-        let listening: Vec<_> =
-            self.workers.iter().filter(|worker| worker.listens(server_id)).map(|worker| worker.index).collect();
+        let listening: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|worker| worker.listens(server_id))
+            .map(|worker| worker.index)
+            .collect();
         for worker in listening {
             if self.env.strikes(Fault::AssignmentLost, 15) {
                 self.env.see(Seen::AssignmentLost);
@@ -321,7 +325,11 @@ impl World {
         }
     }
 
-    fn append(&mut self, drafts: &[Draft], recognise: bool) -> Result<longwatch_events::position::Position, Refused> {
+    fn append(
+        &mut self,
+        drafts: &[Draft],
+        recognise: bool,
+    ) -> Result<longwatch_events::position::Position, Refused> {
         let (env, nats) = (&mut self.env, &mut self.nats);
         let now = env.now;
         let Appended { position, records } =
@@ -344,12 +352,11 @@ impl World {
     fn stored(&mut self, record: &Rc<Stored>) {
         self.note(record);
         self.audit.stored(&mut self.env, &self.nats, record);
-        match &record.event {
-            Event::ServerLost(lost) => self.check_loss(lost),
-            Event::AssignmentsPublished(set) => {
-                self.tell_server(set.server_id, &Message::Told(record.payload.clone()));
-            }
-            _ => {}
+        if let Event::ServerLost(lost) = &record.event {
+            self.check_loss(lost);
+        }
+        if let Event::AssignmentsPublished(set) = &record.event {
+            self.tell_server(set.server_id, &Message::Told(record.payload.clone()));
         }
     }
 
@@ -370,16 +377,32 @@ impl World {
                 .server(adopted.server_id)
                 .is_some_and(|server| server.is_detached())
                 .then_some(Seen::AdoptedAgain),
-            _ => None,
+            Event::TenantCreated(_)
+            | Event::TenantChanged(_)
+            | Event::TenantDeleted(_)
+            | Event::ServerAdded(_)
+            | Event::ServerJoined(_)
+            | Event::ServerChanged(_)
+            | Event::ServerDrainStarted(_)
+            | Event::ServerDrainStopped(_)
+            | Event::ServerFailbackRequested(_)
+            | Event::CameraAdded(_)
+            | Event::CameraChanged(_)
+            | Event::CameraDeleted(_)
+            | Event::CameraMoveRequested(_)
+            | Event::PolicyChanged(_)
+            | Event::VersionRequired(_)
+            | Event::PlanMade(_)
+            | Event::AssignmentsPublished(_)
+            | Event::CameraBacklogged(_) => None,
         };
         if let Some(seen) = seen {
             self.env.see(seen);
         }
-        match &record.event {
-            Event::AssignmentsPublished(_) | Event::PlanMade(_) => {
-                self.env.note(format_args!("{} stands at {}", record.subject, record.position));
-            }
-            event => self.env.note(format_args!("{}: {event:?}", record.position)),
+        if matches!(record.event, Event::AssignmentsPublished(_) | Event::PlanMade(_)) {
+            self.env.note(format_args!("{} stands at {}", record.subject, record.position));
+        } else {
+            self.env.note(format_args!("{}: {:?}", record.position, record.event));
         }
     }
 
@@ -390,8 +413,8 @@ impl World {
         let Some(well_since) = worker.well_since else { return };
         let well_ms = lost.judged_at.millis_since(well_since);
         let present_since = self.audit.state().server(lost.server_id).map(|server| server.present_since);
-        let is_new = present_since
-            .is_some_and(|since| lost.judged_at.millis_since(since) <= i64::from(lost.lease_ms));
+        let is_new =
+            present_since.is_some_and(|since| lost.judged_at.millis_since(since) <= i64::from(lost.lease_ms));
         if is_new || well_ms > i64::from(lost.lease_ms) + CONNECTS_WITHIN_MS {
             let what = format!("s{} was well for {well_ms} ms: {lost:?}", worker.index);
             self.env.broken(Invariant::NoFalseExpiry, what);
@@ -435,8 +458,12 @@ impl World {
 
     /// A command goes to one of the replicas.
     fn command(&mut self, command: Message) {
-        let alive: Vec<_> =
-            self.replicas.iter().filter(|replica| replica.process.is_some()).map(|replica| replica.index).collect();
+        let alive: Vec<_> = self
+            .replicas
+            .iter()
+            .filter(|replica| replica.process.is_some())
+            .map(|replica| replica.index)
+            .collect();
         if let Some(replica) = self.env.random.pick(&alive) {
             let run = self.replicas[replica].run;
             self.answer(Party::Replica(replica), run, command);

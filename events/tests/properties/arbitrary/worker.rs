@@ -29,18 +29,20 @@ pub(super) fn reported() -> impl Strategy<Value = RecordingReported> {
 }
 
 fn load() -> impl Strategy<Value = Load> {
-    (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>())).prop_map(|(wide, narrow, lease_ms)| Load {
-        applied_revision: Position(wide[0]),
-        lease_ms,
-        cameras: narrow[0],
-        recording: narrow[1],
-        unsettled: narrow[2],
-        received_bytes_per_s: wide[1],
-        cpu_millicores: narrow[3],
-        memory_bytes: wide[2],
-        disk_free_bytes: wide[3],
-        disk_total_bytes: wide[4],
-        outbox_facts: wide[5],
+    (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>())).prop_map(|(wide, narrow, lease_ms)| {
+        Load {
+            applied_revision: Position(wide[0]),
+            lease_ms,
+            cameras: narrow[0],
+            recording: narrow[1],
+            unsettled: narrow[2],
+            received_bytes_per_s: wide[1],
+            cpu_millicores: narrow[3],
+            memory_bytes: wide[2],
+            disk_free_bytes: wide[3],
+            disk_total_bytes: wide[4],
+            outbox_facts: wide[5],
+        }
     })
 }
 

@@ -126,7 +126,9 @@ impl Whole<'_> {
     /// What the cited evidence shows.
     fn cited(&self) -> Evidence {
         let shown = |entry: &PlanEntry| {
-            let Decision::Finish { epoch, reason, evidence: Some(position) } = entry.decision else { return None };
+            let Decision::Finish { epoch, reason, evidence: Some(position) } = entry.decision else {
+                return None;
+            };
             let what = match reason {
                 FinishReason::FirstKeyframe => Step::Begun,
                 FinishReason::Stopped => Step::Stopped,
@@ -172,7 +174,8 @@ impl Whole<'_> {
             return Ok(());
         }
         let mut left_out: Vec<(CopyKey, &Camera)> = Vec::new();
-        let decided: BTreeMap<_, _> = self.entries.iter().map(|entry| (entry.key(), entry.decision)).collect();
+        let decided: BTreeMap<_, _> =
+            self.entries.iter().map(|entry| (entry.key(), entry.decision)).collect();
         for key in self.basis.index().waiting() {
             let Some((camera, _)) = self.basis.copy(key) else { continue };
             let is_placed = matches!(decided.get(&key), Some(Decision::Assign { .. }));
@@ -183,7 +186,8 @@ impl Whole<'_> {
         // What this plan fills on top of what was there: a camera's turn came when it was no fuller than that.
         let mut rooms = rooms(self.basis);
         for (key, decision) in &decided {
-            let (Decision::Assign { server_id, .. }, Some((camera, _))) = (decision, self.basis.copy(*key)) else {
+            let (Decision::Assign { server_id, .. }, Some((camera, _))) = (decision, self.basis.copy(*key))
+            else {
                 continue;
             };
             if let Some(room) = rooms.get_mut(server_id) {
@@ -192,7 +196,9 @@ impl Whole<'_> {
         }
         for (key, decision) in &decided {
             let Decision::Assign { server_id, .. } = decision else { continue };
-            let (Some((placed, _)), Some(room)) = (self.basis.copy(*key), rooms.get(server_id)) else { continue };
+            let (Some((placed, _)), Some(room)) = (self.basis.copy(*key), rooms.get(server_id)) else {
+                continue;
+            };
             let without = room.without(placed);
             let passed_over = left_out.iter().find(|(waiting_key, waiting)| {
                 waiting.settings.failover_priority < placed.settings.failover_priority
@@ -240,8 +246,7 @@ fn settles(mut state: State, now: Timestamp) -> Checked {
     let (evidence, lose) = (Evidence::new(), BTreeSet::new());
     let mut last = Vec::new();
     for _ in 0..PLANS_IN_A_ROW {
-        let inputs =
-            Inputs { state: &state, now, evidence: &evidence, lose: &lose, scope: Scope::All };
+        let inputs = Inputs { state: &state, now, evidence: &evidence, lose: &lose, scope: Scope::All };
         last = plan(&inputs).entries;
         if last.is_empty() {
             return Ok(());
@@ -273,9 +278,9 @@ fn check_capacity(before: &State, after: &State) -> Checked {
 /// A camera that never fails over stays on its server, unless that cannot hold it or somebody wants it elsewhere.
 fn check_never(basis: &State, entry: &PlanEntry) -> Checked {
     let Some((camera, copy)) = basis.copy(entry.key()) else { return Ok(()) };
-    let is_placed = copy.assignment().is_some_and(|now_on| {
-        basis.server(now_on.server_id).is_some_and(|server| server.is_ours())
-    });
+    let is_placed = copy
+        .assignment()
+        .is_some_and(|now_on| basis.server(now_on.server_id).is_some_and(|server| server.is_ours()));
     if camera.settings.failover_priority != Priority::Never || !is_placed || !camera.wants_recording() {
         return Ok(());
     }
@@ -321,11 +326,13 @@ fn count(env: &mut Env, whole: &Whole<'_>) {
     }
     let never_waits = whole.basis.servers().filter(|(_, server)| server.lost.is_some()).any(|(id, _)| {
         whole.basis.index().roster(id).copies().any(|key| {
-            whole.basis.copy(key).is_some_and(|(camera, _)| camera.settings.failover_priority == Priority::Never)
+            whole
+                .basis
+                .copy(key)
+                .is_some_and(|(camera, _)| camera.settings.failover_priority == Priority::Never)
         })
     });
     if never_waits {
         env.see(Seen::NeverWaited);
     }
 }
-

@@ -46,7 +46,10 @@ impl Audit {
         *newest = revision;
         let Some(state) = self.state_at(record.folded) else { return Ok(()) };
         let wanted = recorded_by(state, server_id);
-        let wrong = set.cameras.iter().find(|camera| wanted.get(&Key::from(*camera)) != Some(&Version::from(*camera)));
+        let wrong = set
+            .cameras
+            .iter()
+            .find(|camera| wanted.get(&Key::from(*camera)) != Some(&Version::from(*camera)));
         if let Some(camera) = wrong {
             let expected = wanted.get(&Key::from(camera));
             let what = format!(
@@ -80,4 +83,3 @@ pub(in crate::simulation) fn recorded_by(state: &State, server_id: ServerId) -> 
     }
     wanted
 }
-

@@ -88,7 +88,9 @@ impl Replica {
         process.planner.wakes_at = None;
         if env.now.millis_since(process.planner.since) > FOLD_WITHIN_MS {
             match process.planner.stage {
-                Stage::Folding(_) | Stage::Comparing { .. } | Stage::Reading => process.planner.stage = Stage::Idle,
+                Stage::Folding(_) | Stage::Comparing { .. } | Stage::Reading => {
+                    process.planner.stage = Stage::Idle
+                }
                 Stage::Idle | Stage::Appending | Stage::Publishing(_) => {}
             }
         }
@@ -125,7 +127,8 @@ impl Replica {
     /// Appends what has to change; if nothing has to, publishes.
     fn plan(&mut self, env: &mut Env) {
         self.enter(env, Stage::Idle);
-        let Some(process) = self.process.as_ref().filter(|process| process.decides() && process.leads(env.now))
+        let Some(process) =
+            self.process.as_ref().filter(|process| process.decides() && process.leads(env.now))
         else {
             return;
         };
@@ -202,7 +205,9 @@ impl Replica {
     /// Publishes every set that differs from what stands there.
     fn publish(&mut self, env: &mut Env) {
         let Some(process) = &mut self.process else { return };
-        let Stage::Comparing { servers, found, .. } = std::mem::take(&mut process.planner.stage) else { return };
+        let Stage::Comparing { servers, found, .. } = std::mem::take(&mut process.planner.stage) else {
+            return;
+        };
         let (pace, position) = (process.observed.pace(), process.state.position);
         let mut sets = Vec::new();
         for server_id in servers {
@@ -210,13 +215,14 @@ impl Replica {
                 Standing::new(found.first.clone(), found.first_at, found.others.clone())
             });
             standing.applied(process.observed.applied(server_id));
-            let Some(parts) = parts(&process.state, server_id, pace, &standing, env.scenario.cameras_per_part)
+            let Some(parts) =
+                parts(&process.state, server_id, pace, &standing, env.scenario.cameras_per_part)
             else {
                 let revision = standing.revision;
-                process.planner.looked.insert(
-                    server_id,
-                    Looked { position, pace, revision, at: env.now, nudged_at: None },
-                );
+                process
+                    .planner
+                    .looked
+                    .insert(server_id, Looked { position, pace, revision, at: env.now, nudged_at: None });
                 continue;
             };
             sets.push((server_id, standing.first_part_at, parts));
@@ -260,11 +266,9 @@ impl Replica {
         }
         let left = match process.planner.stage {
             Stage::Publishing(left) => left.saturating_sub(1),
-            Stage::Idle
-            | Stage::Appending
-            | Stage::Folding(_)
-            | Stage::Reading
-            | Stage::Comparing { .. } => return,
+            Stage::Idle | Stage::Appending | Stage::Folding(_) | Stage::Reading | Stage::Comparing { .. } => {
+                return;
+            }
         };
         process.planner.stage = Stage::Publishing(left);
         if left == 0 {

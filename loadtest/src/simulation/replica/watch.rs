@@ -81,10 +81,17 @@ impl Replica {
     pub(super) fn joins_go_on(&mut self, env: &mut Env) {
         let Some(process) = &self.process else { return };
         let is_under_way = |worker: usize| {
-            process.calls.values().any(|call| matches!(call.purpose, Purpose::Join { worker: w } if w == worker))
+            process
+                .calls
+                .values()
+                .any(|call| matches!(call.purpose, Purpose::Join { worker: w } if w == worker))
         };
-        let waiting: Vec<_> =
-            process.joining.iter().map(|(worker, wish)| (*worker, *wish)).filter(|(w, _)| !is_under_way(*w)).collect();
+        let waiting: Vec<_> = process
+            .joining
+            .iter()
+            .map(|(worker, wish)| (*worker, *wish))
+            .filter(|(w, _)| !is_under_way(*w))
+            .collect();
         for (worker, (run, steps)) in waiting {
             self.join_goes_on(env, worker, run, steps);
         }
@@ -142,9 +149,11 @@ fn judge(process: &Process) -> Judgement {
     };
     liveness::judge(&process.state, observed.now(), rules, |server_id| {
         match (observed.silence(server_id), observed.seen(server_id)) {
-            (Some(silence), _) => {
-                Some(Signs { last_heartbeat: silence.last_heartbeat, heard_at: silence.since, is_silent: true })
-            }
+            (Some(silence), _) => Some(Signs {
+                last_heartbeat: silence.last_heartbeat,
+                heard_at: silence.since,
+                is_silent: true,
+            }),
             (None, Some(seen)) => {
                 Some(Signs { last_heartbeat: Some(seen.position), heard_at: seen.at, is_silent: false })
             }

@@ -130,7 +130,10 @@ impl Worker {
     fn interrupted(&mut self, env: &mut Env, key: Key, epoch: Epoch, at: Timestamp, cause: Cause) {
         let Key { tenant_id, camera_id } = key;
         let detail = String::new();
-        self.tell(env, vec![Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail })]);
+        self.tell(
+            env,
+            vec![Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail })],
+        );
     }
 
     fn dial(&mut self, env: &mut Env, key: Key) {
@@ -166,7 +169,8 @@ impl Worker {
         dial: u32,
     ) {
         let index = self.index;
-        let Some(recorder) = self.recorder(key, dial).filter(|recorder| recorder.phase == Phase::Dialing) else {
+        let Some(recorder) = self.recorder(key, dial).filter(|recorder| recorder.phase == Phase::Dialing)
+        else {
             return;
         };
         let (epoch, single_session) = (recorder.version.epoch, recorder.single_session);
@@ -242,7 +246,8 @@ impl Worker {
         let Some(process) = &self.process else { return };
         let is_held = process.lease.state(now) == Held::Held;
         let (ends_at, look_due) = (process.lease.ends_at(), process.lease.look_due());
-        let differs = |recorder: &Recorder| recorder.single_session && (recorder.phase == Phase::Held) == is_held;
+        let differs =
+            |recorder: &Recorder| recorder.single_session && (recorder.phase == Phase::Held) == is_held;
         let changed: Vec<_> =
             process.recorders.iter().filter(|(_, recorder)| differs(recorder)).map(|(key, _)| *key).collect();
         let has_single = process.recorders.values().any(|recorder| recorder.single_session);
@@ -253,7 +258,8 @@ impl Worker {
                 self.hold(env, audit, key);
             }
         }
-        let in_millis = |at: Duration| i64::try_from(at.saturating_sub(now).as_millis()).unwrap_or(i64::MAX) + 1;
+        let in_millis =
+            |at: Duration| i64::try_from(at.saturating_sub(now).as_millis()).unwrap_or(i64::MAX) + 1;
         if has_single && let Some(end) = ends_at.filter(|end| *end > now) {
             self.set_alarm(env, in_millis(end), Alarm::LeaseEnds);
         }
@@ -306,7 +312,9 @@ impl Worker {
             return None;
         }
         let wrong = process.wanted.keys().find_map(|key| {
-            let Some(recorder) = process.recorders.get(key) else { return Some((*key, "is not recorded at all")) };
+            let Some(recorder) = process.recorders.get(key) else {
+                return Some((*key, "is not recorded at all"));
+            };
             let could_since = recorder.since.max(cameras.changed_at(*key)).max(self.awake_since);
             let waits_ms = env.now.millis_since(could_since);
             let is_late = waits_ms > PATIENCE_MS && cameras.reaches(self.index, *key);

@@ -50,7 +50,9 @@ impl World {
         let end = self.nats.ends().log;
         for index in 0..self.replicas.len() {
             let replica = &self.replicas[index];
-            let Some(process) = replica.process.as_ref().filter(|_| replica.paused.is_none()) else { continue };
+            let Some(process) = replica.process.as_ref().filter(|_| replica.paused.is_none()) else {
+                continue;
+            };
             let is_ahead = process.state.position > end && process.heard_after(self.nats_started_at);
             if is_ahead && process.halted.is_none() && replica.link == Link::UP {
                 let what = format!("r{index} is at {}, the log ends at {end}", process.state.position);
@@ -65,7 +67,10 @@ impl World {
         let found = self.audit.check_commands(&self.nats);
         self.env.check(found);
         let state = self.audit.state().clone();
-        let found = self.check_control(&state).and_then(|()| self.check_recorded(&state)).and_then(|()| check_left_out(&state));
+        let found = self
+            .check_control(&state)
+            .and_then(|()| self.check_recorded(&state))
+            .and_then(|()| check_left_out(&state));
         self.env.check(found.map_err(|what| (Invariant::Converges, what)));
         self.env.note(format_args!("the end, at position {}", state.position));
     }
@@ -79,7 +84,10 @@ impl World {
                 return Err(format!("{name} has halted: {why}"));
             }
             if process.state.content_hash() != state.content_hash() {
-                return Err(format!("{name} is at {}, the log at {}", process.state.position, state.position));
+                return Err(format!(
+                    "{name} is at {}, the log at {}",
+                    process.state.position, state.position
+                ));
             }
         }
         if state.index().moving().len() > 0 {
@@ -133,8 +141,10 @@ fn check_left_out(state: &State) -> Result<(), String> {
     for (tenant_id, camera_id, camera) in state.cameras().filter(|(_, _, camera)| camera.wants_recording()) {
         for (number, copy) in camera.copies().filter(|(_, copy)| copy.assignment().is_none()) {
             let key = CopyKey { tenant_id, camera_id, copy: number };
-            let has_another = |id| camera.copies().any(|(_, other)| other.servers().any(|server| server == id));
-            let room = rooms.iter().find(|(id, room)| !has_another(**id) && room.takes(**id, camera, copy.home));
+            let has_another =
+                |id| camera.copies().any(|(_, other)| other.servers().any(|server| server == id));
+            let room =
+                rooms.iter().find(|(id, room)| !has_another(**id) && room.takes(**id, camera, copy.home));
             if let Some((server_id, _)) = room {
                 return Err(format!("{key:?} has no server, although {server_id} has room: {copy:?}"));
             }

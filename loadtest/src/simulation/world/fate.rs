@@ -35,8 +35,7 @@ impl World {
     fn strike(&mut self, fault: Fault) {
         let worker = self.env.random.number(0..=i64::from(self.env.scenario.servers) - 1);
         let replica = self.env.random.number(0..=i64::from(self.env.scenario.replicas) - 1);
-        let (worker, replica) =
-            (usize::try_from(worker).unwrap_or(0), usize::try_from(replica).unwrap_or(0));
+        let (worker, replica) = (usize::try_from(worker).unwrap_or(0), usize::try_from(replica).unwrap_or(0));
         let ms = self.env.random.spread(300, 40_000);
         match fault {
             Fault::WorkerCrash => self.crash_worker(worker, ms),
@@ -198,9 +197,8 @@ impl World {
             self.roll_back();
         }
         self.env.note(format_args!("NATS starts"));
-        let parties = (0..self.workers.len())
-            .map(Party::Worker)
-            .chain((0..self.replicas.len()).map(Party::Replica));
+        let parties =
+            (0..self.workers.len()).map(Party::Worker).chain((0..self.replicas.len()).map(Party::Replica));
         for party in parties {
             let ms = self.connects_in_ms();
             let (parked, others) =
@@ -238,7 +236,9 @@ impl World {
         let end = self.nats.ends().log.0;
         let lost = u64::from(self.env.random.count(1..=25)).min(end.saturating_sub(3));
         let first_lost = Position(end - lost + 1);
-        let Some(from) = self.nats.get(LogStream::Log, first_lost).map(|record| record.stored_at) else { return };
+        let Some(from) = self.nats.get(LogStream::Log, first_lost).map(|record| record.stored_at) else {
+            return;
+        };
         self.nats.roll_back(from);
         let end = self.nats.ends().log;
         self.env.note(format_args!("NATS was rolled back: LOG ends at {end}"));
