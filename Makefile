@@ -4,7 +4,7 @@
 CAMERAS ?= 4
 DATA    ?= ./data
 LISTEN  ?= 127.0.0.1:8080
-SEEDS   ?= 10000
+SEEDS   ?= 50000
 FROM    ?= 0
 # The dev build is what a first `make run` waits for: no LTO, dependencies at opt-level 1, ready in half the time,
 # and `make test` uses the same artifacts. For figures that count: PROFILE=release.
@@ -39,7 +39,7 @@ bench: tools ## build for release and print the benchmark report
 	@"$(TARGET_DIR)/release/longwatch-loadtest" failover
 	@"$(TARGET_DIR)/release/longwatch-loadtest" scale
 
-simulate: tools ## run SEEDS=10000 seeds of the simulation, from FROM=0 on
+simulate: tools ## run SEEDS=50000 seeds of the simulation, from FROM=0 on
 	@cargo build --release -p longwatch-loadtest --bins
 	@"$(TARGET_DIR)/release/longwatch-loadtest" simulate --seeds "$(SEEDS)" --from "$(FROM)"
 

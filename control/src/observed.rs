@@ -222,15 +222,16 @@ mod tests {
         let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
         let observed = Observed::default();
         assert_eq!(observed.silent_since(server), None, "nothing was heard of anyone");
-        observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(1_000));
+        ticks(1_000, 9_500).for_each(|at| observed.tick(at));
+        observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(10_000));
         assert_eq!(observed.silent_since(server), None);
-        for at in ticks(1_500, 4_000) {
+        for at in ticks(10_500, 13_000) {
             observed.tick(at);
             assert_eq!(observed.silent_since(server), None);
         }
-        observed.tick(Timestamp::from_millis(4_001));
-        assert_eq!(observed.silent_since(server), Some(Timestamp::from_millis(1_000)));
-        observed.heartbeat(&beat(server, boot, 2), Position(1), Timestamp::from_millis(4_500));
+        observed.tick(Timestamp::from_millis(13_001));
+        assert_eq!(observed.silent_since(server), Some(Timestamp::from_millis(10_000)));
+        observed.heartbeat(&beat(server, boot, 2), Position(1), Timestamp::from_millis(13_500));
         assert_eq!(observed.silent_since(server), None);
     }
 
@@ -239,6 +240,7 @@ mod tests {
         let ids = CountingIds::default();
         let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
         let observed = Observed::default();
+        ticks(1_000, 9_500).for_each(|at| observed.tick(at));
         for (told_ms, lease_ms) in [(9_000, 9_000), (1_000, 3_000)] {
             let load = Load { lease_ms: Some(told_ms), ..Load::default() };
             let start = observed.now().plus_millis(i64::from(TICK_MS));
@@ -258,12 +260,13 @@ mod tests {
         let ids = CountingIds::default();
         let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
         let observed = Observed::default();
-        observed.heartbeat(&beat(server, boot, 5), Position(1), Timestamp::from_millis(1_000));
-        for at in ticks(1_500, 5_000) {
+        ticks(1_000, 9_500).for_each(|at| observed.tick(at));
+        observed.heartbeat(&beat(server, boot, 5), Position(1), Timestamp::from_millis(10_000));
+        for at in ticks(10_500, 13_500) {
             observed.heartbeat(&beat(server, boot, 5), Position(1), at);
             observed.heartbeat(&beat(server, boot, 4), Position(1), at);
         }
-        assert_eq!(observed.seen(server).map(|seen| seen.at), Some(Timestamp::from_millis(1_000)));
+        assert_eq!(observed.seen(server).map(|seen| seen.at), Some(Timestamp::from_millis(10_000)));
         assert!(observed.silent_since(server).is_some());
     }
 

@@ -148,10 +148,13 @@ impl TestControl {
         camera_id
     }
 
-    /// Waits until `reached` holds of State.
+    /// Waits until `reached` holds of State, and rows have followed it.
     pub(crate) async fn until(&self, reached: impl Fn(&State) -> bool) {
         let mut progress = self.service.progress();
-        let waited = progress.wait_for(|_| reached(&self.service.state()));
+        let waited = progress.wait_for(|progress| {
+            let state = self.service.state();
+            reached(&state) && progress.log >= state.position
+        });
         timeout(Duration::from_secs(10), waited).await.expect("State never came to it").unwrap();
     }
 

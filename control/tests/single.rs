@@ -19,8 +19,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// Stands in for the worker: writes down how it was called and that it drained.
 const WORKER: &str = r#"#!/bin/sh
 here=$(dirname "$0")
-printf '%s\n' "$@" > "$here/called"
 trap 'echo drained >> "$here/drained"; exit 0' TERM
+printf '%s\n' "$@" > "$here/called"
+: > "$here/ready"
 while :; do sleep 0.05; done
 "#;
 
@@ -28,6 +29,7 @@ while :; do sleep 0.05; done
 const STUBBORN_WORKER: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 trap 'sleep SECONDS; echo drained >> "$here/drained"; exit 0' TERM
+: > "$here/ready"
 while :; do sleep 0.05; done
 "#;
 
@@ -117,8 +119,19 @@ impl Single {
         file.try_lock().is_err()
     }
 
+    /// All children are there, and the worker hears signals.
     async fn all_up(&self) -> [Pid; 3] {
-        [self.pid("nats-server", None).await, self.pid("control", None).await, self.pid("worker", None).await]
+        let pids = [
+            self.pid("nats-server", None).await,
+            self.pid("control", None).await,
+            self.pid("worker", None).await,
+        ];
+        let began = Instant::now();
+        while !self.folder.path().join("ready").exists() {
+            assert!(began.elapsed() < DEADLINE, "the worker never said that it hears signals");
+            sleep(Duration::from_millis(5)).await;
+        }
+        pids
     }
 
     async fn ended(&mut self) -> ExitStatus {

@@ -12,6 +12,7 @@ use longwatch_events::settings::Capacity;
 use longwatch_events::state::CameraCopy;
 
 use crate::decide::command::Command;
+use crate::observed::TICK_MS;
 use crate::testing::START;
 use crate::watch;
 
@@ -222,8 +223,8 @@ async fn silence_of_too_many_is_told() {
     api.heartbeat(server, 1).await;
     let service = Arc::clone(&api.control.service);
     let watch = tokio::spawn(async move { watch::run(&service).await });
-    for _ in 0..6 {
-        api.control.clock.advance_millis(1_000);
+    for _ in 0..12 {
+        api.control.clock.advance_millis(TICK_MS.into());
         let boot_id = BootId::generate(api.control.service.ids());
         let folded = api.control.service.state().position;
         api.happens(Event::ControlTicked(ControlTicked { boot_id, folded })).await;

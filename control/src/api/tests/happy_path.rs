@@ -10,6 +10,7 @@ use longwatch_events::position::Epoch;
 use longwatch_events::settings::Capacity;
 use longwatch_events::time::Timestamp;
 
+use crate::observed::TICK_MS;
 use crate::testing::START;
 
 fn at(second: i64) -> Timestamp {
@@ -227,8 +228,8 @@ async fn a_silent_server_makes_its_cameras_offline() {
     assert_eq!(server["last_heartbeat_at"], at(0).to_string());
 
     let other = api.control.add_server("south", Capacity::default()).await;
-    for sequence in 1..=5 {
-        api.control.clock.advance_millis(2_000);
+    for sequence in 1..=12 {
+        api.control.clock.advance_millis(TICK_MS.into());
         api.heartbeat(other, sequence).await;
     }
 
