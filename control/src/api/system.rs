@@ -1,10 +1,11 @@
-//! `/v1/system`: how far this replica is, in numbers and hashes that can be compared with another's; and what is wrong with the
-//! system as a whole.
+//! `/v1/system`: how far this replica is, in numbers and hashes that can be compared with another's; what is wrong with the
+//! system as a whole; and which programs may go on.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
+use longwatch_events::fold;
 use longwatch_events::id::TenantId;
 use longwatch_events::reason::UnplacedReason;
 use longwatch_events::state::{Placement, State as SystemState};
@@ -14,12 +15,16 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::extract::Query;
+use super::auth::Actor;
+use super::change::carry_out;
+use super::extract::{JsonBody, Query};
+use super::input::{Errors, Object};
 use super::problem::Problem;
+use crate::decide::command::Command;
 use crate::service::Service;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(read))
+    OpenApiRouter::new().routes(routes!(read)).routes(routes!(require_version))
 }
 
 /// How far this replica is.
@@ -27,6 +32,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct System {
     /// The version of this program.
     version: &'static str,
+    /// The version of the fold in this program: what a log can require.
+    fold_version: u32,
+    /// Where in the log a version of the fold was required last; 0: nowhere.
+    version_required_at: u64,
     /// Up to where `LOG` has been folded.
     log_position: u64,
     /// Up to where `RECORDINGS` has been folded.
@@ -127,9 +136,9 @@ async fn read(State(app): State<App>, mut query: Query) -> Result<Json<System>, 
     let hashes = query.parsed::<bool>("hashes").unwrap_or(true);
     query.finish()?;
     let progress = app.service.health().progress;
-    let (log_position, state_hash) = {
+    let (log_position, version_required_at, state_hash) = {
         let state = app.service.state();
-        (state.position, hashes.then(|| state.content_hash().to_string()))
+        (state.position, state.barrier_version.0, hashes.then(|| state.content_hash().to_string()))
     };
     let read_model_hash = match hashes {
         true => Some(app.service.read_model().content_hash().await?.to_string()),
@@ -137,6 +146,8 @@ async fn read(State(app): State<App>, mut query: Query) -> Result<Json<System>, 
     };
     Ok(Json(System {
         version: env!("CARGO_PKG_VERSION"),
+        fold_version: fold::VERSION,
+        version_required_at,
         log_position: log_position.0,
         recordings_position: progress.recordings.0,
         state_hash,
@@ -144,4 +155,47 @@ async fn read(State(app): State<App>, mut query: Query) -> Result<Json<System>, 
         default_tenant_id: TenantId::DEFAULT,
         problems: problems(&app.service),
     }))
+}
+
+/// Which programs may go on.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the body")]
+struct VersionInput {
+    /// The version of the fold they must have at least; that of this program if it is left out.
+    #[schema(minimum = 1)]
+    fold_version: Option<u32>,
+}
+
+/// What the log requires.
+#[derive(Serialize, ToSchema)]
+struct VersionRequirement {
+    /// The version of the fold.
+    fold_version: u32,
+    /// Where in the log it stands.
+    version_required_at: u64,
+}
+
+/// Require a version of the fold from here on. Every program that is too old for it stops deciding where the log says so, and says
+/// why; recording goes on. Meant for the end of an upgrade: a replica that was forgotten cannot read the newer log in an older way. It
+/// cannot be taken back.
+#[utoipa::path(post, path = "/v1/system:require-version", operation_id = "require_version", tag = "system",
+    request_body = VersionInput,
+    responses((status = 200, description = "The log requires it now.", body = VersionRequirement)))]
+async fn require_version(
+    State(app): State<App>,
+    actor: Actor,
+    JsonBody(body): JsonBody,
+) -> Result<Json<VersionRequirement>, Problem> {
+    let mut errors = Errors::default();
+    let mut object = Object::root(&body, &mut errors);
+    let given = object.number("fold_version", 1..=u64::from(u32::MAX), &mut errors);
+    object.finish(&mut errors);
+    let fold_version = errors.or(Some(given.and_then(|n| u32::try_from(n).ok()).unwrap_or(fold::VERSION)))?;
+    carry_out(&app, actor, |_| {
+        let expected = app.service.state().barrier_version;
+        Ok(Some(Command::RequireVersion { expected, fold_version }))
+    })
+    .await?;
+    let version_required_at = app.service.state().barrier_version.0;
+    Ok(Json(VersionRequirement { fold_version, version_required_at }))
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+use longwatch_events::fold;
 use longwatch_events::policy::{Mode, Policy};
 
 const POLICY: &str = "/v1/policy";
@@ -67,4 +68,26 @@ async fn everything_wrong_with_policy_is_told_at_once_and_what_would_be_right() 
     assert_eq!(errors(&problem), [("/liveness/lease_ms", "lease_too_short")]);
     assert!(problem["detail"].as_str().unwrap().contains("at least 4000"), "{problem}");
     assert_eq!(api.control.service.state().policy, Policy::default());
+}
+
+#[tokio::test]
+async fn a_version_is_required_and_one_that_nobody_has_is_refused() {
+    const REQUIRE: &str = "/v1/system:require-version";
+    let api = Api::start().await;
+    let before = api.get("/v1/system").await.expect(200).json();
+    assert_eq!((&before["fold_version"], &before["version_required_at"]), (&json!(fold::VERSION), &json!(0)));
+
+    let required = api.post(REQUIRE, &json!({})).await.expect(200).json();
+    assert_eq!(required["fold_version"], fold::VERSION);
+    let after = api.get("/v1/system").await.expect(200).json();
+    assert_eq!(after["version_required_at"], required["version_required_at"]);
+    assert_eq!(after["version_required_at"], after["log_position"], "it stands in the log");
+
+    let newer = json!({ "fold_version": fold::VERSION + 1 });
+    let problem = api.post(REQUIRE, &newer).await.problem(422, "invalid_input");
+    assert_eq!(errors(&problem), [("/fold_version", "version_too_new")]);
+    let problem =
+        api.post(REQUIRE, &json!({ "fold_version": 0, "at": 1 })).await.problem(422, "invalid_input");
+    assert_eq!(errors(&problem), [("/fold_version", "out_of_range"), ("/at", "unknown_field")]);
+    assert_eq!(api.get("/v1/system").await.expect(200).json()["log_position"], after["log_position"]);
 }
