@@ -1,10 +1,10 @@
 //! A snapshot: State at a position, written down, so that a start does not read the whole log.
 //!
 //! Format: one line of JSON, the [`Header`], then State as JSON. Never trusted blindly: it is used only if this program
-//! folds as it was folded, if State read back hashes to what the header says, and if the log still holds the very record
-//! that State was folded up to. Whatever does not fit is no error of the system: the log is folded instead.
+//! folds as it was folded, if State's JSON hashes to what the header says, and if the log still holds the very record that
+//! State was folded up to. Whatever does not fit is no error of the system: the log is folded instead.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
@@ -95,17 +95,22 @@ pub fn write(state: &State, record: Sha256, mut to: impl Write) -> io::Result<()
 /// If it is anything else.
 pub fn read(mut from: impl BufRead) -> Result<Snapshot, Error> {
     let mut line = Vec::new();
-    io::Read::take(&mut from, MAX_HEADER_BYTES).read_until(b'\n', &mut line)?;
+    Read::take(&mut from, MAX_HEADER_BYTES).read_until(b'\n', &mut line)?;
     let header: Header = serde_json::from_slice(&line)?;
     let Header { format, fold_version, .. } = header;
     if format != FORMAT || fold_version != fold::VERSION {
         return Err(Error::Version { format, fold_version });
     }
-    let mut state: State = serde_json::from_reader(from)?;
-    let found = state.content_hash();
+    // Read as a whole: serde_json reads a slice more than twice as fast as a stream. And hashed as it was written, which is
+    // what `State::content_hash` hashes: to write State once more only for that would take as long again.
+    let mut body = Vec::new();
+    from.read_to_end(&mut body)?;
+    let found = Sha256::of(&body);
+    let mut state: State = serde_json::from_slice(&body)?;
     if found != header.state || state.position != header.position {
         return Err(Error::Damaged { expected: header.state, found });
     }
+    drop(body);
     state.reindex();
     Ok(Snapshot { state, record: header.record })
 }
