@@ -35,7 +35,9 @@ pub struct Index {
 /// What one server holds: what it records, and what is on its way to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Roster {
-    copies: BTreeSet<CopyKey>,
+    /// In order. Of the sets the only one that holds every camera there is: nodes of a tree, half of them empty, would
+    /// take twice as much.
+    copies: Vec<CopyKey>,
     bitrate_bps: u64,
     leaving: u32,
     leaving_bps: u64,
@@ -58,8 +60,7 @@ impl PartialEq for Index {
 
 impl Eq for Index {}
 
-static EMPTY: Roster =
-    Roster { copies: BTreeSet::new(), bitrate_bps: 0, leaving: 0, leaving_bps: 0, at_will: 0 };
+static EMPTY: Roster = Roster { copies: Vec::new(), bitrate_bps: 0, leaving: 0, leaving_bps: 0, at_will: 0 };
 
 impl Roster {
     /// The copies, by tenant, camera and number.
@@ -90,6 +91,20 @@ impl Roster {
     /// How many of them are [`is_at_will`].
     pub const fn at_will(&self) -> u32 {
         self.at_will
+    }
+
+    fn insert(&mut self, key: CopyKey) {
+        let Err(at) = self.copies.binary_search(&key) else { return };
+        if self.copies.len() == self.copies.capacity() {
+            self.copies.reserve_exact((self.copies.len() / 8).max(4));
+        }
+        self.copies.insert(at, key);
+    }
+
+    fn remove(&mut self, key: &CopyKey) {
+        if let Ok(at) = self.copies.binary_search(key) {
+            self.copies.remove(at);
+        }
     }
 }
 
@@ -194,7 +209,7 @@ impl Index {
             let bitrate_bps = bitrate(camera);
             for server_id in copy.servers() {
                 let roster = self.rosters.entry(server_id).or_default();
-                roster.copies.insert(key);
+                roster.insert(key);
                 roster.bitrate_bps += bitrate_bps;
                 self.changed.insert(server_id, position);
             }
@@ -207,7 +222,7 @@ impl Index {
             if let Some(there) = at_will(camera, copy) {
                 self.rosters.entry(there).or_default().at_will += 1;
             }
-            if let Some(home) = copy.home {
+            if let Some(home) = copy.home() {
                 self.away.entry(home).or_default().insert(key);
             }
             insert_if(&mut self.waiting, key, is_waiting(camera, copy));
@@ -241,13 +256,13 @@ impl Index {
             for server_id in copy.servers() {
                 self.changed.insert(server_id, position);
                 let Some(roster) = self.rosters.get_mut(&server_id) else { continue };
-                roster.copies.remove(&key);
+                roster.remove(&key);
                 roster.bitrate_bps -= bitrate_bps;
                 if roster.is_empty() {
                     self.rosters.remove(&server_id);
                 }
             }
-            if let Some(home) = copy.home
+            if let Some(home) = copy.home()
                 && let Some(away) = self.away.get_mut(&home)
             {
                 away.remove(&key);
@@ -299,7 +314,7 @@ fn at_will(camera: &Camera, copy: &CameraCopy) -> Option<ServerId> {
     let may_go = settings.preferred_server_id != Some(now_on.server_id)
         && settings.failover_priority != Priority::Never
         && !settings.single_session;
-    let is_settled = copy.successor().is_none() && copy.requested().is_none() && copy.home.is_none();
+    let is_settled = copy.successor().is_none() && copy.requested().is_none() && copy.home().is_none();
     (is_for_room && may_go && is_settled && camera.wants_recording()).then_some(now_on.server_id)
 }
 
@@ -317,6 +332,6 @@ fn is_waiting(camera: &Camera, copy: &CameraCopy) -> bool {
 fn is_particular(camera: &Camera, copy: &CameraCopy) -> bool {
     let Some(assignment) = copy.assignment() else { return false };
     let preferred = camera.settings.preferred_server_id;
-    !camera.settings.server_labels.is_empty()
+    camera.settings.server_labels().is_some()
         || preferred.is_some_and(|preferred| preferred != assignment.server_id)
 }

@@ -35,7 +35,7 @@ impl Labels {
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+        self.iter().value_of(key)
     }
 
     /// All of them, by key.
@@ -48,6 +48,11 @@ impl Labels {
         let others = self.iter().filter(|(known, _)| *known != key);
         *self = others.chain([(key.as_str(), value.as_str())]).collect();
     }
+
+    /// The text that they are inside.
+    pub(crate) const fn as_text(&self) -> &str {
+        &self.0
+    }
 }
 
 /// The pairs of [`Labels`], by key.
@@ -55,6 +60,16 @@ impl Labels {
 pub struct Pairs<'a>(&'a str);
 
 impl<'a> Pairs<'a> {
+    /// Those of a text that [`Labels::as_text`] gave.
+    pub(crate) const fn of_text(text: &'a str) -> Self {
+        Self(text)
+    }
+
+    /// The value of a key, if it is one of these.
+    pub fn value_of(mut self, key: &str) -> Option<&'a str> {
+        self.find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+
     fn text(&mut self) -> Option<&'a str> {
         let (bytes, rest) = self.0.split_once(':')?;
         let (text, rest) = rest.split_at_checked(bytes.parse().ok()?)?;
@@ -77,6 +92,12 @@ impl<'a> IntoIterator for &'a Labels {
 
     fn into_iter(self) -> Pairs<'a> {
         self.iter()
+    }
+}
+
+impl From<Pairs<'_>> for Labels {
+    fn from(pairs: Pairs<'_>) -> Self {
+        Self(pairs.0.into())
     }
 }
 

@@ -1,12 +1,15 @@
 //! What a person can set about a camera or a server. Values, shared by events, State and API. What is set for the whole
 //! system is [`crate::policy`].
 
+mod kept;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ServerId;
 pub use crate::labels::Labels;
 use crate::sealed::Sealed;
+pub use kept::KeptSettings;
 
 /// Everything a camera can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -44,11 +47,15 @@ impl CameraSettings {
 
     /// On how many servers it is recorded at once: 1 to [`Self::MAX_COPIES`], whatever stands in the log.
     pub const fn wanted_copies(&self) -> u8 {
-        match self.copies {
-            0 => 1,
-            copies if copies > Self::MAX_COPIES => Self::MAX_COPIES,
-            copies => copies,
-        }
+        wanted_copies(self.copies)
+    }
+}
+
+const fn wanted_copies(copies: u8) -> u8 {
+    match copies {
+        0 => 1,
+        copies if copies > CameraSettings::MAX_COPIES => CameraSettings::MAX_COPIES,
+        copies => copies,
     }
 }
 

@@ -1,7 +1,10 @@
 //! State: what follows from the log up to a position. Held in memory, made by [`crate::fold`] only, and equal on every
 //! machine that folded the same log.
 //!
+//! A million cameras are held: what few of them have is in a box of its own, and what is seldom read is packed.
 //! Ordered maps only, so that whatever is derived from it is derived in the same order everywhere.
+
+mod written;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +18,7 @@ use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AssignReason, UnplacedReason};
 use crate::sealed::{PublicKey, WrappedKey};
-use crate::settings::{CameraSettings, RecordingMode, ServerSettings};
+use crate::settings::{KeptSettings, RecordingMode, ServerSettings};
 use crate::time::Timestamp;
 
 /// The system as the log tells it.
@@ -106,12 +109,12 @@ pub struct Lost {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Camera {
     /// What it was told.
-    pub settings: CameraSettings,
+    pub settings: KeptSettings,
     /// Who records it.
     pub(crate) first: CameraCopy,
     /// The others that do so as well: the second copy, the third, …
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) others: Vec<CameraCopy>,
+    #[serde(default, skip_serializing_if = "<[CameraCopy]>::is_empty")]
+    pub(crate) others: Box<[CameraCopy]>,
     /// When it was added, by the log's clock.
     pub created_at: Timestamp,
     /// Position of its last own event (plans do not count).
@@ -121,21 +124,23 @@ pub struct Camera {
     pub source_version: Position,
 }
 
+/// What grows here grows by a million: a field that few cameras have goes into a box.
+const _: () = assert!(size_of::<Camera>() <= 152, "a camera takes more memory than it may");
+
 /// One copy of a camera.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "written::CameraCopy", into = "written::CameraCopy")]
 pub struct CameraCopy {
     /// Who records it.
     pub placement: Placement,
-    /// The server it was taken from because that was lost or drained: while it is set, only servers that take over
-    /// others' cameras may have it.
-    pub home: Option<ServerId>,
-    /// What only few cameras have at a time.
-    pub(crate) transit: Option<Box<Transit>>,
+    /// What only few cameras have at a time; `None` rather than a default.
+    unsettled: Option<Box<Unsettled>>,
 }
 
-/// What there is to know about a planned move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Transit {
+/// What keeps a copy from staying where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Unsettled {
+    pub(crate) home: Option<ServerId>,
     pub(crate) successor: Option<Assignment>,
     pub(crate) requested: Option<ServerId>,
     pub(crate) gave_up_at: Option<Timestamp>,
@@ -212,19 +217,25 @@ impl CameraCopy {
         self.placement.assignment()
     }
 
+    /// The server it was taken from because that was lost or drained: while it is set, only servers that take over
+    /// others' cameras may have it.
+    pub fn home(&self) -> Option<ServerId> {
+        self.unsettled.as_ref()?.home
+    }
+
     /// The server that is about to record it instead, if it is on the move.
     pub fn successor(&self) -> Option<&Assignment> {
-        self.transit.as_ref()?.successor.as_ref()
+        self.unsettled.as_ref()?.successor.as_ref()
     }
 
     /// The server on which somebody wants it.
     pub fn requested(&self) -> Option<ServerId> {
-        self.transit.as_ref()?.requested
+        self.unsettled.as_ref()?.requested
     }
 
     /// When its last planned move was given up.
     pub fn gave_up_at(&self) -> Option<Timestamp> {
-        self.transit.as_ref()?.gave_up_at
+        self.unsettled.as_ref()?.gave_up_at
     }
 
     /// The servers that have a place taken for it.
@@ -232,10 +243,10 @@ impl CameraCopy {
         self.assignment().into_iter().chain(self.successor()).map(|assignment| assignment.server_id)
     }
 
-    pub(crate) fn change_transit(&mut self, change: impl FnOnce(&mut Transit)) {
-        let mut transit = self.transit.take().map(|transit| *transit).unwrap_or_default();
-        change(&mut transit);
-        self.transit = (transit != Transit::default()).then(|| Box::new(transit));
+    pub(crate) fn unsettle(&mut self, change: impl FnOnce(&mut Unsettled)) {
+        let mut unsettled = self.unsettled.take().map(|unsettled| *unsettled).unwrap_or_default();
+        change(&mut unsettled);
+        self.unsettled = (unsettled != Unsettled::default()).then(|| Box::new(unsettled));
     }
 }
 

@@ -89,7 +89,7 @@ fn show_one(view: &CameraView, number: u8, copy: &CameraCopy, observations: &Obs
         state: state.as_str(),
         assignment: copy.assignment().map(Into::into),
         unplaced_reason,
-        home_server_id: copy.home,
+        home_server_id: copy.home(),
         moving_to: copy.successor().map(Into::into),
         requested_server_id: copy.requested(),
     }

@@ -211,7 +211,7 @@ fn now(app: &App, tenant: TenantId, camera: CameraId) -> Result<(Position, Camer
         return Err(no_tenant(tenant));
     }
     let camera = state.camera(tenant, camera).ok_or_else(|| no_camera(camera))?;
-    Ok((camera.version, camera.settings.clone()))
+    Ok((camera.version, camera.settings.told()))
 }
 
 fn patched(

@@ -54,7 +54,7 @@ pub fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired
         let Some(camera) = state.camera(tenant_id, camera_id) else { continue };
         let Some(here) = camera.recorders().find(|here| here.server_id == server_id) else { continue };
         wanted.insert((tenant_id, camera_id), (here.epoch, camera.source_version));
-        let sealed = camera.settings.source.secret.clone();
+        let sealed = camera.settings.secret();
         let single_session = camera.settings.single_session;
         sources.insert((tenant_id, camera_id), WantedSource { sealed, single_session });
     }

@@ -225,7 +225,7 @@ async fn a_camera_whose_new_source_cannot_be_opened_is_recorded_from_the_old_one
     let (expected, mut settings) = {
         let state = first.service.state();
         let camera = state.camera(TENANT, camera_id).unwrap();
-        (camera.version, camera.settings.clone())
+        (camera.version, camera.settings.told())
     };
     let event_id = EventId::generate(&SystemIds);
     let source = SourceSecret { url: "rtsp://h/new".into(), username: None, password: None };
@@ -251,7 +251,7 @@ async fn a_camera_that_is_only_renamed_is_recorded_on() {
     let (expected, mut settings) = {
         let state = replica.service.state();
         let camera = state.camera(TENANT, camera_id).unwrap();
-        (camera.version, camera.settings.clone())
+        (camera.version, camera.settings.told())
     };
     settings.name = "Gate 2".into();
     let settings = Box::new(settings);

@@ -210,14 +210,14 @@ fn camera_row(tenant_id: TenantId, camera_id: CameraId, camera: &Camera) -> Came
     CameraRow {
         tenant_id,
         camera_id,
-        settings: camera.settings.clone(),
+        settings: camera.settings.told(),
         created_at: camera.created_at,
         version: camera.version,
     }
 }
 
 fn copy_row(key: CopyKey, copy: &CameraCopy) -> CopyRow {
-    CopyRow { key, placement: copy.placement, home: copy.home, successor: copy.successor().copied() }
+    CopyRow { key, placement: copy.placement, home: copy.home(), successor: copy.successor().copied() }
 }
 
 /// What the event at `position` did to a camera.

@@ -146,7 +146,7 @@ fn a_guest_of_a_server_that_holds_too_much_goes_home_if_it_can() {
     world.set_policy(|policy| policy.failback.mode = Mode::Manual);
     world.change_server(host, |settings| settings.capacity.max_cameras = 0);
     world.plan_to_the_end();
-    assert_eq!((world.on(camera), world.copy(camera).home), (Some(home), None));
+    assert_eq!((world.on(camera), world.copy(camera).home()), (Some(home), None));
 }
 
 #[test]

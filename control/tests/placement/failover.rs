@@ -92,7 +92,7 @@ fn a_camera_goes_home_once_its_server_has_been_back_for_long_enough() {
     world.report(camera);
     world.plan();
     assert_eq!((world.on(camera), world.to(camera)), (Some(home), None));
-    assert_eq!(world.copy(camera).home, None);
+    assert_eq!(world.copy(camera).home(), None);
     world.pass(100_000);
     assert_eq!(world.plan(), [], "there it stays");
 }
@@ -218,7 +218,7 @@ fn who_gave_way_at_home_of_another_lets_that_one_go_home() {
     // Then it is at home again, and not as a guest.
     assert_eq!(world.all_on(&[high, low]), [Some(home), None]);
     assert_eq!(world.why_there(high), Some(AssignReason::Home));
-    assert_eq!(world.copy(high).home, None);
+    assert_eq!(world.copy(high).home(), None);
 }
 
 #[test]

@@ -219,7 +219,7 @@ impl World {
     pub(crate) fn change_camera(&mut self, key: CopyKey, change: impl FnOnce(&mut CameraSettings)) {
         let CopyKey { tenant_id, camera_id, .. } = key;
         let camera = self.camera(key);
-        let (expected, mut settings) = (camera.version, Box::new(camera.settings.clone()));
+        let (expected, mut settings) = (camera.version, Box::new(camera.settings.told()));
         change(&mut settings);
         self.command(Command::ChangeCamera { tenant_id, camera_id, expected, settings }).unwrap();
     }

@@ -4,6 +4,7 @@ use crate::event::{CameraAdded, CameraChanged, CameraDeleted, CameraMoveRequeste
 use crate::fold::{Folded, Outcome};
 use crate::id::{CameraId, CopyKey, TenantId};
 use crate::position::Position;
+use crate::settings::KeptSettings;
 use crate::state::{Camera, CameraCopy, State};
 use crate::time::Timestamp;
 
@@ -17,9 +18,9 @@ pub(super) fn added(state: &mut State, position: Position, at: Timestamp, e: &Ca
         return Err(format!("camera {} was added before", e.camera_id));
     }
     let mut camera = Camera {
-        settings: e.settings.clone(),
+        settings: KeptSettings::from(&e.settings),
         first: CameraCopy::default(),
-        others: Vec::new(),
+        others: Box::default(),
         created_at: at,
         version: position,
         source_version: position,
@@ -32,9 +33,9 @@ pub(super) fn added(state: &mut State, position: Position, at: Timestamp, e: &Ca
 
 /// Gives a camera as many copies as it wants; those that it has keep their places.
 fn fit_copies(camera: &mut Camera) {
-    let others = usize::from(camera.settings.wanted_copies()) - 1;
-    camera.others.resize_with(others, CameraCopy::default);
-    camera.others.shrink_to_fit();
+    let mut others = std::mem::take(&mut camera.others).into_vec();
+    others.resize_with(usize::from(camera.settings.wanted_copies()) - 1, CameraCopy::default);
+    camera.others = others.into();
 }
 
 /// What becomes of an event about a camera that is not there: it was removed with its server. That stands in the
@@ -43,12 +44,12 @@ const GONE: Outcome = Outcome::Stale(1);
 
 pub(super) fn changed(state: &mut State, position: Position, e: &CameraChanged) -> Outcome {
     let changed = with_camera(state, position, e.tenant_id, e.camera_id, |camera| {
-        if camera.settings.source != e.settings.source
+        if camera.settings.source() != e.settings.source
             || camera.settings.single_session != e.settings.single_session
         {
             camera.source_version = position;
         }
-        camera.settings = e.settings.clone();
+        camera.settings = KeptSettings::from(&e.settings);
         camera.version = position;
         fit_copies(camera);
     });
@@ -66,7 +67,7 @@ pub(super) fn move_requested(state: &mut State, position: Position, e: &CameraMo
         // It may have lost copies since.
         let Some(copy) = camera.copy_mut(e.copy).filter(|_| is_assignable) else { return Outcome::Stale(1) };
         let stays = copy.assignment().is_some_and(|assignment| assignment.server_id == e.server_id);
-        copy.change_transit(|transit| transit.requested = (!stays).then_some(e.server_id));
+        copy.unsettle(|unsettled| unsettled.requested = (!stays).then_some(e.server_id));
         Outcome::Applied
     });
     changed.unwrap_or(GONE)

@@ -50,17 +50,18 @@ fn may_record(state: &State, key: CopyKey, decision: &Decision) -> bool {
 }
 
 fn assign(copy: &mut CameraCopy, assignment: Assignment) -> bool {
-    copy.home = home(copy, &assignment);
+    let home = home(copy, &assignment);
     copy.placement = Placement::Assigned(assignment);
-    copy.change_transit(|transit| {
-        transit.successor = None;
-        transit.requested = transit.requested.filter(|wanted| *wanted != assignment.server_id);
+    copy.unsettle(|unsettled| {
+        unsettled.home = home;
+        unsettled.successor = None;
+        unsettled.requested = unsettled.requested.filter(|wanted| *wanted != assignment.server_id);
     });
     true
 }
 
 fn unplace(copy: &mut CameraCopy, reason: UnplacedReason, at: Timestamp) -> bool {
-    copy.home = match reason {
+    let home = match reason {
         UnplacedReason::Disabled => None,
         UnplacedReason::NoServer
         | UnplacedReason::NoCapacity
@@ -70,15 +71,16 @@ fn unplace(copy: &mut CameraCopy, reason: UnplacedReason, at: Timestamp) -> bool
         | UnplacedReason::NoDisk
         | UnplacedReason::NoOtherServer => taken_from(copy),
         // Its server is well: it is that one's place that was needed.
-        UnplacedReason::Preempted => copy.home,
+        UnplacedReason::Preempted => copy.home(),
     };
     copy.placement = Placement::Unplaced { reason, since: at };
-    copy.change_transit(|transit| {
-        transit.successor = None;
+    copy.unsettle(|unsettled| {
+        unsettled.home = home;
+        unsettled.successor = None;
         // Whoever is not recorded at all is not waiting for a better place.
         if reason == UnplacedReason::Disabled {
-            transit.requested = None;
-            transit.gave_up_at = None;
+            unsettled.requested = None;
+            unsettled.gave_up_at = None;
         }
     });
     true
@@ -89,7 +91,7 @@ fn set_out(copy: &mut CameraCopy, successor: Assignment) -> bool {
     if stays || copy.successor().is_some() {
         return false;
     }
-    copy.change_transit(|transit| transit.successor = Some(successor));
+    copy.unsettle(|unsettled| unsettled.successor = Some(successor));
     true
 }
 
@@ -103,12 +105,13 @@ fn finish(copy: &mut CameraCopy, epoch: Epoch, at: Timestamp) -> bool {
 
 /// The end of a planned move: `successor` has the copy, its old server has not.
 pub(super) fn hand_over(copy: &mut CameraCopy, successor: Assignment, at: Timestamp) {
-    copy.home = home(copy, &successor);
+    let home = home(copy, &successor);
     copy.placement = Placement::Assigned(Assignment { since: at, ..successor });
-    copy.change_transit(|transit| {
-        transit.successor = None;
-        transit.requested = transit.requested.filter(|wanted| *wanted != successor.server_id);
-        transit.gave_up_at = None;
+    copy.unsettle(|unsettled| {
+        unsettled.home = home;
+        unsettled.successor = None;
+        unsettled.requested = unsettled.requested.filter(|wanted| *wanted != successor.server_id);
+        unsettled.gave_up_at = None;
     });
 }
 
@@ -116,12 +119,12 @@ fn abandon(copy: &mut CameraCopy, epoch: Epoch, reason: AbandonReason, at: Times
     let Some(successor) = copy.successor().copied().filter(|successor| successor.epoch == epoch) else {
         return false;
     };
-    copy.change_transit(|transit| {
-        transit.successor = None;
-        transit.requested = transit.requested.filter(|wanted| *wanted != successor.server_id);
-        transit.gave_up_at = match reason {
+    copy.unsettle(|unsettled| {
+        unsettled.successor = None;
+        unsettled.requested = unsettled.requested.filter(|wanted| *wanted != successor.server_id);
+        unsettled.gave_up_at = match reason {
             AbandonReason::TimedOut | AbandonReason::NewLost => Some(at),
-            AbandonReason::NotWanted => transit.gave_up_at,
+            AbandonReason::NotWanted => unsettled.gave_up_at,
         };
     });
     true
@@ -133,7 +136,7 @@ fn home(copy: &CameraCopy, assignment: &Assignment) -> Option<ServerId> {
     let home = match assignment.reason {
         AssignReason::Failover | AssignReason::Drain => taken_from(copy),
         // The load of those who took it over is evened out; it still belongs where it came from.
-        AssignReason::Rebalance | AssignReason::OverCapacity => copy.home,
+        AssignReason::Rebalance | AssignReason::OverCapacity => copy.home(),
         AssignReason::Preferred
         | AssignReason::LeastLoaded
         | AssignReason::Home
@@ -145,5 +148,5 @@ fn home(copy: &CameraCopy, assignment: &Assignment) -> Option<ServerId> {
 }
 
 fn taken_from(copy: &CameraCopy) -> Option<ServerId> {
-    copy.home.or(copy.assignment().map(|assignment| assignment.server_id))
+    copy.home().or(copy.assignment().map(|assignment| assignment.server_id))
 }

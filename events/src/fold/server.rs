@@ -234,7 +234,7 @@ pub(super) fn detached(state: &mut State, position: Position, at: Timestamp, e: 
 /// Whether no other server has to do with the camera of `key`.
 fn is_only_on(state: &State, key: CopyKey, server_id: ServerId) -> bool {
     let Some(camera) = state.camera(key.tenant_id, key.camera_id) else { return false };
-    camera.copies().all(|(_, copy)| match copy.home {
+    camera.copies().all(|(_, copy)| match copy.home() {
         Some(home) => home == server_id,
         None => copy.assignment().is_none_or(|assignment| assignment.server_id == server_id),
     })
@@ -248,9 +248,9 @@ fn let_go(copy: &mut CameraCopy, server_id: ServerId, at: Timestamp) {
             None => copy.placement = Placement::Unplanned,
         }
     }
-    copy.home = copy.home.filter(|home| *home != server_id);
-    copy.change_transit(|transit| {
-        transit.successor = transit.successor.filter(|successor| successor.server_id != server_id);
-        transit.requested = transit.requested.filter(|requested| *requested != server_id);
+    copy.unsettle(|unsettled| {
+        unsettled.home = unsettled.home.filter(|home| *home != server_id);
+        unsettled.successor = unsettled.successor.filter(|successor| successor.server_id != server_id);
+        unsettled.requested = unsettled.requested.filter(|requested| *requested != server_id);
     });
 }

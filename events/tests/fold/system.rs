@@ -43,7 +43,7 @@ fn a_guest_stays_when_the_server_that_took_it_over_is_let_go_with_its_cameras() 
     let (mut state, _) = folded(&recorded_on(FIRST));
     planned(&mut state, assigned(SECOND, AssignReason::Failover));
     apply(&mut state, &detached(SECOND, DetachedCameras::Remove));
-    assert_eq!((copy(&state, 0).placement, copy(&state, 0).home), (Placement::Unplanned, Some(FIRST)));
+    assert_eq!((copy(&state, 0).placement, copy(&state, 0).home()), (Placement::Unplanned, Some(FIRST)));
 }
 
 #[test]

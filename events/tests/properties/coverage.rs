@@ -114,7 +114,7 @@ fn signs_of_entry(key: CopyKey, decision: &Decision, before: &State, after: &Sta
         | Decision::Finish { .. }
         | Decision::Abandon { .. } => {}
     }
-    signs.extend((new.home.is_some() && old.home.is_none()).then_some("a copy was taken from its home"));
+    signs.extend((new.home().is_some() && old.home().is_none()).then_some("a copy was taken from its home"));
     signs
 }
 
@@ -127,7 +127,7 @@ fn signs_of_detach(e: &ServerDetached, before: &State, after: &State) -> Vec<&'s
             let old_goes = is_it(copy.assignment()) && copy.successor().is_some() && stays;
             signs.extend(old_goes.then_some("the old server of a move was let go"));
             signs.extend(is_it(copy.successor()).then_some("the new server of a move was let go"));
-            signs.extend((copy.home == Some(e.server_id)).then_some("the home of a copy was let go"));
+            signs.extend((copy.home() == Some(e.server_id)).then_some("the home of a copy was let go"));
             if is_it(copy.assignment()) && e.cameras == DetachedCameras::Remove {
                 let goes = "a camera went with its server";
                 signs.push(if stays { "a camera stayed though its server went" } else { goes });

@@ -144,7 +144,7 @@ fn check_copies(state: &State) -> Result<(), TestCaseError> {
                 prop_assert!(epoch <= Epoch::from(state.last_plan));
             }
             // Neither names a server that the copy has already, or can never have.
-            for server in copy.home.into_iter().chain(copy.requested()) {
+            for server in copy.home().into_iter().chain(copy.requested()) {
                 prop_assert!(
                     is_ours(server) && now != Some(server),
                     "a wish of camera {} for {}",

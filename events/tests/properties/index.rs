@@ -61,9 +61,9 @@ fn check(state: &State) -> Result<(), TestCaseError> {
         prop_assert_eq!((roster.bitrate_bps(), roster.leaving()), (bitrate_bps, leaving));
         prop_assert_eq!(roster.at_will(), at_will);
         let away: Vec<_> = index.away_from(server).collect();
-        prop_assert_eq!(away, keys(state, |_, copy| copy.home == Some(server)));
+        prop_assert_eq!(away, keys(state, |_, copy| copy.home() == Some(server)));
     }
-    let homes: BTreeSet<_> = copies(state).into_iter().filter_map(|(_, _, copy)| copy.home).collect();
+    let homes: BTreeSet<_> = copies(state).into_iter().filter_map(|(_, _, copy)| copy.home()).collect();
     prop_assert_eq!(index.homes().collect::<BTreeSet<_>>(), homes);
 
     let disabled = |copy: &CameraCopy| {
@@ -82,7 +82,7 @@ fn check(state: &State) -> Result<(), TestCaseError> {
     let particular = keys(state, |camera, copy| {
         let preferred = camera.settings.preferred_server_id;
         let asks =
-            !camera.settings.server_labels.is_empty() || (preferred.is_some() && preferred != now(copy));
+            camera.settings.server_labels().is_some() || (preferred.is_some() && preferred != now(copy));
         now(copy).is_some() && asks
     });
     prop_assert_eq!(index.particular().collect::<Vec<_>>(), particular);

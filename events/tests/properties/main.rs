@@ -8,3 +8,4 @@ mod envelope;
 mod fold;
 mod history;
 mod index;
+mod settings;

@@ -188,7 +188,7 @@ fn add_camera(env: &mut Env, state: &State, cameras: &mut Cameras) -> Option<Com
 
 fn change_camera(env: &mut Env, state: &State) -> Option<Command> {
     let (tenant_id, camera_id, camera) = some_camera(env, state)?;
-    let mut settings = camera.settings.clone();
+    let mut settings = camera.settings.told();
     match env.random.number(0..=9) {
         0 => settings.name = "renamed".to_owned(),
         1 => settings.source = source(env),

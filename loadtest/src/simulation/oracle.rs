@@ -55,8 +55,12 @@ impl Room<'_> {
     /// Whether a copy of `camera` that belongs to `home` may come here. Whether another copy is here is not looked at.
     pub(super) fn takes(&self, server_id: ServerId, camera: &Camera, home: Option<ServerId>) -> bool {
         let ServerSettings { labels, capacity, failover, .. } = self.settings;
-        let has_labels =
-            camera.settings.server_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+        let has_labels = camera
+            .settings
+            .server_labels()
+            .into_iter()
+            .flatten()
+            .all(|(key, value)| labels.get(key) == Some(value));
         let has_bitrate =
             capacity.max_bitrate_bps.is_none_or(|max| self.bitrate_bps + bitrate_bps(camera) <= max);
         let takes_over = failover.enabled && self.cameras < failover.takeover_limit;

@@ -127,7 +127,7 @@ async fn what_is_secret_of_a_source_is_kept_and_never_shown() {
         let camera = told.last().unwrap().json()["id"].as_str().unwrap().parse().unwrap();
         let sealed = {
             let state = api.control.service.state();
-            state.camera(TenantId::DEFAULT, camera).unwrap().settings.source.secret.clone()
+            state.camera(TenantId::DEFAULT, camera).unwrap().settings.secret()
         };
         let secret = api.control.service.open_source(TenantId::DEFAULT, &sealed).unwrap();
         assert_eq!(secret.url, url, "{patch}");

@@ -93,7 +93,7 @@ impl<'a> Draft<'a> {
         old: &Assignment,
         new: &Assignment,
     ) -> bool {
-        let labels = &camera.settings.server_labels;
+        let labels = camera.settings.server_labels();
         let carries = |id| self.rooms.get(id).is_some_and(|room| room.has_labels(labels));
         if self.is_draining(new.server_id) || !carries(new.server_id) {
             return false;
@@ -246,7 +246,7 @@ impl<'a> Draft<'a> {
                 if *budget == 0 {
                     return;
                 }
-                let home = self.copy(key).1.home.unwrap_or(server_id);
+                let home = self.copy(key).1.home().unwrap_or(server_id);
                 self.begin_home_or_to_best(key, Some(home), AssignReason::Drain, budget);
             }
         }
@@ -287,7 +287,7 @@ impl<'a> Draft<'a> {
                     return;
                 }
                 if helps {
-                    self.begin_home_or_to_best(key, copy.home, AssignReason::OverCapacity, budget);
+                    self.begin_home_or_to_best(key, copy.home(), AssignReason::OverCapacity, budget);
                 }
             }
         }
@@ -359,7 +359,7 @@ impl<'a> Draft<'a> {
             let Some((camera, copy, now_on)) = self.movable(key) else { continue };
             let Some(preferred) = camera.settings.preferred_server_id else { continue };
             // What others took over goes home first, by the rules of failback. Of several copies one can be there.
-            if preferred != now_on.server_id && copy.home.is_none() && !self.is_resting(copy) {
+            if preferred != now_on.server_id && copy.home().is_none() && !self.is_resting(copy) {
                 let request = self.request(key, None);
                 self.begin_if_room(key, preferred, AssignReason::Preferred, &request, budget);
             }

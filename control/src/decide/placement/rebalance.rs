@@ -26,7 +26,7 @@ struct Loads {
 }
 
 /// Copies of one server that differ in nothing that counts here: if one finds no taker, none does.
-type Alike<'a> = (&'a Labels, Option<&'a str>, u64);
+type Alike<'a> = (Option<&'a Labels>, Option<&'a str>, u64);
 
 impl<'a> Draft<'a> {
     pub(super) fn rebalance(&mut self, budget: &mut usize) {

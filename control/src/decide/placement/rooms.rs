@@ -75,7 +75,7 @@ pub(super) struct Room<'a> {
 #[derive(Debug, Clone)]
 pub(super) struct Request<'a> {
     pub(super) bitrate_bps: u64,
-    labels: &'a Labels,
+    labels: Option<&'a Labels>,
     zone: Option<&'a str>,
     /// The server that it belongs to, if it was or is to be taken from there: every other one would take it over.
     home: Option<ServerId>,
@@ -99,7 +99,7 @@ pub(super) struct Others {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind<'a> {
     has_home: bool,
-    labels: &'a Labels,
+    labels: Option<&'a Labels>,
 }
 
 /// What speaks against a server's zone; the smallest is best.
@@ -220,8 +220,8 @@ impl<'a> Room<'a> {
         !self.is_draining && !self.is_disk_low
     }
 
-    pub(super) fn has_labels(&self, wanted: &Labels) -> bool {
-        wanted.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    pub(super) fn has_labels(&self, wanted: Option<&Labels>) -> bool {
+        wanted.into_iter().flatten().all(|(key, value)| self.labels.get(key) == Some(value))
     }
 
     fn has_bitrate(&self, bitrate_bps: u64) -> bool {
@@ -248,7 +248,7 @@ impl<'a> Room<'a> {
 
 impl<'a> Request<'a> {
     /// The labels that a server must carry.
-    pub(super) const fn labels(&self) -> &'a Labels {
+    pub(super) const fn labels(&self) -> Option<&'a Labels> {
         self.labels
     }
 
@@ -304,8 +304,8 @@ impl<'a> Rooms<'a> {
     ) -> Request<'a> {
         Request {
             bitrate_bps: index::bitrate(camera),
-            labels: &camera.settings.server_labels,
-            zone: camera.settings.labels.get(ZONE),
+            labels: camera.settings.server_labels(),
+            zone: camera.settings.labels().value_of(ZONE),
             home,
             others,
             // A server that is lost is no room at all.

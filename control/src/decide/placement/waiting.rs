@@ -65,7 +65,7 @@ impl<'a> Draft<'a> {
             let (camera, copy) = self.copy(key);
             let priority = camera.settings.failover_priority;
             let waits = camera.wants_recording() && copy.assignment().is_none();
-            waits.then_some(Waiting { priority, copy: key.copy, key, home: copy.home })
+            waits.then_some(Waiting { priority, copy: key.copy, key, home: copy.home() })
         });
         let lost = state.servers().filter(|(id, server)| server.is_ours() && !self.is_up(*id));
         let left_behind = lost.flat_map(|(server_id, _)| {
@@ -74,7 +74,7 @@ impl<'a> Draft<'a> {
                 let priority = camera.settings.failover_priority;
                 let is_here = copy.assignment().is_some_and(|assignment| assignment.server_id == server_id);
                 let is_left = is_here && camera.wants_recording() && !self.decided.contains_key(&key);
-                let home = copy.home.or(Some(server_id));
+                let home = copy.home().or(Some(server_id));
                 let waits = is_left && priority != Priority::Never;
                 waits.then_some(Waiting { priority, copy: key.copy, key, home })
             })
@@ -160,7 +160,7 @@ impl<'a> Draft<'a> {
             .filter_map(|key| {
                 let (camera, copy, now_on) = self.movable(key)?;
                 let priority = camera.settings.failover_priority;
-                let waiting = Waiting { priority, copy: key.copy, key, home: copy.home };
+                let waiting = Waiting { priority, copy: key.copy, key, home: copy.home() };
                 (priority == Priority::Low).then_some((now_on.server_id, waiting))
             })
             .collect();

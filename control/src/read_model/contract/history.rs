@@ -360,13 +360,13 @@ impl Rows {
             self.servers.insert(server_id, row);
         }
         for (tenant_id, camera_id, camera) in state.cameras() {
-            let (settings, created_at, version) =
-                (camera.settings.clone(), camera.created_at, camera.version);
+            let (settings, created_at, version) = (camera.settings.told(), camera.created_at, camera.version);
             let row = CameraRow { tenant_id, camera_id, settings, created_at, version };
             self.cameras.insert((tenant_id, camera_id), row);
             for (copy, state) in camera.copies() {
                 let key = CopyKey { tenant_id, camera_id, copy };
-                let (placement, home, successor) = (state.placement, state.home, state.successor().copied());
+                let (placement, home, successor) =
+                    (state.placement, state.home(), state.successor().copied());
                 self.copies.insert(key, CopyRow { key, placement, home, successor });
             }
         }

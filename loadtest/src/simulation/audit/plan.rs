@@ -11,7 +11,7 @@ use longwatch_events::id::{CopyKey, ServerId};
 use longwatch_events::position::Position;
 use longwatch_events::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
 use longwatch_events::settings::Priority;
-use longwatch_events::state::{Camera, State};
+use longwatch_events::state::{Camera, CameraCopy, State};
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 use longwatch_worker::plan::Key;
@@ -220,7 +220,7 @@ impl Whole<'_> {
         camera: &Camera,
         decided: &BTreeMap<CopyKey, Decision>,
     ) -> bool {
-        let home = camera.copy(key.copy).and_then(|copy| copy.home);
+        let home = camera.copy(key.copy).and_then(CameraCopy::home);
         let has_another = camera.copies().filter(|(number, _)| *number != key.copy).any(|(number, copy)| {
             let other = CopyKey { copy: number, ..key };
             let comes = matches!(decided.get(&other), Some(Decision::Assign { server_id: to, .. }) if *to == server_id);

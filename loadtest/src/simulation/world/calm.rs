@@ -144,7 +144,7 @@ fn check_left_out(state: &State) -> Result<(), String> {
             let has_another =
                 |id| camera.copies().any(|(_, other)| other.servers().any(|server| server == id));
             let room =
-                rooms.iter().find(|(id, room)| !has_another(**id) && room.takes(**id, camera, copy.home));
+                rooms.iter().find(|(id, room)| !has_another(**id) && room.takes(**id, camera, copy.home()));
             if let Some((server_id, _)) = room {
                 return Err(format!("{key:?} has no server, although {server_id} has room: {copy:?}"));
             }

@@ -1,0 +1,171 @@
+//! A camera's settings as State keeps them, a million times: what decisions look at lies open, what is only shown or
+//! handed on is packed into one block.
+//!
+//! Invariant: nothing is lost. `KeptSettings::from(&told).told() == told`, and both are the same JSON.
+
+use std::fmt;
+
+use postcard::ser_flavors::Size;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::id::{EventId, ServerId};
+use crate::labels::{Labels, Pairs};
+use crate::sealed::{Base64Bytes, Sealed};
+use crate::settings::{CameraSettings, Priority, Recording, Retention, Source, Transport, wanted_copies};
+
+/// [`CameraSettings`], in half the memory.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeptSettings {
+    /// Whether and how it is recorded.
+    pub recording: Recording,
+    /// In which order cameras find a new server when theirs is lost.
+    pub failover_priority: Priority,
+    /// The server that should record it, if that has room.
+    pub preferred_server_id: Option<ServerId>,
+    /// On how many servers at once; see [`Self::wanted_copies`].
+    pub copies: u8,
+    /// What the camera is expected to send, in bits per second.
+    pub expected_bitrate_bps: Option<u64>,
+    /// See [`CameraSettings::single_session`].
+    pub single_session: bool,
+    /// Never empty.
+    server_labels: Option<Box<Labels>>,
+    /// [`Packed`].
+    packed: Box<[u8]>,
+}
+
+/// What no decision looks at often; as bytes in the format of postcard (<https://postcard.jamesmunns.com/wire-format>),
+/// out of which it is read without being copied.
+#[derive(Serialize, Deserialize)]
+struct Packed<'a> {
+    name: &'a str,
+    labels: &'a str,
+    url: &'a str,
+    sealed_in: EventId,
+    #[serde(serialize_with = "at_once")]
+    secret: &'a [u8],
+    transport: Transport,
+    retention: Retention,
+}
+
+/// As serde would by itself, but not byte by byte.
+fn at_once<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
+}
+
+const WRITTEN: &str = "invariant: it is texts, bytes and numbers, and there is room for them";
+
+impl KeptSettings {
+    /// All of them, as they were told.
+    pub fn told(&self) -> CameraSettings {
+        let packed = self.packed();
+        CameraSettings {
+            name: packed.name.to_owned(),
+            labels: Pairs::of_text(packed.labels).into(),
+            source: packed.source(),
+            recording: self.recording,
+            retention: packed.retention,
+            failover_priority: self.failover_priority,
+            preferred_server_id: self.preferred_server_id,
+            copies: self.copies,
+            expected_bitrate_bps: self.expected_bitrate_bps,
+            server_labels: self.server_labels().cloned().unwrap_or_default(),
+            single_session: self.single_session,
+        }
+    }
+
+    /// For people; need not be unique.
+    pub fn name(&self) -> &str {
+        self.packed().name
+    }
+
+    /// For people and placement.
+    pub fn labels(&self) -> Pairs<'_> {
+        Pairs::of_text(self.packed().labels)
+    }
+
+    /// Where the video comes from.
+    pub fn source(&self) -> Source {
+        self.packed().source()
+    }
+
+    /// The sealed part of that.
+    pub fn secret(&self) -> Sealed {
+        self.packed().secret()
+    }
+
+    /// Only servers that carry all of these labels may record it; `None`: it asks for none.
+    pub fn server_labels(&self) -> Option<&Labels> {
+        self.server_labels.as_deref()
+    }
+
+    /// See [`CameraSettings::wanted_copies`].
+    pub const fn wanted_copies(&self) -> u8 {
+        wanted_copies(self.copies)
+    }
+
+    fn packed(&self) -> Packed<'_> {
+        postcard::from_bytes(&self.packed).expect("invariant: it was packed by `From<&CameraSettings>`")
+    }
+}
+
+impl Packed<'_> {
+    /// Allocated once and at its length: an allocation that grows or shrinks leaves a hole behind each of a million.
+    fn bytes(&self) -> Box<[u8]> {
+        let measured = postcard::serialize_with_flavor(self, Size::default());
+        let mut bytes = vec![0; measured.expect(WRITTEN)].into_boxed_slice();
+        postcard::to_slice(self, &mut bytes).expect(WRITTEN);
+        bytes
+    }
+
+    fn source(&self) -> Source {
+        Source { url: self.url.to_owned(), secret: self.secret(), transport: self.transport }
+    }
+
+    fn secret(&self) -> Sealed {
+        Sealed { sealed_in: self.sealed_in, bytes: Base64Bytes(self.secret.to_vec()) }
+    }
+}
+
+impl From<&CameraSettings> for KeptSettings {
+    fn from(told: &CameraSettings) -> Self {
+        let packed = Packed {
+            name: &told.name,
+            labels: told.labels.as_text(),
+            url: &told.source.url,
+            sealed_in: told.source.secret.sealed_in,
+            secret: &told.source.secret.bytes.0,
+            transport: told.source.transport,
+            retention: told.retention,
+        };
+        let asks = !told.server_labels.is_empty();
+        Self {
+            recording: told.recording,
+            failover_priority: told.failover_priority,
+            preferred_server_id: told.preferred_server_id,
+            copies: told.copies,
+            expected_bitrate_bps: told.expected_bitrate_bps,
+            single_session: told.single_session,
+            server_labels: asks.then(|| Box::new(told.server_labels.clone())),
+            packed: packed.bytes(),
+        }
+    }
+}
+
+impl fmt::Debug for KeptSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.told().fmt(f)
+    }
+}
+
+impl Serialize for KeptSettings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.told().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeptSettings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        CameraSettings::deserialize(deserializer).map(|told| Self::from(&told))
+    }
+}
