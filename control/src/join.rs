@@ -28,8 +28,21 @@ pub enum Adopt {
     Manual,
 }
 
-/// Answers for ever.
+/// Answers for as long as this replica may decide: until it halts. Before it has replayed the log, and then, another one is to be
+/// asked.
 pub async fn run(service: &Service, client: &Client, key: &Key, adopt: Adopt) {
+    let mut progress = service.progress();
+    let mut halted = service.subscribe_halted();
+    if progress.wait_for(|progress| progress.caught_up).await.is_err() {
+        return;
+    }
+    tokio::select! {
+        () = answer_all(service, client, key, adopt) => {}
+        _halted = halted.wait_for(Option::is_some) => {}
+    }
+}
+
+async fn answer_all(service: &Service, client: &Client, key: &Key, adopt: Adopt) {
     loop {
         // One queue group: of several replicas one answers.
         match client.queue_subscribe(subject::JOIN, "control".to_owned()).await {

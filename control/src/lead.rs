@@ -1,12 +1,16 @@
 //! Which of several replicas plans and judges: the one that holds the lease. It only avoids double work: what a plan or a
 //! judgement is appended on condition of keeps it right, whoever made it.
 //!
-//! Invariant: when nobody can say who holds the lease, everybody acts. Standing still is the worse fault.
+//! Invariants: when nobody can say who holds the lease, everybody acts; and who could not act does not hold it: a replica that
+//! has halted, still replays the log, or does not get on with folding it. Standing still is the worse fault.
 
 use std::time::Duration;
 
 use async_nats::Client;
+use longwatch_events::log;
 use longwatch_events::log::jetstream::Lease;
+use longwatch_events::position::Position;
+use longwatch_events::subject::LogStream;
 use tokio::time::{Instant, sleep};
 
 use crate::service::Service;
@@ -18,12 +22,18 @@ const TRY_EVERY: Duration = Duration::from_millis(400);
 /// How long giving the lease back may take.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Holds the lease as long as it can, for ever.
+/// Whoever has not folded for so long what stands in the log leaves it to others.
+const BEHIND_LIMIT: Duration = TTL;
+
+/// Holds the lease as long as it can and could act, for ever.
 pub async fn run(service: &Service, client: &Client, replicas: usize) {
     let mut lease = None;
     let mut last_answer = Instant::now();
+    let mut behind = Behind::default();
     loop {
-        match try_hold(&mut lease, service, client, replicas).await {
+        let end = service.log().end(LogStream::Log).await.unwrap_or_default();
+        let could_act = could_act(service) && !behind.is_stuck(service.progress().borrow().log, end, Instant::now());
+        match hold(&mut lease, could_act, service, client, replicas).await {
             Ok(holds) => {
                 last_answer = Instant::now();
                 lead(service, holds);
@@ -31,11 +41,36 @@ pub async fn run(service: &Service, client: &Client, replicas: usize) {
             Err(error) => {
                 tracing::debug!(%error, "the planner's lease does not answer");
                 if last_answer.elapsed() > TTL {
-                    lead(service, true);
+                    lead(service, could_act);
                 }
             }
         }
         sleep(TRY_EVERY).await;
+    }
+}
+
+/// Whether this replica may decide, as far as it knows.
+fn could_act(service: &Service) -> bool {
+    service.progress().borrow().caught_up && service.halted().is_none()
+}
+
+/// How a fold gets on with what stands in the log.
+#[derive(Default)]
+struct Behind {
+    /// What it has not come to yet, and since when it has been waited for.
+    waited_for: Option<(Position, Instant)>,
+}
+
+impl Behind {
+    /// Whether a fold that has come to `folded`, of a log that ends at `end`, has been waited for too long: its database does
+    /// not answer, say. One that gets on is not stuck, however much lies before it.
+    fn is_stuck(&mut self, folded: Position, end: Position, now: Instant) -> bool {
+        self.waited_for = self.waited_for.filter(|(position, _)| folded < *position);
+        if folded < end {
+            let (_, since) = *self.waited_for.get_or_insert((folded.next(), now));
+            return now.duration_since(since) > BEHIND_LIMIT;
+        }
+        false
     }
 }
 
@@ -50,7 +85,7 @@ pub async fn release(client: &Client, replicas: usize, service: &Service) {
         if lease.try_hold(service.boot_id()).await? {
             lease.release().await?;
         }
-        Ok::<_, longwatch_events::log::Error>(())
+        Ok::<_, log::Error>(())
     };
     match tokio::time::timeout(RELEASE_LIMIT, releasing).await {
         Ok(Ok(())) => {}
@@ -59,17 +94,24 @@ pub async fn release(client: &Client, replicas: usize, service: &Service) {
     }
 }
 
-async fn try_hold(
+/// Holds the lease if this replica could act, and gives it back if it could not. Whether it is held now.
+async fn hold(
     lease: &mut Option<Lease>,
+    could_act: bool,
     service: &Service,
     client: &Client,
     replicas: usize,
-) -> Result<bool, longwatch_events::log::Error> {
+) -> Result<bool, log::Error> {
     let open = match lease.take() {
         Some(open) => open,
         None => Lease::open(client.clone(), replicas, TTL).await?,
     };
-    lease.insert(open).try_hold(service.boot_id()).await
+    let lease = lease.insert(open);
+    if could_act {
+        return lease.try_hold(service.boot_id()).await;
+    }
+    lease.release().await?;
+    Ok(false)
 }
 
 fn lead(service: &Service, leads: bool) {
@@ -78,4 +120,39 @@ fn lead(service: &Service, leads: bool) {
         service.set_leading(leads);
     }
     metrics::gauge!("longwatch_leading").set(if leads { 1.0 } else { 0.0 });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestControl;
+
+    #[tokio::test]
+    async fn who_has_halted_or_still_replays_could_not_act() {
+        let control = TestControl::start().await;
+        control.until_progress(|progress| progress.caught_up).await;
+        assert!(could_act(&control.service));
+        control.service.halt("a test".to_owned());
+        assert!(!could_act(&control.service));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_get_on_is_stuck_and_who_does_is_not() {
+        let mut behind = Behind::default();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(!behind.is_stuck(Position(5), Position(5), at(0)));
+        // Given much to fold, of which a little is folded each time.
+        for step in 0..20 {
+            assert!(!behind.is_stuck(Position(5 + step), Position(1_000), at(step * 400)));
+        }
+        // When it stands still,
+        let stood_still_at = 19 * 400;
+        assert!(!behind.is_stuck(Position(24), Position(1_000), at(stood_still_at + 1_500)));
+        assert!(behind.is_stuck(Position(24), Position(1_000), at(stood_still_at + 1_501)));
+        // then one step is enough to be trusted again, and all the more the end.
+        assert!(!behind.is_stuck(Position(25), Position(1_001), at(stood_still_at + 1_600)));
+        assert!(!behind.is_stuck(Position(1_001), Position(1_001), at(stood_still_at + 9_000)));
+        assert!(!behind.is_stuck(Position(1_001), Position(1_002), at(stood_still_at + 9_001)));
+    }
 }
