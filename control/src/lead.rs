@@ -32,7 +32,8 @@ pub async fn run(service: &Service, client: &Client, replicas: usize) {
     let mut behind = Behind::default();
     loop {
         let end = service.log().end(LogStream::Log).await.unwrap_or_default();
-        let could_act = could_act(service) && !behind.is_stuck(service.progress().borrow().log, end, Instant::now());
+        let could_act =
+            could_act(service) && !behind.is_stuck(service.progress().borrow().log, end, Instant::now());
         match hold(&mut lease, could_act, service, client, replicas).await {
             Ok(holds) => {
                 last_answer = Instant::now();

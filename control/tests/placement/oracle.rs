@@ -28,7 +28,8 @@ impl Case {
     pub(crate) fn new(now: Timestamp, before: View, after: View, entries: &[PlanEntry]) -> Self {
         let decisions: BTreeMap<_, _> = entries.iter().map(|entry| (entry.key(), entry.decision)).collect();
         assert_eq!(decisions.len(), entries.len(), "a copy is decided about once");
-        assert!(entries.is_sorted_by_key(|entry| entry.key()));
+        let turn = |entry: &PlanEntry| (before.copies[&entry.key()].priority, entry.key());
+        assert!(entries.is_sorted_by_key(turn), "the important ones come first");
         Self { now, before, after, decisions }
     }
 

@@ -335,7 +335,11 @@ async fn a_killed_servers_cameras_are_recorded_elsewhere_and_stay_there() {
         let stays = before[id].server != victim || *priority == "never";
         assert_eq!(stays, now[id] == before[id], "{priority} {id}: {:?}", now[id]);
     }
-    let assigned: BTreeSet<_> = assigned(&log, after).into_iter().collect();
+    let assigned = assigned(&log, after);
+    let in_turn: Vec<_> = assigned.iter().map(|id| its[id]).collect();
+    let rank = |priority: &&str| ["high", "medium", "low"].iter().position(|known| known == priority);
+    assert!(in_turn.is_sorted_by_key(rank), "the log shows in which order: {in_turn:?}");
+    let assigned: BTreeSet<_> = assigned.into_iter().collect();
     assert_eq!(assigned, moving.iter().copied().collect(), "the log assigns those and no others");
 
     comes_back(&mut given, victim, &its, &now, &torn).await;

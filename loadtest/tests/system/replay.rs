@@ -43,7 +43,7 @@ fn second_control(given: &Given) -> (Control, Api) {
 }
 
 async fn system(api: &Api) -> Result<Value, Value> {
-    api.get("/v1/system").await.map_err(|error| Value::from(error.to_string()))
+    api.get("/v1/system?hashes=true").await.map_err(|error| Value::from(error.to_string()))
 }
 
 #[tokio::test]

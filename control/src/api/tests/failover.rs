@@ -87,7 +87,7 @@ impl Api {
     }
 
     async fn problem_codes(&self) -> Vec<String> {
-        let system = self.get("/v1/system?hashes=false").await.expect(200).json();
+        let system = self.get("/v1/system").await.expect(200).json();
         let problems = system["problems"].as_array().unwrap();
         problems.iter().map(|problem| problem["code"].as_str().unwrap().to_owned()).collect()
     }

@@ -43,7 +43,7 @@ pub use rooms::Refusal;
 use rooms::{Others, Request, Rooms};
 
 /// The version of these rules; stands in every plan, so that an auditor re-derives it with the rules in force then.
-pub const RULES: u32 = 3;
+pub const RULES: u32 = 4;
 
 /// What a plan follows from.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +90,8 @@ pub enum Scope {
     Failover,
 }
 
-/// What has to change. Entries are by tenant, camera and copy.
+/// What has to change. Entries are by priority, high first, then by tenant, camera and copy: the log shows who came first, and of a
+/// plan that is too long for one append the important part goes first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Changes only: a copy that stays as it is has none.
@@ -146,11 +147,19 @@ impl<'a> Draft<'a> {
     }
 
     fn into_plan(self) -> Plan {
+        let state = self.inputs.state;
+        let priority = |entry: &PlanEntry| {
+            let camera = state.camera(entry.tenant_id, entry.camera_id);
+            camera.map(|camera| camera.settings.failover_priority)
+        };
         let entry = |(key, decision): (CopyKey, Decision)| {
             let CopyKey { tenant_id, camera_id, copy } = key;
             PlanEntry { tenant_id, camera_id, copy, decision }
         };
-        Plan { entries: self.decided.into_iter().map(entry).collect() }
+        let mut entries: Vec<_> = self.decided.into_iter().map(entry).collect();
+        // Stable: those of one priority stay in order.
+        entries.sort_by_cached_key(priority);
+        Plan { entries }
     }
 
     fn copy(&self, key: CopyKey) -> (&'a Camera, &'a CameraCopy) {

@@ -53,6 +53,7 @@ impl Audit {
         }
         let after = whole.folded()?;
         check_capacity(basis, &after)?;
+        check_takeovers(basis, &after)?;
         whole.check_priority()?;
         settles(after, decided_at)
     }
@@ -254,6 +255,31 @@ fn settles(mut state: State, now: Timestamp) -> Checked {
         fold_plan(&mut state, now, last.clone())?;
     }
     Err((Invariant::PlanSettles, format!("still after {PLANS_IN_A_ROW} plans in a row: {last:?}")))
+}
+
+/// No server takes over cameras of others that were lost or emptied when it holds as many as it may for that.
+fn check_takeovers(before: &State, after: &State) -> Checked {
+    for (server_id, server) in after.servers() {
+        let held: BTreeSet<_> = before.index().roster(server_id).copies().collect();
+        let (stays, comes): (Vec<_>, Vec<_>) =
+            after.index().roster(server_id).copies().partition(|key| held.contains(key));
+        let of_others = |key: &&CopyKey| {
+            after.copy(**key).is_some_and(|(_, copy)| {
+                let mut here = copy.assignment().into_iter().chain(copy.successor());
+                here.any(|one| {
+                    one.server_id == server_id
+                        && matches!(one.reason, AssignReason::Failover | AssignReason::Drain)
+                })
+            })
+        };
+        let taken_over = comes.iter().filter(of_others).count();
+        let limit = server.settings.failover.takeover_limit as usize;
+        if taken_over > 0 && stays.len() + taken_over > limit {
+            let what = format!("{server_id} held {} and took over {taken_over}, it may {limit}", stays.len());
+            return Err((Invariant::Capacity, what));
+        }
+    }
+    Ok(())
 }
 
 fn check_capacity(before: &State, after: &State) -> Checked {
