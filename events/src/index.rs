@@ -13,13 +13,14 @@ use crate::position::Position;
 use crate::reason::{AssignReason, UnplacedReason};
 use crate::sealed::PublicKey;
 use crate::settings::Priority;
-use crate::state::{Camera, CameraCopy, Placement, Server, State};
+use crate::state::{Assignment, Camera, CameraCopy, Placement, Server, State};
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Index {
     rosters: BTreeMap<ServerId, Roster>,
     away: BTreeMap<ServerId, BTreeSet<CopyKey>>,
+    left: BTreeMap<ServerId, BTreeSet<CopyKey>>,
     waiting: BTreeSet<CopyKey>,
     moving: BTreeSet<CopyKey>,
     particular: BTreeSet<CopyKey>,
@@ -46,9 +47,11 @@ pub struct Roster {
 
 impl PartialEq for Index {
     fn eq(&self, other: &Self) -> bool {
-        let Self { rosters, away, waiting, moving, particular, requested, keys, names, changed: _ } = self;
+        let Self { rosters, away, left, waiting, moving, particular, requested, keys, names, changed: _ } =
+            self;
         *rosters == other.rosters
             && *away == other.away
+            && *left == other.left
             && *waiting == other.waiting
             && *moving == other.moving
             && *particular == other.particular
@@ -129,6 +132,11 @@ impl Index {
     /// The copies that others took over from `home`, wherever they are.
     pub fn away_from(&self, home: ServerId) -> impl Iterator<Item = CopyKey> {
         self.away.get(&home).into_iter().flatten().copied()
+    }
+
+    /// The copies without a place that were [left](CameraCopy::left_with) with `server` when it was lost.
+    pub fn left_with(&self, server: ServerId) -> impl Iterator<Item = CopyKey> {
+        self.left.get(&server).into_iter().flatten().copied()
     }
 
     /// The servers that copies were taken from.
@@ -225,6 +233,10 @@ impl Index {
             if let Some(home) = copy.home() {
                 self.away.entry(home).or_default().insert(key);
             }
+            if let Some(Assignment { server_id, .. }) = copy.left_with() {
+                self.left.entry(*server_id).or_default().insert(key);
+                self.changed.insert(*server_id, position);
+            }
             insert_if(&mut self.waiting, key, is_waiting(camera, copy));
             insert_if(&mut self.particular, key, is_particular(camera, copy));
             insert_if(&mut self.requested, key, copy.requested().is_some());
@@ -269,6 +281,15 @@ impl Index {
                 if away.is_empty() {
                     self.away.remove(&home);
                 }
+            }
+            if let Some(Assignment { server_id, .. }) = copy.left_with()
+                && let Some(left) = self.left.get_mut(server_id)
+            {
+                left.remove(&key);
+                if left.is_empty() {
+                    self.left.remove(server_id);
+                }
+                self.changed.insert(*server_id, position);
             }
             self.moving.remove(&key);
             self.waiting.remove(&key);

@@ -141,6 +141,7 @@ pub struct CameraCopy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Unsettled {
     pub(crate) home: Option<ServerId>,
+    pub(crate) left_with: Option<Assignment>,
     pub(crate) successor: Option<Assignment>,
     pub(crate) requested: Option<ServerId>,
     pub(crate) gave_up_at: Option<Timestamp>,
@@ -223,6 +224,12 @@ impl CameraCopy {
         self.unsettled.as_ref()?.home
     }
 
+    /// The assignment to its lost server, of a copy that nobody else has room for: it has no place that is known to be any good,
+    /// but a server that is only cut off records it all the same, and goes on as if nothing had been when it returns.
+    pub fn left_with(&self) -> Option<&Assignment> {
+        self.unsettled.as_ref()?.left_with.as_ref()
+    }
+
     /// The server that is about to record it instead, if it is on the move.
     pub fn successor(&self) -> Option<&Assignment> {
         self.unsettled.as_ref()?.successor.as_ref()
@@ -290,13 +297,13 @@ impl Camera {
     }
 
     /// Who is to record it now, and under which epoch: of a copy on the move both servers, unless the camera serves one
-    /// client only: then neither, until the old one has stopped.
+    /// client only: then neither, until the old one has stopped; of a copy that was left with its lost server, that one.
     pub fn recorders(&self) -> impl Iterator<Item = &Assignment> {
         let one_at_a_time = self.settings.single_session;
         let copies = std::iter::once(&self.first).chain(&self.others);
         copies
             .filter(move |copy| !(one_at_a_time && copy.successor().is_some()))
-            .flat_map(|copy| copy.assignment().into_iter().chain(copy.successor()))
+            .flat_map(|copy| copy.assignment().into_iter().chain(copy.successor()).chain(copy.left_with()))
     }
 }
 

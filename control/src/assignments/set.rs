@@ -50,7 +50,10 @@ pub struct WantedSource {
 pub fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired> {
     let public_key = state.server(server_id)?.public_key?;
     let (mut wanted, mut sources) = (Wanted::new(), BTreeMap::new());
-    for CopyKey { tenant_id, camera_id, .. } in state.index().roster(server_id).copies() {
+    let index = state.index();
+    for CopyKey { tenant_id, camera_id, .. } in
+        index.roster(server_id).copies().chain(index.left_with(server_id))
+    {
         let Some(camera) = state.camera(tenant_id, camera_id) else { continue };
         let Some(here) = camera.recorders().find(|here| here.server_id == server_id) else { continue };
         wanted.insert((tenant_id, camera_id), (here.epoch, camera.source_version));

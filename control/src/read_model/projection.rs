@@ -55,9 +55,10 @@ fn touched(state: &State, event: &Event) -> Vec<(TenantId, CameraId)> {
         Event::CameraMoveRequested(e) => vec![(e.tenant_id, e.camera_id)],
         Event::PlanMade(e) => e.entries.iter().map(|entry| camera(entry.key())).collect(),
         Event::ServerDetached(e) => {
-            let held = state.index().roster(e.server_id).copies();
-            held.chain(state.index().away_from(e.server_id)).map(camera).collect()
+            let (held, index) = (state.index().roster(e.server_id).copies(), state.index());
+            held.chain(index.away_from(e.server_id)).chain(index.left_with(e.server_id)).map(camera).collect()
         }
+        Event::ServerReturned(e) => state.index().left_with(e.server_id).map(camera).collect(),
         // A tenant that is deleted has no cameras left.
         Event::TenantCreated(_)
         | Event::TenantChanged(_)
@@ -67,7 +68,6 @@ fn touched(state: &State, event: &Event) -> Vec<(TenantId, CameraId)> {
         | Event::ServerAdopted(_)
         | Event::ServerChanged(_)
         | Event::ServerLost(_)
-        | Event::ServerReturned(_)
         | Event::ServerDiskMeasured(_)
         | Event::ServerDrainStarted(_)
         | Event::ServerDrainStopped(_)

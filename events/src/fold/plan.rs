@@ -21,11 +21,13 @@ fn took_effect(state: &mut State, position: Position, at: Timestamp, entry: &Pla
         return false;
     }
     let epoch = Epoch::from(position);
+    let now_on = state.copy(key).and_then(|(_, copy)| copy.assignment()).map(|now_on| now_on.server_id);
+    let is_lost = now_on.and_then(|id| state.servers.get(&id)).is_some_and(|server| server.lost.is_some());
     let changed = camera::change(state, position, key, |copy| match entry.decision {
         Decision::Assign { server_id, reason } => {
             assign(copy, Assignment { server_id, epoch, since: at, reason })
         }
-        Decision::Unplace { reason } => unplace(copy, reason, at),
+        Decision::Unplace { reason } => unplace(copy, reason, is_lost, at),
         Decision::Move { server_id, reason } => {
             set_out(copy, Assignment { server_id, epoch, since: at, reason })
         }
@@ -49,18 +51,29 @@ fn may_record(state: &State, key: CopyKey, decision: &Decision) -> bool {
     is_assignable && !has_another
 }
 
+/// A copy that was [left](CameraCopy::left_with) with its server, now that this has returned: it never was elsewhere.
+pub(super) fn come_back(copy: &mut CameraCopy) {
+    let Some(assignment) = copy.left_with().copied() else { return };
+    copy.placement = Placement::Assigned(assignment);
+    copy.unsettle(|unsettled| {
+        unsettled.home = unsettled.home.filter(|home| *home != assignment.server_id);
+        unsettled.left_with = None;
+    });
+}
+
 fn assign(copy: &mut CameraCopy, assignment: Assignment) -> bool {
     let home = home(copy, &assignment);
     copy.placement = Placement::Assigned(assignment);
     copy.unsettle(|unsettled| {
         unsettled.home = home;
+        unsettled.left_with = None;
         unsettled.successor = None;
         unsettled.requested = unsettled.requested.filter(|wanted| *wanted != assignment.server_id);
     });
     true
 }
 
-fn unplace(copy: &mut CameraCopy, reason: UnplacedReason, at: Timestamp) -> bool {
+fn unplace(copy: &mut CameraCopy, reason: UnplacedReason, is_lost: bool, at: Timestamp) -> bool {
     let home = match reason {
         UnplacedReason::Disabled => None,
         UnplacedReason::NoServer
@@ -73,9 +86,14 @@ fn unplace(copy: &mut CameraCopy, reason: UnplacedReason, at: Timestamp) -> bool
         // Its server is well: it is that one's place that was needed.
         UnplacedReason::Preempted => copy.home(),
     };
+    let left_with = match copy.assignment() {
+        Some(now_on) => is_lost.then_some(*now_on),
+        None => copy.left_with().copied(),
+    };
     copy.placement = Placement::Unplaced { reason, since: at };
     copy.unsettle(|unsettled| {
         unsettled.home = home;
+        unsettled.left_with = left_with.filter(|_| reason != UnplacedReason::Disabled);
         unsettled.successor = None;
         // Whoever is not recorded at all is not waiting for a better place.
         if reason == UnplacedReason::Disabled {

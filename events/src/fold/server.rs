@@ -1,5 +1,7 @@
 //! What happens to servers.
 
+use std::collections::BTreeSet;
+
 use crate::event::{
     DetachedCameras, ServerAdded, ServerAdopted, ServerChanged, ServerDetached, ServerDiskMeasured,
     ServerDrainStarted, ServerDrainStopped, ServerFailbackRequested, ServerJoined, ServerLost,
@@ -161,10 +163,17 @@ pub(super) fn lost(state: &mut State, position: Position, e: &ServerLost) -> Out
 }
 
 pub(super) fn returned(state: &mut State, position: Position, at: Timestamp, e: &ServerReturned) -> Outcome {
-    change(state, position, e.server_id, |server| {
+    let returned = change(state, position, e.server_id, |server| {
         server.lost = None;
         server.present_since = at;
-    })
+    });
+    if returned == Outcome::Applied {
+        let left: Vec<_> = state.index.left_with(e.server_id).collect();
+        for key in left {
+            camera::change(state, position, key, plan::come_back);
+        }
+    }
+    returned
 }
 
 pub(super) fn disk_measured(state: &mut State, position: Position, e: &ServerDiskMeasured) -> Outcome {
@@ -208,10 +217,12 @@ pub(super) fn detached(state: &mut State, position: Position, at: Timestamp, e: 
     if detached != Outcome::Applied {
         return Ok(detached);
     }
-    let held: Vec<_> = state.index.roster(e.server_id).copies().collect();
-    let away: Vec<_> = state.index.away_from(e.server_id).collect();
+    let (index, server_id) = (&state.index, e.server_id);
+    let held =
+        index.roster(server_id).copies().chain(index.away_from(server_id)).chain(index.left_with(server_id));
+    let held: BTreeSet<_> = held.collect();
     let wanted: Vec<_> = state.index.requested().collect();
-    for key in held.into_iter().chain(away) {
+    for key in held {
         match e.cameras {
             DetachedCameras::Remove if is_only_on(state, key, e.server_id) => {
                 camera::remove(state, position, key.tenant_id, key.camera_id);
@@ -250,6 +261,7 @@ fn let_go(copy: &mut CameraCopy, server_id: ServerId, at: Timestamp) {
     }
     copy.unsettle(|unsettled| {
         unsettled.home = unsettled.home.filter(|home| *home != server_id);
+        unsettled.left_with = unsettled.left_with.filter(|left_with| left_with.server_id != server_id);
         unsettled.successor = unsettled.successor.filter(|successor| successor.server_id != server_id);
         unsettled.requested = unsettled.requested.filter(|requested| *requested != server_id);
     });

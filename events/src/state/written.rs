@@ -11,6 +11,8 @@ use crate::time::Timestamp;
 pub(super) struct CameraCopy {
     placement: Placement,
     home: Option<ServerId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left_with: Option<Assignment>,
     transit: Option<Transit>,
 }
 
@@ -24,19 +26,20 @@ struct Transit {
 
 impl From<super::CameraCopy> for CameraCopy {
     fn from(copy: super::CameraCopy) -> Self {
-        let Unsettled { home, successor, requested, gave_up_at } =
+        let Unsettled { home, left_with, successor, requested, gave_up_at } =
             copy.unsettled.map(|unsettled| *unsettled).unwrap_or_default();
         let transit = Transit { successor, requested, gave_up_at };
         let transit = (transit != Transit::default()).then_some(transit);
-        Self { placement: copy.placement, home, transit }
+        Self { placement: copy.placement, home, left_with, transit }
     }
 }
 
 impl From<CameraCopy> for super::CameraCopy {
-    fn from(CameraCopy { placement, home, transit }: CameraCopy) -> Self {
+    fn from(CameraCopy { placement, home, left_with, transit }: CameraCopy) -> Self {
         let Transit { successor, requested, gave_up_at } = transit.unwrap_or_default();
         let mut copy = Self { placement, unsettled: None };
-        copy.unsettle(|unsettled| *unsettled = Unsettled { home, successor, requested, gave_up_at });
+        let all = Unsettled { home, left_with, successor, requested, gave_up_at };
+        copy.unsettle(|unsettled| *unsettled = all);
         copy
     }
 }

@@ -2,7 +2,8 @@
 
 use longwatch_events::event::{
     CameraAdded, CameraChanged, CameraMoveRequested, Decision, DetachedCameras, Event, Part, PlanEntry,
-    PlanMade, ServerAdded, ServerAdopted, ServerDetached, ServerJoined, TenantCreated,
+    PlanMade, ServerAdded, ServerAdopted, ServerDetached, ServerJoined, ServerLost, ServerReturned,
+    TenantCreated,
 };
 use longwatch_events::fold::{self, Outcome};
 use longwatch_events::id::{CameraId, CopyKey, EventId, ServerId, TenantId};
@@ -90,6 +91,15 @@ pub(crate) fn adopted(server_id: ServerId) -> Event {
 
 pub(crate) fn detached(server_id: ServerId, cameras: DetachedCameras) -> Event {
     Event::ServerDetached(ServerDetached { server_id, cameras })
+}
+
+pub(crate) fn lost(server_id: ServerId) -> Event {
+    let (heard_at, judged_at) = (Timestamp::from_millis(1_000), Timestamp::from_millis(4_001));
+    Event::ServerLost(ServerLost { server_id, last_heartbeat: None, heard_at, judged_at, lease_ms: 3_000 })
+}
+
+pub(crate) fn returned(server_id: ServerId) -> Event {
+    Event::ServerReturned(ServerReturned { server_id, heartbeat: Position(9) })
 }
 
 pub(crate) fn plan(decision: Decision) -> Event {

@@ -5,7 +5,7 @@ use longwatch_events::fold::Outcome;
 use longwatch_events::position::Epoch;
 use longwatch_events::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
 use longwatch_events::settings::CameraSettings;
-use longwatch_events::state::Placement;
+use longwatch_events::state::{Assignment, Placement, State};
 
 use crate::given::*;
 
@@ -290,4 +290,50 @@ fn a_camera_for_one_client_has_no_recorder_while_it_moves_and_others_have_two() 
         planned(&mut state, finished(epoch));
         assert_eq!(recorders(&state), [SECOND]);
     }
+}
+
+/// A camera on the first server, which is lost, and nobody has room.
+fn left_with_the_first() -> (State, Assignment) {
+    let (mut state, _) = folded(&recorded_on(FIRST));
+    let before = *copy(&state, 0).assignment().unwrap();
+    assert_eq!(apply(&mut state, &lost(FIRST)), Outcome::Applied);
+    planned(&mut state, Decision::Unplace { reason: UnplacedReason::NoCapacity });
+    (state, before)
+}
+
+#[test]
+fn a_copy_that_nobody_has_room_for_goes_on_where_it_was_when_its_server_returns() {
+    // Given a copy without a place: its lost server is still to record it, should it only be cut off.
+    let (mut state, before) = left_with_the_first();
+    assert_eq!((servers(&state), copy(&state, 0).left_with()), ((None, None), Some(&before)));
+    assert_eq!(state.camera(TENANT, CAMERA).unwrap().recorders().collect::<Vec<_>>(), [&before]);
+    assert_eq!((state.index().left_with(FIRST).count(), state.index().waiting().count()), (1, 1));
+    // Another reason does not change that.
+    planned(&mut state, Decision::Unplace { reason: UnplacedReason::NoServer });
+    // When the server returns, then the copy was never elsewhere.
+    assert_eq!(apply(&mut state, &returned(FIRST)), Outcome::Applied);
+    assert_eq!((copy(&state, 0).assignment(), copy(&state, 0).home()), (Some(&before), None));
+    assert_eq!((state.index().left_with(FIRST).count(), state.index().waiting().count()), (0, 0));
+}
+
+#[test]
+fn a_copy_that_was_left_with_its_server_is_so_no_longer_once_it_is_elsewhere_or_not_wanted() {
+    let gone = |change: fn(&mut State)| {
+        let (mut state, _) = left_with_the_first();
+        change(&mut state);
+        assert_eq!(copy(&state, 0).left_with(), None);
+        assert_eq!(state.index().left_with(FIRST).count(), 0);
+        state
+    };
+    let mut taken_over = gone(|state| {
+        planned(state, assigned(SECOND, AssignReason::Failover));
+    });
+    assert_eq!(apply(&mut taken_over, &returned(FIRST)), Outcome::Applied);
+    assert_eq!((servers(&taken_over), copy(&taken_over, 0).home()), ((Some(SECOND), None), Some(FIRST)));
+    gone(|state| {
+        planned(state, Decision::Unplace { reason: UnplacedReason::Disabled });
+    });
+    gone(|state| {
+        apply(state, &detached(FIRST, DetachedCameras::Keep));
+    });
 }

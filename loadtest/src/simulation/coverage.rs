@@ -89,6 +89,8 @@ seen! {
     JudgedLate,
     /// A lost server returned.
     ServerReturned,
+    /// A server that returned went on with what nobody had had room for.
+    WentOn,
     /// Too many servers were silent to judge any.
     MassSilenceHeld,
     /// The log was told how full an archive is.

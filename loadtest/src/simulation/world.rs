@@ -399,6 +399,11 @@ impl World {
         if let Some(seen) = seen {
             self.env.see(seen);
         }
+        if let Event::ServerReturned(returned) = &record.event
+            && self.audit.state().index().left_with(returned.server_id).next().is_some()
+        {
+            self.env.see(Seen::WentOn);
+        }
         if matches!(record.event, Event::AssignmentsPublished(_) | Event::PlanMade(_)) {
             self.env.note(format_args!("{} stands at {}", record.subject, record.position));
         } else {

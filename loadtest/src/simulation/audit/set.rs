@@ -66,7 +66,8 @@ impl Audit {
     }
 }
 
-/// What a server is to record: both servers of a move do, but of a camera that serves one client neither does.
+/// What a server is to record: both servers of a move do, but of a camera that serves one client neither does; and a lost
+/// server does what nobody else has room for.
 pub(in crate::simulation) fn recorded_by(state: &State, server_id: ServerId) -> BTreeMap<Key, Version> {
     let mut wanted = BTreeMap::new();
     for (tenant_id, camera_id, camera) in state.cameras() {
@@ -74,7 +75,7 @@ pub(in crate::simulation) fn recorded_by(state: &State, server_id: ServerId) -> 
             if camera.settings.single_session && copy.successor().is_some() {
                 continue;
             }
-            let mut here = copy.assignment().into_iter().chain(copy.successor());
+            let mut here = copy.assignment().into_iter().chain(copy.successor()).chain(copy.left_with());
             if let Some(here) = here.find(|assignment| assignment.server_id == server_id) {
                 let version = Version { epoch: here.epoch, settings_version: camera.source_version };
                 wanted.insert(Key { tenant_id, camera_id }, version);
