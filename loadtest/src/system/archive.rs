@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use longwatch_events::id::{CameraId, ServerId};
 use longwatch_events::position::Epoch;
+use longwatch_events::time::Timestamp;
 
-use crate::frames;
+use crate::frames::{self, FileReport};
 use crate::sei::FrameNumber;
 
 /// What an open segment has behind its name.
@@ -19,6 +20,8 @@ pub struct Segment {
     pub path: PathBuf,
     /// Of which camera.
     pub camera_id: CameraId,
+    /// Time of its first frame, to the millisecond.
+    pub start: Timestamp,
     /// Under which assignment.
     pub epoch: Epoch,
     /// By which server.
@@ -34,24 +37,34 @@ impl Segment {
             Some(name) => (name, true),
             None => (file, false),
         };
-        let mut words = name.strip_suffix(".mp4")?.split('_').skip(1);
+        let mut words = name.strip_suffix(".mp4")?.split('_');
+        let time = words.next()?.replace('-', ":");
         let epoch = Epoch(words.next()?.parse().ok()?);
         let server_id = words.next()?.parse().ok()?;
-        let camera_id = path.parent()?.parent()?.file_name()?.to_str()?.parse().ok()?;
-        Some(Self { path, camera_id, epoch, server_id, open })
+        let day = path.parent()?;
+        let start = format!("{}T{time}", day.file_name()?.to_str()?).parse().ok()?;
+        let camera_id = day.parent()?.file_name()?.to_str()?.parse().ok()?;
+        Some(Self { path, camera_id, start, epoch, server_id, open })
     }
 
-    /// The numbers of the video frames in it. An open one may be torn, even before its first frame: what is whole
-    /// counts.
+    /// What is in it. An open one may be torn: what is whole counts; `None`: not even a frame is.
     ///
     /// # Errors
     /// If it is stored and cannot be read.
-    pub fn numbers(&self) -> anyhow::Result<Vec<FrameNumber>> {
+    pub fn inspect(&self) -> anyhow::Result<Option<FileReport>> {
         match frames::inspect(&self.path) {
-            Ok(report) => Ok(report.numbers),
-            Err(_) if self.open => Ok(Vec::new()),
+            Ok(report) => Ok(Some(report)),
+            Err(_) if self.open => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot inspect {}", self.path.display())),
         }
+    }
+
+    /// The numbers of the video frames in it.
+    ///
+    /// # Errors
+    /// As [`Self::inspect`].
+    pub fn numbers(&self) -> anyhow::Result<Vec<FrameNumber>> {
+        Ok(self.inspect()?.map(|report| report.numbers).unwrap_or_default())
     }
 }
 
@@ -102,6 +115,7 @@ mod tests {
                 && segment.server_id.to_string() == server
                 && segment.epoch == Epoch(7)
         }));
+        assert_eq!(found[1].start, "2026-11-23T08:00:10Z".parse().unwrap());
         assert_eq!(found[1].numbers().unwrap(), [], "an open one may be empty");
         assert!(found[0].numbers().is_err(), "a stored one may not");
     }

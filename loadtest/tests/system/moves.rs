@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use longwatch_events::event::{Decision, Event};
 use longwatch_events::id::CameraId;
+use longwatch_events::position::Position;
 use longwatch_events::reason::FinishReason;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::{Clock as _, SystemClock};
-use longwatch_loadtest::frames;
+use longwatch_loadtest::system::footage::Footage;
+use longwatch_loadtest::system::moves::{How, ends, moves};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -46,30 +47,12 @@ impl Given {
             assert!(missing(&timeline).is_empty(), "{id}: {timeline:#}");
         }
         self.cluster.stop_workers(STOPPED_WITHIN).await.unwrap();
+        let archives = (0..SERVERS).map(|server| self.cluster.archive(server));
+        let footage = Footage::read(archives).unwrap();
         for id in cameras {
-            let mut numbers: Vec<_> = (0..SERVERS).flat_map(|server| self.numbers(server, *id)).collect();
-            numbers.sort_by_key(|number| number.frame);
-            let found = frames::continuity(&numbers);
-            assert_eq!(found.len(), 1, "{id}");
-            assert_eq!(found[0].missing, 0, "{id}: {:?}", found[0]);
+            assert!(!footage.of(*id).is_empty(), "{id}");
+            assert_eq!(footage.holes(*id), [], "{id}");
         }
-    }
-
-    /// How the moves ended, by the log.
-    async fn ends(&self) -> BTreeSet<FinishReason> {
-        let log = self.history(LogStream::Log).await;
-        let mut ends = BTreeSet::new();
-        for entry in &log {
-            let Event::PlanMade(plan) = &entry.event else { continue };
-            ends.extend(plan.entries.iter().filter_map(|entry| match entry.decision {
-                Decision::Finish { reason, .. } => Some(reason),
-                Decision::Assign { .. }
-                | Decision::Unplace { .. }
-                | Decision::Move { .. }
-                | Decision::Abandon { .. } => None,
-            }));
-        }
-        ends
     }
 }
 
@@ -96,7 +79,9 @@ async fn a_drain_and_a_failback_lose_no_frame() {
     given.until_at(&its, drained).await;
 
     // and nothing is missing: not a frame, not a second of the timeline.
-    assert_eq!(given.ends().await, BTreeSet::from([FinishReason::FirstKeyframe]));
+    let moves = moves(&given.history(LogStream::Log).await, Position::START);
+    assert_eq!(moves.len(), 2 * its.len(), "each camera left and came back: {moves:?}");
+    assert_eq!(ends(&moves), Some(BTreeSet::from([How::Finished(FinishReason::FirstKeyframe)])));
     given.assert_whole(&all).await;
 }
 
