@@ -61,6 +61,7 @@ pub async fn measure(size: Size, folder: &Path) -> anyhow::Result<Measured> {
     let options = Options {
         folder: folder.to_owned(),
         controls: 1,
+        database: None,
         servers: usize::try_from(size.servers)?,
         // Each could hold all: what is measured is speed, not room.
         capacity: Some(count),

@@ -231,11 +231,12 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_and_makes_a_run_incomplete() {
-        let spoil: [(&str, fn(&mut Measured)); 7] = [
+        type Spoil = fn(&mut Measured);
+        let spoil: [(&str, Spoil); 7] = [
             ("1 of 2 recording elsewhere: NOT ALL", |m| m.cameras[0].first_durable_ms = None),
             ("3 of their frames lost: LOST", |m| m.others_lost_frames = 3),
             ("not in time", |m| m.failback.took = None),
-            ("1 moves of 2 cameras", |m| drop(m.drain.moves.pop())),
+            ("1 moves of 2 cameras", |m| m.drain.moves.truncate(1)),
             ("NOT ALL AS PLANNED", |m| m.drain.moves[0].end = None),
             ("5 frames lost of all cameras of the system, 0 cameras not recorded to the end: LOST", |m| {
                 m.drain.lost_frames = 5;

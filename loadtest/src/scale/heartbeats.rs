@@ -80,8 +80,14 @@ pub struct Measured {
 /// # Errors
 /// If something does not start or does not answer, or control takes a server for lost.
 pub async fn measure(size: Size, folder: &Path) -> anyhow::Result<Measured> {
-    let options =
-        Options { folder: folder.to_owned(), controls: 1, servers: 0, capacity: None, segment_ms: None };
+    let options = Options {
+        folder: folder.to_owned(),
+        controls: 1,
+        database: None,
+        servers: 0,
+        capacity: None,
+        segment_ms: None,
+    };
     let mut cluster = Cluster::start_syncing(&options, SYNC_INTERVAL).await?;
     let log = cluster.log().await?;
     let given = Given::new(size);

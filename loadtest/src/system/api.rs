@@ -64,6 +64,21 @@ impl Api {
         answer.is_ok_and(|answer| answer.status() == StatusCode::OK)
     }
 
+    /// A gauge or counter without labels, as `/metrics` has it (Prometheus text format, version 0.0.4).
+    ///
+    /// # Errors
+    /// If nothing answers, or there is none of that name.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let answer = self.client.get(format!("{}/metrics", self.base)).send().await;
+        let text = answer.context("no answer from /metrics")?.text().await.context("the answer broke off")?;
+        let values = text.lines().filter_map(|line| line.split_once(' '));
+        let mut values = values.filter(|(named, _)| *named == name).map(|(_, value)| value.parse());
+        values
+            .next()
+            .with_context(|| format!("/metrics has no {name}"))?
+            .with_context(|| format!("{name} is no number"))
+    }
+
     /// Sends a request with header fields and a raw body; any status is an answer.
     ///
     /// # Errors

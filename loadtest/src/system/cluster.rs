@@ -1,8 +1,8 @@
 //! A whole cluster on this machine: one nats-server, any number of control replicas and of servers, each a child
 //! process that can be killed, paused and started again by itself.
 //!
-//! Everything is in one folder: the log's store, keys, a database per replica, an archive per server (`server-1`, …) and
-//! the output of each process (`NAME.log`). NATS wants no credentials: it listens on loopback only, and lives as long as
+//! Everything is in one folder: the log's store, keys, a database per replica unless they share one, an archive per server
+//! (`server-1`, …) and the output of each process (`NAME.log`). NATS wants no credentials: it listens on loopback only, and lives as long as
 //! this value.
 
 use std::ffi::OsString;
@@ -28,6 +28,8 @@ pub struct Options {
     pub folder: PathBuf,
     /// Control replicas; at least 1.
     pub controls: usize,
+    /// The address of one database for all of them; `None`: each has a SQLite file of its own.
+    pub database: Option<String>,
     /// Servers.
     pub servers: usize,
     /// How many cameras each server may hold; `None`: as shipped.
@@ -84,7 +86,7 @@ impl Cluster {
         let mut cluster = Self { servers: Vec::new(), controls: Vec::new(), nats, nats_address };
         for number in 1..=options.controls {
             // One after the other: the first makes the keys that all share.
-            let control = start_control(folder, &cluster.nats_url(), number).await?;
+            let control = start_control(folder, &cluster.nats_url(), number, options).await?;
             cluster.controls.push(control);
         }
         for number in 1..=options.servers {
@@ -261,17 +263,23 @@ async fn until_answering(part: &mut Part, address: SocketAddr) -> anyhow::Result
     timeout(READY_WITHIN, answering).await.with_context(|| format!("nothing answers at {address}"))?
 }
 
-async fn start_control(folder: &Path, nats_url: &str, number: usize) -> anyhow::Result<Control> {
+async fn start_control(
+    folder: &Path,
+    nats_url: &str,
+    number: usize,
+    options: &Options,
+) -> anyhow::Result<Control> {
     let name = format!("control-{number}");
     let address = free()?;
-    let database = folder.join(format!("{name}.db"));
+    let own_database = || format!("sqlite://{}", folder.join(format!("{name}.db")).display());
+    let database = options.database.clone().unwrap_or_else(own_database);
     let key_file = folder.join("provider.key");
     let args: Vec<OsString> = vec![
         "serve".into(),
         "--nats".into(),
         nats_url.into(),
         "--database".into(),
-        format!("sqlite://{}", database.display()).into(),
+        database.into(),
         "--listen".into(),
         address.to_string().into(),
         "--key-file".into(),

@@ -61,6 +61,7 @@ impl Given {
         let options = Options {
             folder: folder.path().to_owned(),
             controls,
+            database: None,
             servers: SERVERS,
             capacity: None,
             segment_ms: Some(SEGMENT_MS),

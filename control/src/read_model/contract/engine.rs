@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use longwatch_testing::postgres::Postgres;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
 
 use super::super::{ReadModel, open};
-use crate::testing::postgres::Postgres;
 
 /// What holds the rows.
 #[derive(Debug, Clone, Copy)]

@@ -27,7 +27,7 @@ const USER: &str = "postgres";
 static RUNNING: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
 
 /// A running server; stopped with this value, and with this process however that ends.
-pub(crate) struct Postgres {
+pub struct Postgres {
     folder: TempDir,
     names: AtomicU32,
     // Both are there until they are dropped.
@@ -37,7 +37,7 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     /// The one that runs, or else a new one.
-    pub(crate) fn shared() -> Arc<Self> {
+    pub fn shared() -> Arc<Self> {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         running.upgrade().unwrap_or_else(|| {
             let started = Arc::new(Self::start());
@@ -101,13 +101,13 @@ impl Postgres {
     }
 
     /// The address of one of its databases, for the superuser.
-    pub(crate) fn url(&self, database: &str) -> String {
+    pub fn url(&self, database: &str) -> String {
         let folder = self.folder.path().display();
         format!("postgres:///{database}?host={folder}&user=postgres&password={PASSWORD}")
     }
 
     /// A name for a database that no other test has.
-    pub(crate) fn unused_name(&self) -> String {
+    pub fn unused_name(&self) -> String {
         format!("test_{}", self.names.fetch_add(1, Ordering::Relaxed))
     }
 }
