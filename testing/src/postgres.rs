@@ -46,7 +46,8 @@ impl Postgres {
         })
     }
 
-    fn start() -> Self {
+    /// A new one, for one test.
+    pub fn start() -> Self {
         let programs = programs();
         let folder = tempfile::tempdir().unwrap();
         let (password, data) = (folder.path().join("password"), folder.path().join("data"));

@@ -13,4 +13,5 @@ mod given;
 mod moves;
 mod recording;
 mod replay;
+mod replicas;
 mod start_and_stop;
