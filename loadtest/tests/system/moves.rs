@@ -118,6 +118,9 @@ async fn two_copies_survive_the_loss_of_one_server() {
         if healthy == 2 { Ok(()) } else { Err(camera) }
     })
     .await;
+    // A segment is in the timeline only once it is whole.
+    given.ids.push((id, "medium"));
+    given.until_segments_after(SystemClock.now()).await;
     let timeline = timeline(given.cluster.api(0), id).await.unwrap();
     assert!(missing(&timeline).is_empty(), "the other copy went on: {timeline:#}");
 }
