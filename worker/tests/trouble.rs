@@ -13,7 +13,7 @@ use longwatch_events::fact::{Cause, Codec, Fact, SegmentStored};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, ServerId, SystemIds, TenantId};
 use longwatch_events::position::Epoch;
-use longwatch_events::time::{SystemClock, Timestamp};
+use longwatch_events::time::{Clock as _, SystemClock, Timestamp};
 use longwatch_worker::archive::Archive;
 use longwatch_worker::camera::{
     self, CameraState, CameraTask, DISK_STALL, Hold, Identity, Settings, Stats, Stopped,
@@ -24,7 +24,7 @@ use longwatch_worker::rotation::Lengths;
 use longwatch_worker::source::{Failure, Received, Session, Source};
 use longwatch_worker::uptime::since_boot;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,10 @@ enum Item {
 }
 
 /// Plays what a test feeds it, in one session.
-struct Fed(tokio::sync::Mutex<UnboundedReceiver<Item>>);
+struct Fed {
+    items: tokio::sync::Mutex<UnboundedReceiver<Item>>,
+    opened: Arc<Notify>,
+}
 struct Feeding(UnboundedReceiver<Item>);
 
 impl Source for Fed {
@@ -46,7 +49,9 @@ impl Source for Fed {
 
     async fn open(&self) -> Result<Feeding, Failure> {
         let (_, empty) = mpsc::unbounded_channel();
-        Ok(Feeding(std::mem::replace(&mut *self.0.lock().await, empty)))
+        let items = std::mem::replace(&mut *self.items.lock().await, empty);
+        self.opened.notify_one();
+        Ok(Feeding(items))
     }
 }
 
@@ -65,6 +70,7 @@ impl Session for Feeding {
 /// A camera that is being recorded.
 struct Rig {
     feed: UnboundedSender<Item>,
+    opened: Arc<Notify>,
     facts: UnboundedReceiver<Fact>,
     stats: Arc<Stats>,
     cancel: CancellationToken,
@@ -79,6 +85,7 @@ impl Rig {
     /// Recorded only while `hold` lasts.
     fn start_while(hold: Hold, archive: Archive, max_held_bytes: usize) -> Self {
         let (feed, fed) = mpsc::unbounded_channel();
+        let opened = Arc::new(Notify::new());
         let (facts_in, facts) = mpsc::unbounded_channel();
         let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
         let lengths = Lengths { segment_ms: 600_000, fragment_ms: 500, ..Lengths::default() };
@@ -89,7 +96,7 @@ impl Rig {
                 epoch: Epoch(7),
                 server_id: ServerId::generate(&SystemIds),
             },
-            source: Fed(tokio::sync::Mutex::new(fed)),
+            source: Fed { items: tokio::sync::Mutex::new(fed), opened: Arc::clone(&opened) },
             settings: Settings { lengths, max_held_bytes },
             archive,
             facts: facts_in,
@@ -99,7 +106,7 @@ impl Rig {
             hold,
             resume: None,
         }));
-        Self { feed, facts, stats, cancel, task }
+        Self { feed, opened, facts, stats, cancel, task }
     }
 
     fn receive(&self, received: Received) {
@@ -152,6 +159,22 @@ fn pictures_in(root: &Path, stored: &SegmentStored) -> usize {
     let content = std::fs::read(&path).unwrap();
     assert_eq!((stored.bytes, stored.sha256), (content.len() as u64, Sha256::of(&content)));
     probe(&path)["packets"].as_array().unwrap().len()
+}
+
+#[tokio::test]
+async fn a_camera_has_started_when_it_plays_however_late_it_sends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clip, _) = eight_seconds(folder.path());
+    let mut rig = Rig::start(Archive::new(folder.path().into(), 1), 64 << 20);
+    // Given a camera that plays and has sent nothing (one thread: the camera's task came to wait for something),
+    rig.opened.notified().await;
+    let playing = SystemClock.now();
+    // when it sends, then the fact tells since when it plays.
+    rig.receive(Received::Tracks(Arc::clone(&clip.tracks)));
+    let Fact::Started(started) = rig.next().await else { panic!("it has started") };
+    assert!(started.at <= playing, "{} {playing}", started.at);
+    rig.cancel.cancel();
+    rig.task.await.unwrap();
 }
 
 #[tokio::test]

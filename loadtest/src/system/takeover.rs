@@ -26,7 +26,7 @@ pub struct Takeover {
     pub planned: Option<Planned>,
     /// When the log held the new server's desired set with it.
     pub told: Option<Timestamp>,
-    /// When it answered the new server's PLAY and sent its first frame, by that server's clock.
+    /// When it answered the new server's PLAY, by that server's clock.
     pub connected: Option<Timestamp>,
     /// Time of the first keyframe that the new server has.
     pub first_keyframe: Option<Timestamp>,

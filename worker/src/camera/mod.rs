@@ -193,6 +193,8 @@ struct Camera {
 
 /// One session's recording: from the source's frames to the writer.
 struct Take {
+    /// Since when the camera plays.
+    plays_since: Timestamp,
     writer: Writer,
     recorder: Option<Recorder>,
     /// Too much waits for the disk: frames are being dropped.
@@ -221,10 +223,11 @@ impl Pace {
 
 impl Camera {
     async fn record<T: Session>(&mut self, mut session: T) -> Ended {
+        let plays_since = self.clock.now();
         let (writer, dones) = Writer::start(self.archive.clone(), Arc::clone(&self.clock));
         let mut outcomes = Outcomes::new(dones, self.reporter.told.clone());
         let pace = Pace { durable_since: None, moved_at: None };
-        let mut take = Take { writer, recorder: None, dropping: false, pace };
+        let mut take = Take { plays_since, writer, recorder: None, dropping: false, pace };
         let (cancel, hold) = (self.cancel.clone(), self.hold.clone());
         let mut hold_ends = pin!(hold.ends());
         let failure = loop {
@@ -307,7 +310,8 @@ impl Camera {
             Received::Tracks(tracks) => match &mut take.recorder {
                 Some(recorder) => recorder.change_tracks(tracks),
                 None => {
-                    self.reporter.started(tracks.video.codec, tracks.audio.as_ref().map(|audio| audio.codec));
+                    let audio = tracks.audio.as_ref().map(|audio| audio.codec);
+                    self.reporter.started(take.plays_since, tracks.video.codec, audio);
                     take.recorder =
                         Some(Recorder::new(self.reporter.identity(), self.settings.lengths, tracks));
                 }

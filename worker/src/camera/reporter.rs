@@ -71,17 +71,11 @@ impl Reporter {
         self.interrupted.is_some()
     }
 
-    pub(super) fn started(&self, video: Codec, audio: Option<Codec>) {
+    /// `at`: when PLAY was answered. What the camera sends may be known only later.
+    pub(super) fn started(&self, at: Timestamp, video: Codec, audio: Option<Codec>) {
         let Identity { tenant_id, camera_id, epoch, .. } = self.identity();
         self.stats.set_state(CameraState::Connecting);
-        self.told.report(Fact::Started(Started {
-            tenant_id,
-            camera_id,
-            epoch,
-            at: self.clock.now(),
-            video,
-            audio,
-        }));
+        self.told.report(Fact::Started(Started { tenant_id, camera_id, epoch, at, video, audio }));
     }
 
     pub(super) fn resumed(&mut self, start: Timestamp, durable_at: Timestamp, ended: Option<Break>) {
