@@ -1,5 +1,7 @@
 //! Two control replicas on one PostgreSQL, of which the active one dies in the middle of a failover: the other finishes it.
 
+#![allow(clippy::print_stdout, reason = "how long it took is worth knowing when it fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
