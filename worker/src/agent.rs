@@ -32,6 +32,7 @@ use crate::outbox::{self, Outbox};
 use crate::retry::Retry;
 use crate::rotation::Lengths;
 use crate::source::address::AddressPolicy;
+use crate::tick::{TICK, Ticks};
 
 mod assignments;
 pub mod desired;
@@ -69,6 +70,9 @@ pub enum Error {
     /// It cannot keep facts.
     #[error(transparent)]
     Outbox(#[from] outbox::Error),
+    /// There is no room for the threads that read cameras.
+    #[error("cannot start the threads that read cameras: {0}")]
+    Threads(#[source] io::Error),
     /// It was told nonsense about NATS.
     #[error(transparent)]
     Bus(#[from] bus::Error),
@@ -149,7 +153,7 @@ async fn start(
     let known = identity.membership().map(|membership| membership.server_id).zip(last);
     let lease_ms = known.as_ref().and_then(|(_, last)| last.lease_ms).unwrap_or(membership::DEFAULT_LEASE_MS);
     let (lease, lease_out) = watch::channel(Lease::new(milliseconds(lease_ms)));
-    let means = means(config, facts.clone(), Arc::clone(&told), Arc::clone(&clock), lease_out.clone());
+    let means = means(config, facts.clone(), Arc::clone(&told), Arc::clone(&clock), lease_out.clone())?;
     let mut recorders = Recorders::new(means, resume);
     if let Some((server_id, last)) = &known {
         tracing::info!(revision = %last.revision, cameras = last.cameras.len(), "recording as last told");
@@ -224,9 +228,11 @@ fn means(
     told: Arc<Told>,
     clock: Arc<dyn Clock>,
     lease: watch::Receiver<Lease>,
-) -> Means {
+) -> Result<Means, Error> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let ticks = Ticks::start(threads, TICK).map_err(Error::Threads)?;
     let lengths = Lengths { segment_ms: config.segment_ms, ..Lengths::default() };
-    Means {
+    Ok(Means {
         archive: Archive::new(config.archive.clone(), PARALLEL_WRITES),
         facts,
         told,
@@ -234,7 +240,8 @@ fn means(
         settings: Settings { lengths, ..Settings::default() },
         policy: AddressPolicy::new(config.rtsp_allow.clone()),
         lease,
-    }
+        ticks: Arc::new(ticks),
+    })
 }
 
 fn milliseconds(milliseconds: u32) -> Duration {

@@ -3,7 +3,7 @@
 //! Pure core: [`rotation`] (where to cut), [`timeline`] (which wall-clock time a frame has), [`fmp4`] (the bytes of a
 //! segment), [`backoff`] and [`retry`] (when to try again), [`archive::layout`] (where a segment lies), [`plan`] (what to
 //! start and stop), [`lease`] (whether others may have taken over). Thin shell: [`source`] (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the
-//! two), [`bus`] (NATS), [`outbox`] (facts on their way to the log), [`agent`] (joins everything).
+//! two), [`bus`] (NATS), [`tick`] (the threads cameras' tasks run on), [`outbox`] (facts on their way to the log), [`agent`] (joins everything).
 //!
 //! Invariant: recording never waits for control, the log, or another camera.
 
@@ -24,5 +24,6 @@ pub mod plan;
 pub mod retry;
 pub mod rotation;
 pub mod source;
+pub mod tick;
 pub mod timeline;
 pub mod uptime;

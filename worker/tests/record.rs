@@ -23,6 +23,7 @@ use longwatch_worker::camera::{
 };
 use longwatch_worker::rotation::Lengths;
 use longwatch_worker::source::{Failure, Received, Session, Source};
+use longwatch_worker::tick::Ticker;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -136,6 +137,7 @@ async fn record(root: &Path, clips: Vec<Clip>, resume: Option<Break>, settings: 
         stats: Arc::clone(&stats),
         cancel: cancel.clone(),
         hold: Hold::always(),
+        ticker: Ticker::none(),
         resume,
     }));
     let all_received = async {
@@ -354,6 +356,7 @@ async fn a_disk_that_fails_is_told_and_tried_again() {
         stats: Arc::clone(&stats),
         cancel: cancel.clone(),
         hold: Hold::always(),
+        ticker: Ticker::none(),
         resume: None,
     }));
     let next = async |facts: &mut mpsc::UnboundedReceiver<Fact>| {

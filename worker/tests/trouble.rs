@@ -22,6 +22,7 @@ use longwatch_worker::frame::{Arrival, VideoFrame};
 use longwatch_worker::lease::{Lease, MARGIN_LEAST, SETTLE};
 use longwatch_worker::rotation::Lengths;
 use longwatch_worker::source::{Failure, Received, Session, Source};
+use longwatch_worker::tick::Ticker;
 use longwatch_worker::uptime::since_boot;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, watch};
@@ -104,6 +105,7 @@ impl Rig {
             stats: Arc::clone(&stats),
             cancel: cancel.clone(),
             hold,
+            ticker: Ticker::none(),
             resume: None,
         }));
         Self { feed, opened, facts, stats, cancel, task }

@@ -27,6 +27,7 @@ use crate::plan::{self, Action, Key, Version};
 use crate::retry::Retry;
 use crate::source::address::AddressPolicy;
 use crate::source::rtsp::{RtspSource, Timeouts};
+use crate::tick::{Seat, Ticks};
 
 /// Before a task that failed by a bug is started again, at first and at most.
 const AFTER_BUG: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -48,6 +49,8 @@ pub(super) struct Means {
     pub(super) policy: AddressPolicy,
     /// Whether cameras that serve one client only may be recorded.
     pub(super) lease: watch::Receiver<Lease>,
+    /// The threads that read cameras.
+    pub(super) ticks: Arc<Ticks>,
 }
 
 /// All cameras of this server.
@@ -242,6 +245,7 @@ impl Recorders {
                 let (single_session, single_session_out) = watch::channel(order.single_session);
                 let source =
                     RtspSource::new(source, means.policy, Timeouts::default(), Arc::clone(&means.clock));
+                let (Seat { runtime, ticker }, taken) = means.ticks.seat();
                 let task = CameraTask {
                     identity: camera::Identity {
                         tenant_id: key.tenant_id,
@@ -257,9 +261,14 @@ impl Recorders {
                     stats: Arc::clone(&stats),
                     cancel: cancel.clone(),
                     hold: Hold::new(means.lease, single_session_out),
+                    ticker,
                     resume,
                 };
-                let task = self.tasks.spawn(run_after(delay, task)).id();
+                let recording = async move {
+                    let _taken = taken;
+                    run_after(delay, task).await
+                };
+                let task = self.tasks.spawn_on(recording, &runtime).id();
                 self.camera_of.insert(task, key);
                 let epoch = order.version.epoch;
                 State::Running(Running { task, epoch, stats, single_session, cancel, ending: None })

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::lease::{Lease, State};
 use crate::source::Failure;
+use crate::tick::Ticker;
 use crate::uptime::since_boot;
 
 /// The runtime's timers do not count while the machine is suspended: none of them is trusted for longer.
@@ -60,13 +61,15 @@ impl Hold {
         }
     }
 
-    /// Waits until the camera may not be had any more.
-    pub async fn ends(&self) {
+    /// Waits until the camera may not be had any more. The thread is woken in time, whatever its tick.
+    pub async fn ends(&self, ticker: &Ticker) {
         let mut hold = self.clone();
         loop {
             match hold.left() {
                 Some(Duration::ZERO) => return,
                 Some(left) => {
+                    let soon = left <= LOOK_AGAIN + ticker.tick();
+                    let _hurry = soon.then(|| ticker.hurry(LOOK_AGAIN));
                     tokio::select! {
                         () = hold.changed() => {}
                         () = tokio::time::sleep(left.min(LOOK_AGAIN)) => {}
@@ -124,7 +127,7 @@ mod tests {
         let hold = Hold::new(lease, single_out);
         assert!(hold.is_held() && Hold::always().is_held());
         // When it is found to serve one client only, then that counts at once.
-        let ending = tokio::spawn(async move { hold.ends().await });
+        let ending = tokio::spawn(async move { hold.ends(&Ticker::none()).await });
         single.send_replace(true);
         assert!(soon(async { ending.await.unwrap() }).await);
     }
@@ -137,7 +140,7 @@ mod tests {
         assert!(hold.is_held());
         // When it is prolonged while somebody waits for its end, then it ends only after that.
         let (waiting, began) = (hold.clone(), since_boot());
-        let ending = tokio::spawn(async move { waiting.ends().await });
+        let ending = tokio::spawn(async move { waiting.ends(&Ticker::none()).await });
         lease.send_replace(held_for(Duration::from_millis(700)));
         assert!(soon(async { ending.await.unwrap() }).await);
         assert!(since_boot() - began >= Duration::from_millis(700) && !hold.is_held());

@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::mpsc::UnboundedSender;
@@ -25,6 +26,7 @@ use crate::backoff::Backoff;
 use crate::frame::VideoFrame;
 use crate::rotation::Lengths;
 use crate::source::{Failure, Received, Session, Source};
+use crate::tick::{Hurry, Ticker};
 
 mod hold;
 mod outcomes;
@@ -45,6 +47,16 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How long pieces may wait without any of them becoming durable before the disk counts as failing. It may still come
 /// back, and then nothing is lost as long as they can be held; but nobody should believe meanwhile that all is well.
 pub const DISK_STALL: Duration = Duration::from_secs(5);
+
+/// How long opening a camera keeps its thread from sleeping: one that is there has answered by then, and one that is not
+/// must not cost the others of its thread their tick.
+const HURRY_OPENING: Duration = Duration::from_secs(2);
+
+/// How long waiting for the first durable keyframe does.
+const HURRY_BEGINNING: Duration = Duration::from_secs(5);
+
+/// What is read of one camera before the others have their turn; far more than a camera sends in a tick.
+const MAX_BYTES_A_TURN: usize = 4 << 20;
 
 /// How a camera is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +102,8 @@ pub struct CameraTask<S> {
     pub cancel: CancellationToken,
     /// Whether the camera may be had.
     pub hold: Hold,
+    /// How the thread ticks that the task runs on.
+    pub ticker: Ticker,
     /// Up to when this camera is stored already, and why it stopped then; `None` if it never was.
     pub resume: Option<Break>,
 }
@@ -108,7 +122,8 @@ pub struct Stopped {
 
 /// Records until cancelled. Then the open segment is closed, which takes at most [`STOP_LIMIT`].
 pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
-    let CameraTask { identity, source, settings, archive, facts, clock, stats, cancel, hold, resume } = task;
+    let CameraTask { identity, source, settings, archive, facts, clock, stats, cancel, hold, ticker, resume } =
+        task;
     let reporter = Reporter::new(Told { identity, facts }, Arc::clone(&clock), stats);
     let mut camera = Camera {
         settings,
@@ -116,6 +131,7 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
         clock,
         cancel: cancel.clone(),
         hold: hold.clone(),
+        ticker: ticker.clone(),
         reporter,
         open_break: resume,
         segment_start: None,
@@ -135,12 +151,14 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
             () = cancel.cancelled() => break,
             () = hold.begins() => {}
         }
+        let hurry = ticker.hurry(HURRY_OPENING);
         let opened = tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            () = hold.ends() => Err(hold::expired()),
+            () = hold.ends(&ticker) => Err(hold::expired()),
             opened = source.open() => opened,
         };
+        drop(hurry);
         let (failure, recorded) = match opened {
             Ok(session) => match camera.record(session).await {
                 Ended { failure: Some(failure), recorded } => (failure, recorded),
@@ -179,6 +197,7 @@ struct Camera {
     clock: Arc<dyn Clock>,
     cancel: CancellationToken,
     hold: Hold,
+    ticker: Ticker,
     reporter: Reporter,
     /// The break that the next segment to resume will end.
     open_break: Option<Break>,
@@ -199,6 +218,10 @@ struct Take {
     recorder: Option<Recorder>,
     /// Too much waits for the disk: frames are being dropped.
     dropping: bool,
+    /// So much was read that the others must have their turn first.
+    resting: bool,
+    /// Until the first keyframe is durable.
+    hurry: Option<Hurry>,
     pace: Pace,
 }
 
@@ -227,28 +250,33 @@ impl Camera {
         let (writer, dones) = Writer::start(self.archive.clone(), Arc::clone(&self.clock));
         let mut outcomes = Outcomes::new(dones, self.reporter.told.clone());
         let pace = Pace { durable_since: None, moved_at: None };
-        let mut take = Take { plays_since, writer, recorder: None, dropping: false, pace };
-        let (cancel, hold) = (self.cancel.clone(), self.hold.clone());
-        let mut hold_ends = pin!(hold.ends());
+        let hurry = Some(self.ticker.hurry(HURRY_BEGINNING));
+        let mut take =
+            Take { plays_since, writer, recorder: None, dropping: false, resting: false, hurry, pace };
+        let (cancel, hold, ticker) = (self.cancel.clone(), self.hold.clone(), self.ticker.clone());
+        let mut hold_ends = pin!(hold.ends(&ticker));
         let failure = loop {
             let step = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break None,
                 () = &mut hold_ends => Err(hold::expired()),
-                done = outcomes.next() => match done {
-                    Some(done) => self.done(done, &mut take.pace),
-                    None => Err(Failure::new(Cause::StorageError, "the writer stopped")),
-                },
+                done = outcomes.next() => {
+                    take.hurry = None;
+                    match done {
+                        Some(done) => self.done(done, &mut take.pace),
+                        None => Err(Failure::new(Cause::StorageError, "the writer stopped")),
+                    }
+                }
                 () = Pace::stalled(take.pace.moved_at), if take.writer.held_bytes() > 0 => {
                     self.disk_stalled(&mut take.pace);
                     Ok(())
                 }
-                received = session.next() => match received {
-                    // Before anything else is done after a pause of this process: it may have come out of any wait.
-                    Ok(_) if !hold.is_held() => Err(hold::expired()),
-                    Ok(received) => self.received(received, &mut take),
-                    Err(failure) => Err(failure),
-                },
+                // A timer, for it is looked at only when all others have had their turn.
+                () = tokio::time::sleep(Duration::from_millis(1)), if take.resting => {
+                    take.resting = false;
+                    Ok(())
+                }
+                received = session.next(), if !take.resting => self.take_turn(received, &mut session, &mut take),
             };
             if let Err(failure) = step {
                 break Some(failure);
@@ -259,6 +287,7 @@ impl Camera {
         }
         let Take { writer, mut pace, .. } = take;
         drop(writer);
+        let _hurry = ticker.hurry(STOP_LIMIT);
         let settled = async { tokio::join!(session.close(), self.settle(&mut outcomes, &mut pace)).1 };
         let late = tokio::select! {
             biased;
@@ -300,6 +329,31 @@ impl Camera {
                     None => return failure,
                 },
                 () = Pace::stalled(pace.moved_at) => self.disk_stalled(pace),
+            }
+        }
+    }
+
+    /// Takes what the session yielded and everything else that has come already.
+    fn take_turn<T: Session>(
+        &mut self,
+        mut next: Result<Received, Failure>,
+        session: &mut T,
+        take: &mut Take,
+    ) -> Result<(), Failure> {
+        let begun_bytes = self.reporter.stats.bytes();
+        loop {
+            // Before anything else is done after a pause of this process: it may have come out of any wait.
+            if next.is_ok() && !self.hold.is_held() {
+                return Err(hold::expired());
+            }
+            self.received(next?, take)?;
+            if self.reporter.stats.bytes() - begun_bytes > MAX_BYTES_A_TURN as u64 {
+                take.resting = true;
+                return Ok(());
+            }
+            match session.next().now_or_never() {
+                Some(more) => next = more,
+                None => return Ok(()),
             }
         }
     }

@@ -29,6 +29,7 @@ fn given() -> Given {
         // Loopback is not allowed: every attempt fails at once, without a connection.
         policy: AddressPolicy::default(),
         lease,
+        ticks: Arc::new(Ticks::none()),
     };
     let recorders = Recorders::new(means, BTreeMap::new());
     Given { _archive: archive, identity, recorders, facts, server_id: ServerId::generate(&SystemIds) }
