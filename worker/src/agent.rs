@@ -52,8 +52,8 @@ use recorders::{Counts, Means, Recorders};
 use reporting::Gatherer;
 use told::Told;
 
-/// File operations on the archive at once.
-const PARALLEL_WRITES: usize = 16;
+/// Threads that write to the archive.
+const DISK_THREADS: usize = 8;
 /// How long stopped cameras may take; each gives up by itself after [`STOP_LIMIT`].
 const CAMERAS_LIMIT: Duration = STOP_LIMIT.saturating_add(Duration::from_secs(1));
 /// How long the last facts may take to the disk, and then to the log.
@@ -70,8 +70,8 @@ pub enum Error {
     /// It cannot keep facts.
     #[error(transparent)]
     Outbox(#[from] outbox::Error),
-    /// There is no room for the threads that read cameras.
-    #[error("cannot start the threads that read cameras: {0}")]
+    /// There is no room for the threads that read cameras and write to the disk.
+    #[error("cannot start the threads that record: {0}")]
     Threads(#[source] io::Error),
     /// It was told nonsense about NATS.
     #[error(transparent)]
@@ -233,7 +233,7 @@ fn means(
     let ticks = Ticks::start(threads, TICK).map_err(Error::Threads)?;
     let lengths = Lengths { segment_ms: config.segment_ms, ..Lengths::default() };
     Ok(Means {
-        archive: Archive::new(config.archive.clone(), PARALLEL_WRITES),
+        archive: Archive::new(config.archive.clone(), DISK_THREADS).map_err(Error::Threads)?,
         facts,
         told,
         clock,

@@ -1,13 +1,17 @@
-//! Recorded video on disk: where it lies ([`layout`]), how it gets there safely ([`local`], [`writer`]), and what is
-//! done about what a crash left behind ([`repair`]).
+//! Recorded video on disk: where it lies ([`layout`]), how it gets there safely ([`local`], [`disk`], [`writer`]), and
+//! what is done about what a crash left behind ([`repair`]).
 //!
 //! Invariant: what was reported as stored is durable, and is never changed again.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
+use disk::{Disk, Message, Queue};
+
+pub mod disk;
 pub mod layout;
 pub mod local;
 pub mod repair;
@@ -24,7 +28,7 @@ pub enum Error {
         /// The segment's key.
         key: String,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Segments are never overwritten.
     #[error("segment {key} exists already")]
@@ -32,7 +36,7 @@ pub enum Error {
         /// The segment's key.
         key: String,
     },
-    /// A file operation panicked or was cancelled with the runtime.
+    /// A file operation panicked.
     #[error("the file operation did not finish")]
     Aborted,
 }
@@ -41,15 +45,20 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Archive {
     root: Arc<Path>,
-    /// Bounds the threads that wait for the disk.
-    permits: Arc<Semaphore>,
+    disk: Arc<Disk>,
 }
 
 impl Archive {
-    /// The archive in the folder `root`, with at most `parallel` file operations at once. More of them do not make a
-    /// disk faster; 16 keep one busy.
-    pub fn new(root: PathBuf, parallel: usize) -> Self {
-        Self { root: root.into(), permits: Arc::new(Semaphore::new(parallel.max(1))) }
+    /// The archive in the folder `root`, written by so many threads, at least one. More of them do not make a disk
+    /// faster, for each waits for many files at once; a few keep it busy.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no room for the threads.
+    pub fn new(root: PathBuf, threads: usize) -> io::Result<Self> {
+        let root: Arc<Path> = root.into();
+        let disk = Arc::new(Disk::start(&root, threads)?);
+        Ok(Self { root, disk })
     }
 
     /// Its folder.
@@ -57,22 +66,23 @@ impl Archive {
         &self.root
     }
 
-    /// Runs blocking file work away from the async threads.
+    /// The queue of a thread that writes.
+    fn queue(&self) -> Queue {
+        self.disk.queue()
+    }
+
+    /// Runs blocking file work on one of the threads that write, between what is written there.
     ///
     /// # Errors
     ///
-    /// [`Error::Aborted`] if `work` panics or the runtime shuts down.
+    /// [`Error::Aborted`] if `work` panics.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| Error::Aborted)?;
-        let root = Arc::clone(&self.root);
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work(&root);
-            drop(permit);
-            result
-        });
-        done.await.map_err(|_| Error::Aborted)
+        let (done, done_out) = oneshot::channel();
+        // Nobody waits any more: so be it.
+        self.queue().send(Message::Work(Box::new(move |root| drop(done.send(work(root))))));
+        done_out.await.map_err(|_| Error::Aborted)
     }
 }

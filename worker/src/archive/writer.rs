@@ -1,18 +1,19 @@
-//! One camera session's way to the disk: takes pieces in order, makes them durable, tells what became of them.
+//! One camera session's way to the disk: hands pieces to one of its [threads](super::disk), which makes them durable and
+//! tells what became of them, in order.
 //!
-//! A task of its own, so that a slow disk never keeps a camera's socket from being read. It has no bound of its own:
-//! whoever sends pieces watches [`Held`] and stops when too much is waiting.
+//! Never waits, so that a slow disk never keeps a camera's socket from being read. It has no bound of its own: whoever
+//! sends pieces watches [`Held`] and stops when too much is waiting.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use longwatch_events::fact::Codec;
 use longwatch_events::time::{Clock, Timestamp};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
+use super::disk::{Ends, Message, Queue};
 use super::layout::SegmentName;
-use super::local::{OpenSegment, StoredFile};
+use super::local::StoredFile;
 use super::{Archive, Error};
 use crate::fmp4::Fragment;
 
@@ -124,171 +125,46 @@ impl Held {
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
+
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// The sending end: dropping it ends the writer once all is written.
 #[derive(Debug)]
 pub struct Writer {
-    pieces: UnboundedSender<Piece>,
-    held: Held,
+    queue: Queue,
+    ends: Arc<Ends>,
 }
 
 impl Writer {
     /// Starts a writer. What became of the pieces comes out of the receiver, in order; it ends after the last. A segment
     /// that is still open when the writer is dropped is closed where its last fragment ends.
-    pub fn start(archive: Archive, clock: Arc<dyn Clock>) -> (Self, UnboundedReceiver<Done>) {
-        let (pieces, pieces_out) = mpsc::unbounded_channel();
+    pub fn start(archive: &Archive, clock: Arc<dyn Clock>) -> (Self, UnboundedReceiver<Done>) {
         let (done, done_out) = mpsc::unbounded_channel();
-        let held = Held::default();
-        tokio::spawn(write(archive, clock, held.clone(), pieces_out, done));
-        (Self { pieces, held }, done_out)
+        let ends = Arc::new(Ends::new(Held::default(), done, clock));
+        (Self { queue: archive.queue(), ends }, done_out)
     }
 
     /// Hands over a piece.
     pub fn send(&self, piece: Piece) {
-        let bytes = piece.len();
-        self.held.0.fetch_add(bytes, Ordering::Relaxed);
-        if self.pieces.send(piece).is_err() {
-            // It stopped after a failure, which its receiver reports.
-            self.held.0.fetch_sub(bytes, Ordering::Relaxed);
-        }
+        self.ends.held.add(piece.len());
+        self.queue.send(Message::Piece(Arc::clone(&self.ends), piece));
     }
 
     /// Bytes handed over and not yet durable.
     pub fn held_bytes(&self) -> usize {
-        self.held.bytes()
+        self.ends.held.bytes()
     }
 }
 
-/// The segment that is open, and what will be said of it.
-#[derive(Debug)]
-struct Open {
-    segment: OpenSegment,
-    name: SegmentName,
-    codecs: Codecs,
-    until: Timestamp,
-    video_frames: u64,
-}
-
-async fn write(
-    archive: Archive,
-    clock: Arc<dyn Clock>,
-    held: Held,
-    mut pieces: UnboundedReceiver<Piece>,
-    done: UnboundedSender<Done>,
-) {
-    let mut open = None;
-    let mut batch = VecDeque::new();
-    while let Some(piece) = pieces.recv().await {
-        batch.push_back(piece);
-        // Whatever gathered while the disk was busy goes in one visit.
-        while let Ok(piece) = pieces.try_recv() {
-            batch.push_back(piece);
-        }
-        let work = std::mem::take(&mut batch);
-        let (clock, held, report) = (Arc::clone(&clock), held.clone(), done.clone());
-        let before = open.take();
-        let after = archive.run(move |root| write_batch(root, &*clock, &held, before, work, &report)).await;
-        match after {
-            Ok(Ok(still_open)) => open = still_open,
-            // Already reported; whoever listens ends the session.
-            Ok(Err(Stopped)) => return,
-            Err(e) => {
-                let _ = done.send(Done::Failed(e));
-                return;
-            }
-        }
-    }
-    // Nobody said where it ends: whoever recorded is gone, by a bug or cut off.
-    if let Some(open) = open {
-        let report = done.clone();
-        if let Err(e) = archive.run(move |_| close(open, &report)).await {
-            let _ = done.send(Done::Failed(e));
-        }
-    }
-}
-
-/// Closes a segment where its last fragment ends.
-fn close(open: Open, report: &UnboundedSender<Done>) {
-    let Open { segment, name, codecs, until, video_frames } = open;
-    let _ = report.send(match segment.close() {
-        Ok(file) => Done::Stored(Stored { name, codecs, file, end: until, video_frames }),
-        Err(e) => Done::Failed(e),
-    });
-}
-
-/// The writer gave up.
-struct Stopped;
-
-fn write_batch(
-    root: &std::path::Path,
-    clock: &dyn Clock,
-    held: &Held,
-    mut open: Option<Open>,
-    pieces: VecDeque<Piece>,
-    report: &UnboundedSender<Done>,
-) -> Result<Option<Open>, Stopped> {
-    for piece in pieces {
-        let bytes = piece.len();
-        let result = write_piece(root, clock, &mut open, piece, report);
-        held.0.fetch_sub(bytes, Ordering::Relaxed);
-        if let Err(e) = result {
-            if let Some(open) = open {
-                save(open, &e, report);
-            }
-            let _ = report.send(Done::Failed(e));
-            return Err(Stopped);
-        }
-    }
-    Ok(open)
-}
-
-fn write_piece(
-    root: &std::path::Path,
-    clock: &dyn Clock,
-    open: &mut Option<Open>,
-    piece: Piece,
-    report: &UnboundedSender<Done>,
-) -> Result<(), Error> {
-    let durable = |began, until| {
-        let _ = report.send(Done::Durable { began, until, at: clock.now() });
-    };
-    match piece {
-        Piece::Begin { name, codecs, resumes, mut header, fragment, until } => {
-            header.extend_from_slice(&fragment.head);
-            let segment = OpenSegment::create(root, &name, &header, &fragment.samples)?;
-            *open = Some(Open { segment, name, codecs, until, video_frames: fragment.video_frames.into() });
-            durable(Some(Began { start: name.start, resumes }), until);
-        }
-        Piece::More { fragment, until } => {
-            if let Some(open) = open {
-                open.segment.append(&fragment.head, &fragment.samples)?;
-                open.until = until;
-                open.video_frames += u64::from(fragment.video_frames);
-                durable(None, until);
-            }
-        }
-        Piece::End { at } => {
-            if let Some(Open { segment, name, codecs, video_frames, .. }) = open.take() {
-                let file = segment.close()?;
-                let _ = report.send(Done::Stored(Stored { name, codecs, file, end: at, video_frames }));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Keeps what is whole of a segment that can grow no more.
-fn save(open: Open, after: &Error, report: &UnboundedSender<Done>) {
-    let Open { segment, name, codecs, until, video_frames } = open;
-    let key = segment.key().to_owned();
-    match segment.salvage(after) {
-        Ok(Some(file)) => {
-            let _ = report.send(Done::Stored(Stored { name, codecs, file, end: until, video_frames }));
-        }
-        Ok(None) => {
-            tracing::error!(key, "segment put off: its disk failed to sync; the next start copies it")
-        }
-        Err(e) => tracing::error!(key, error = %e, "segment could not be saved; the next start will try"),
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue.send(Message::Over(Arc::clone(&self.ends)));
     }
 }

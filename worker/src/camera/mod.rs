@@ -247,7 +247,7 @@ impl Pace {
 impl Camera {
     async fn record<T: Session>(&mut self, mut session: T) -> Ended {
         let plays_since = self.clock.now();
-        let (writer, dones) = Writer::start(self.archive.clone(), Arc::clone(&self.clock));
+        let (writer, dones) = Writer::start(&self.archive, Arc::clone(&self.clock));
         let mut outcomes = Outcomes::new(dones, self.reporter.told.clone());
         let pace = Pace { durable_since: None, moved_at: None };
         let hurry = Some(self.ticker.hurry(HURRY_BEGINNING));

@@ -21,7 +21,7 @@ fn given() -> Given {
     let (facts_in, facts) = mpsc::unbounded_channel();
     let (_, lease) = watch::channel(Lease::new(Duration::from_secs(3)));
     let means = Means {
-        archive: Archive::new(archive.path().into(), 1),
+        archive: Archive::new(archive.path().into(), 1).unwrap(),
         facts: facts_in,
         told: Arc::new(Told::new(archive.path().join("told"))),
         clock: Arc::new(SystemClock),
