@@ -34,6 +34,7 @@ check: tools ## formatting, lints, docs, licences, bans, advisories, unused depe
 	@tools/check.sh
 
 bench: tools ## build for release and print the benchmark report
+	@tools/install.sh ffmpeg
 	@cargo build --release --workspace --bins
 	@"$(TARGET_DIR)/release/longwatch-loadtest" record
 	@"$(TARGET_DIR)/release/longwatch-loadtest" failover

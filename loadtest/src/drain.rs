@@ -1,13 +1,18 @@
-//! The cheapest possible client of many cameras: plays them all and throws the bytes away.
+//! The cheapest possible client of many cameras: plays them all, and throws the bytes away or writes them to a file
+//! each, as they came.
 //!
-//! For measuring what the cameras cost, not what a recorder does. One thread with plain sockets: it sleeps a tick,
-//! then reads what the kernel has gathered for each, so that the client's own wake-ups do not blur the figure.
+//! Not a recorder, but the floor beneath all of them: whoever records reads and writes as much. One thread with plain
+//! sockets: it sleeps a tick, then reads what the kernel has gathered for each, so that its own wake-ups do not blur the
+//! figure. Nothing is parsed and nothing synced.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -26,6 +31,8 @@ pub struct Summary {
     pub millis: u64,
     /// Bytes from all cameras in that time.
     pub bytes: u64,
+    /// CPU of this process in that time, in microseconds.
+    pub cpu_us: u64,
     /// Of the camera that sent least, in bits per second.
     pub least_bps: u64,
     /// Of the camera that sent most, in bits per second.
@@ -39,18 +46,23 @@ struct Client {
     cseq: u32,
     bytes: u64,
     ended: bool,
+    /// Where the bytes go.
+    file: Option<File>,
 }
 
-/// Plays `base/1` to `base/count` for `time`, after all have started.
+/// Plays `base/1` to `base/count` for `time`, after all have started. Writes what comes to files in `folder`, if one is
+/// given.
 ///
 /// # Errors
-/// A camera that cannot be played.
-pub fn drain(base: &str, count: u32, time: Duration) -> anyhow::Result<Summary> {
+/// A camera that cannot be played, or a file that cannot be made.
+pub fn drain(base: &str, count: u32, time: Duration, folder: Option<&Path>) -> anyhow::Result<Summary> {
     let mut clients = Vec::new();
     let mut buffer = vec![0; 1 << 20];
     for number in 1..=count {
         let url = format!("{}/{number}", base.trim_end_matches('/'));
-        let client = Client::play(url.clone()).with_context(|| format!("cannot play {url}"))?;
+        let mut client = Client::play(url.clone()).with_context(|| format!("cannot play {url}"))?;
+        let file = folder.map(|folder| File::create(folder.join(number.to_string())));
+        client.file = file.transpose().context("cannot make a file")?;
         clients.push(client);
         if number % 50 == 0 {
             // Those that play already must not fall behind while the others start.
@@ -61,7 +73,7 @@ pub fn drain(base: &str, count: u32, time: Duration) -> anyhow::Result<Summary> 
         client.read(&mut buffer);
         client.bytes = 0;
     });
-    let started = Instant::now();
+    let (started, cpu_before_us) = (Instant::now(), cpu_us());
     let mut keepalive_at = started + KEEPALIVE_INTERVAL;
     while started.elapsed() < time {
         std::thread::sleep(TICK);
@@ -71,7 +83,7 @@ pub fn drain(base: &str, count: u32, time: Duration) -> anyhow::Result<Summary> 
             clients.iter_mut().for_each(Client::keep_alive);
         }
     }
-    let elapsed = started.elapsed();
+    let (elapsed, cpu_us) = (started.elapsed(), cpu_us().saturating_sub(cpu_before_us));
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
     let rate = |client: &Client| client.bytes * 8 * 1000 / millis;
     Ok(Summary {
@@ -79,9 +91,16 @@ pub fn drain(base: &str, count: u32, time: Duration) -> anyhow::Result<Summary> 
         ended_early: u32::try_from(clients.iter().filter(|client| client.ended).count())?,
         millis,
         bytes: clients.iter().map(|client| client.bytes).sum(),
+        cpu_us,
         least_bps: clients.iter().map(rate).min().unwrap_or(0),
         most_bps: clients.iter().map(rate).max().unwrap_or(0),
     })
+}
+
+/// CPU of this process so far.
+fn cpu_us() -> u64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    u64::try_from(used.tv_sec * 1_000_000 + used.tv_nsec / 1_000).unwrap_or(0)
 }
 
 impl Client {
@@ -91,7 +110,8 @@ impl Client {
         let stream = TcpStream::connect(host)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        let mut client = Self { stream, url, session: String::new(), cseq: 0, bytes: 0, ended: false };
+        let mut client =
+            Self { stream, url, session: String::new(), cseq: 0, bytes: 0, ended: false, file: None };
         let sdp = client.ask("DESCRIBE", "", "Accept: application/sdp\r\n")?;
         let tracks = sdp.matches("a=control:trackID=").count();
         for track in 0..tracks {
@@ -135,13 +155,16 @@ impl Client {
         Ok(answer)
     }
 
-    /// Reads all there is.
+    /// Reads all there is, and writes it.
     fn read(&mut self, buffer: &mut [u8]) {
         while !self.ended {
             match self.stream.read(buffer) {
                 Ok(0) => self.ended = true,
                 Ok(length) => {
                     self.bytes += length as u64;
+                    let written = self.file.as_mut().map(|file| file.write_all(&buffer[..length]));
+                    // A client that stores nothing must not look cheap.
+                    self.ended = matches!(written, Some(Err(_)));
                     if length < buffer.len() {
                         return;
                     }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `/cam/N` | the clips given, or 1080p25 H.264 with AAC | N |
 //! | `/h265/N` `/small/N` `/auth/N` `/bframes/N` | the other built-in clips; `auth` wants a password | 1, 2, 3, 4 million + N |
+//! | `/silent/N` | as `/cam/N`, without audio | 5 million + N |
 //! | `/hostile/NAME` or `/hostile/NAME/M`, M up to 999 | misbehaves, see [`Behaviour`] | 9 million + 1,000 per name + M |
 //!
 //! N is 1 to the number of cameras served.
@@ -21,6 +22,7 @@ pub struct Catalogue {
     count: u32,
     digest: Option<Credentials>,
     main: Vec<Arc<Clip>>,
+    silent: Vec<Arc<Clip>>,
     h265: Arc<Clip>,
     small: Arc<Clip>,
     bframes: Arc<Clip>,
@@ -84,15 +86,18 @@ impl Catalogue {
     /// A clip that cannot be used.
     pub fn load(count: u32, clips: &[PathBuf], digest: Option<Credentials>) -> Result<Self, clip::Error> {
         let built_in = |name, bytes| Clip::from_mp4(name, bytes).map(Arc::new);
-        let main = if clips.is_empty() {
-            vec![built_in("h264", embedded::H264)?]
-        } else {
-            clips.iter().map(|path| Clip::open(path).map(Arc::new)).collect::<Result<_, _>>()?
+        let main = || -> Result<Vec<Clip>, clip::Error> {
+            match clips {
+                [] => Ok(vec![Clip::from_mp4("h264", embedded::H264)?]),
+                clips => clips.iter().map(|path| Clip::open(path)).collect(),
+            }
         };
+        let silent = main()?.into_iter().map(|clip| Arc::new(clip.without_audio())).collect();
         Ok(Self {
             count,
             digest,
-            main,
+            main: main()?.into_iter().map(Arc::new).collect(),
+            silent,
             h265: built_in("h265", embedded::H265)?,
             small: built_in("small", embedded::SMALL)?,
             bframes: built_in("bframes", embedded::BFRAMES)?,
@@ -112,11 +117,12 @@ impl Catalogue {
         let number = number(name, self.count).filter(|_| copy.is_none())?;
         let index = number - 1;
         let (clip, family) = match family {
-            "cam" => (self.main_clip(index), 0),
+            "cam" => (in_turn(&self.main, index), 0),
             "h265" => (&self.h265, 1),
             "small" => (&self.small, 2),
-            "auth" => (self.main_clip(index), 3),
+            "auth" => (in_turn(&self.main, index), 3),
             "bframes" => (&self.bframes, 4),
+            "silent" => (in_turn(&self.silent, index), 5),
             _ => return None,
         };
         let fallback = (family == 3).then(|| Credentials::new("user", "pass"));
@@ -138,15 +144,14 @@ impl Catalogue {
         })
     }
 
-    fn main_clip(&self, index: u32) -> &Arc<Clip> {
-        let index = usize::try_from(index).unwrap_or(0);
-        &self.main[index % self.main.len()]
-    }
-
     /// Cameras served.
     pub fn count(&self) -> u32 {
         self.count
     }
+}
+
+fn in_turn(clips: &[Arc<Clip>], index: u32) -> &Arc<Clip> {
+    &clips[usize::try_from(index).unwrap_or(0) % clips.len()]
 }
 
 /// A number from 1 to `most`, written plainly (no sign, no leading zero: one path per camera).
@@ -165,7 +170,7 @@ mod tests {
         let catalogue = Catalogue::load(3, &[], None).unwrap();
         let mut paths: Vec<String> = HOSTILE.iter().map(|(name, _)| format!("/hostile/{name}")).collect();
         paths.push("/hostile/stall/2".to_owned());
-        for family in ["cam", "h265", "small", "auth", "bframes"] {
+        for family in ["cam", "h265", "small", "auth", "bframes", "silent"] {
             paths.extend((1..=3).map(|number| format!("/{family}/{number}")));
         }
         let numbers: BTreeSet<u32> =

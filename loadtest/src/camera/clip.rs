@@ -113,6 +113,12 @@ impl Media {
 }
 
 impl Clip {
+    /// The same without its audio.
+    pub fn without_audio(self) -> Self {
+        let bitrate_bps = bitrate(&self.video);
+        Self { audio: None, bitrate_bps, ..self }
+    }
+
     /// Reads the file at `path`.
     ///
     /// # Errors

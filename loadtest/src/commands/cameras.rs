@@ -19,6 +19,7 @@ use crate::camera::server::{Options, Server};
 ///
 /// Paths, N from 1 to --count:
 ///   /cam/N      the clips given, or 1080p25 H.264, 2 Mbps, keyframe every 2 s, with AAC
+///   /silent/N   the same without audio
 ///   /h265/N     720p25 H.265, 1 Mbps, no audio
 ///   /small/N    320x180 H.264, 150 kbps, keyframe every second, no audio
 ///   /bframes/N  the same with B-frames

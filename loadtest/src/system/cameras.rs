@@ -83,11 +83,25 @@ pub async fn record_all(
     count: u32,
     within: Duration,
 ) -> anyhow::Result<Recorded> {
+    record_family(api, cameras, "cam", count, within).await
+}
+
+/// The same for `/FAMILY/1` to `/FAMILY/COUNT`.
+///
+/// # Errors
+/// As [`record_all`].
+pub async fn record_family(
+    api: &Api,
+    cameras: &Cameras,
+    family: &str,
+    count: u32,
+    within: Duration,
+) -> anyhow::Result<Recorded> {
     let started = Instant::now();
     let adding = async {
         let mut added = stream::iter(1..=count)
             .map(|number| {
-                let url = cameras.url(&format!("/cam/{number}"));
+                let url = cameras.url(&format!("/{family}/{number}"));
                 async move { api.add_camera(&format!("Camera {number}"), &url).await }
             })
             .buffer_unordered(ADD_AT_ONCE);
