@@ -24,7 +24,6 @@ use longwatch_events::event::Event;
 use longwatch_events::id::{EventId, ServerId};
 use longwatch_events::log;
 use longwatch_events::position::Position;
-use longwatch_events::sealed::Base64Bytes;
 use longwatch_events::state::State;
 use longwatch_events::subject::{self, LogStream};
 use tokio::time::Instant;
@@ -32,7 +31,7 @@ use tokio::time::Instant;
 use crate::observed::{Observed, Pace};
 use crate::secrets;
 use crate::service::{CommandError, Service};
-use set::{Composed, Desired, Key, Standing};
+use set::{Composed, Desired, Key, Resealed, Standing, WantedSource};
 
 /// A set that was found to stand there is looked at again after this, in case another replica went wrong…
 const VERIFY_AFTER: Duration = Duration::from_secs(60);
@@ -193,10 +192,15 @@ async fn publish_if_changed(
     Ok((revision, unopened.len()))
 }
 
-fn reseal(service: &Service, desired: &Desired, key: Key) -> Result<(Base64Bytes, bool), secrets::Error> {
+fn reseal(service: &Service, desired: &Desired, key: Key) -> Result<Resealed, secrets::Error> {
     let source = desired.sources.get(&key).ok_or(secrets::Error::NoDataKey(key.0))?;
     let opened = service.open_source(key.0, &source.sealed)?;
-    Ok((secrets::seal_to_worker(&desired.public_key, &opened)?, source.single_session))
+    let WantedSource { single_session, live_latency_ms, .. } = *source;
+    Ok(Resealed {
+        source: secrets::seal_to_worker(&desired.public_key, &opened)?,
+        single_session,
+        live_latency_ms,
+    })
 }
 
 async fn read_standing(service: &Service, server_id: ServerId) -> Result<Standing, log::Error> {

@@ -140,6 +140,7 @@ impl TestControl {
             expected_bitrate_bps: None,
             server_labels: Labels::new(),
             single_session: false,
+            live_latency_ms: None,
         };
         let command = Command::AddCamera { tenant_id, camera_id, settings: Box::new(settings) };
         self.service.execute("test", event_id, command).await.unwrap();

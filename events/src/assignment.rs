@@ -47,6 +47,8 @@ pub struct AssignedCamera {
     pub source: Base64Bytes,
     /// The camera serves one client only: the worker must stop by itself before its lease ends.
     pub single_session: bool,
+    /// How late its newest video may be, in milliseconds; `None` in sets from before it was told.
+    pub live_latency_ms: Option<u16>,
 }
 
 /// The address of a camera with everything needed to open it. A secret: it has no `Debug`, `Display` or `Serialize`;

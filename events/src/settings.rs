@@ -3,6 +3,8 @@
 
 mod kept;
 
+use std::ops::RangeInclusive;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,16 +41,34 @@ pub struct CameraSettings {
     /// the next one begins only then. It costs the seconds that make-before-break would save.
     #[serde(default, skip_serializing_if = "is_false")]
     pub single_session: bool,
+    /// How late the newest video may be because its server looks at the camera only now and then, in milliseconds; see
+    /// [`CameraSettings::wanted_live_latency_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_latency_ms: Option<u16>,
 }
 
 impl CameraSettings {
     /// The most servers that record one camera at once.
     pub const MAX_COPIES: u8 = 4;
+    /// What [`Self::live_latency_ms`] may be: less costs a wake-up per packet, more costs memory and saves nothing.
+    pub const LIVE_LATENCY_MS: RangeInclusive<u16> = 20..=1_000;
+    /// What it is if nothing is said.
+    pub const DEFAULT_LIVE_LATENCY_MS: u16 = 200;
 
     /// On how many servers it is recorded at once: 1 to [`Self::MAX_COPIES`], whatever stands in the log.
     pub const fn wanted_copies(&self) -> u8 {
         wanted_copies(self.copies)
     }
+
+    /// How late the newest video may be, in milliseconds: within [`Self::LIVE_LATENCY_MS`], whatever stands in the log.
+    pub fn wanted_live_latency_ms(&self) -> u16 {
+        wanted_live_latency_ms(self.live_latency_ms)
+    }
+}
+
+fn wanted_live_latency_ms(told: Option<u16>) -> u16 {
+    let wanted = told.unwrap_or(CameraSettings::DEFAULT_LIVE_LATENCY_MS);
+    wanted.clamp(*CameraSettings::LIVE_LATENCY_MS.start(), *CameraSettings::LIVE_LATENCY_MS.end())
 }
 
 const fn wanted_copies(copies: u8) -> u8 {

@@ -32,7 +32,7 @@ use crate::outbox::{self, Outbox};
 use crate::retry::Retry;
 use crate::rotation::Lengths;
 use crate::source::address::AddressPolicy;
-use crate::tick::{TICK, Ticks};
+use crate::tick::Ticks;
 
 mod assignments;
 pub mod desired;
@@ -70,8 +70,8 @@ pub enum Error {
     /// It cannot keep facts.
     #[error(transparent)]
     Outbox(#[from] outbox::Error),
-    /// There is no room for the threads that read cameras and write to the disk.
-    #[error("cannot start the threads that record: {0}")]
+    /// There is no room for the threads that write to the disk.
+    #[error("cannot start the threads that write to the disk: {0}")]
     Threads(#[source] io::Error),
     /// It was told nonsense about NATS.
     #[error(transparent)]
@@ -230,7 +230,6 @@ fn means(
     lease: watch::Receiver<Lease>,
 ) -> Result<Means, Error> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let ticks = Ticks::start(threads, TICK).map_err(Error::Threads)?;
     let lengths = Lengths { segment_ms: config.segment_ms, ..Lengths::default() };
     Ok(Means {
         archive: Archive::new(config.archive.clone(), DISK_THREADS).map_err(Error::Threads)?,
@@ -240,7 +239,7 @@ fn means(
         settings: Settings { lengths, ..Settings::default() },
         policy: AddressPolicy::new(config.rtsp_allow.clone()),
         lease,
-        ticks: Arc::new(ticks),
+        ticks: Arc::new(Ticks::new(threads)),
     })
 }
 

@@ -12,13 +12,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Between two looks at a camera: what a recording is late by at most.
-pub const TICK: Duration = Duration::from_millis(200);
 /// Between two looks while somebody is in a hurry.
 const HURRIED: Duration = Duration::from_millis(5);
 /// Sockets that one look finds at most; the rest would wait for the next.
@@ -29,11 +28,21 @@ const TASKS_BETWEEN_LOOKS: u32 = 1_021;
 
 /// Cameras that fill a thread: what came of them in a tick is done with in a small part of it.
 const FULL: usize = 250;
+/// The ticks there are, in milliseconds, so that cameras of any latency share few threads.
+const STEPS_MS: [u64; 6] = [20, 50, 100, 200, 500, 1_000];
 
-/// Some threads of one tick.
+/// The tick of a camera whose newest video may be late by `latency`: the longest that is not longer, or the shortest.
+fn tick_for(latency: Duration) -> Duration {
+    let steps = STEPS_MS.map(Duration::from_millis);
+    steps.into_iter().rev().find(|step| *step <= latency).unwrap_or(steps[0])
+}
+
+/// The threads, by their tick. They are started when they are needed.
 #[derive(Debug)]
 pub struct Ticks {
-    threads: Vec<Thread>,
+    /// Threads of one tick at most.
+    at_most: usize,
+    threads: Mutex<BTreeMap<Duration, Vec<Thread>>>,
     /// Ends the threads.
     stop: CancellationToken,
 }
@@ -43,6 +52,12 @@ struct Thread {
     seat: Seat,
     /// Held by everything that runs on it.
     load: Arc<()>,
+}
+
+impl Thread {
+    fn taken(&self) -> usize {
+        Arc::strong_count(&self.load) - 1
+    }
 }
 
 /// A place on one of the threads.
@@ -55,32 +70,27 @@ pub struct Seat {
 }
 
 impl Ticks {
-    /// No threads: everything runs on the runtime of whoever asks for a place, and nothing ticks.
-    pub fn none() -> Self {
-        Self { threads: Vec::new(), stop: CancellationToken::new() }
+    /// So many threads for each tick at most. With none, everything runs on the runtime of whoever asks for a place, and
+    /// nothing ticks.
+    pub fn new(threads: usize) -> Self {
+        Self { at_most: threads, threads: Mutex::default(), stop: CancellationToken::new() }
     }
 
-    /// Starts `threads` threads, at least one, which look every `tick`, one after the other.
-    ///
-    /// # Errors
-    ///
-    /// If the system has no room for them.
-    pub fn start(threads: usize, tick: Duration) -> io::Result<Self> {
-        let (threads, stop) = (threads.max(1), CancellationToken::new());
-        let begun = Instant::now();
-        let share = tick / u32::try_from(threads).unwrap_or(u32::MAX);
-        let start = |number| start_thread(number, Ticker::new(tick, begun + share * number), stop.clone());
-        let threads =
-            (0..u32::try_from(threads).unwrap_or(u32::MAX)).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { threads, stop })
-    }
-
-    /// A place on the first thread that is not full, or on the one that has the fewest. It counts as taken for as long as
-    /// the second value lives. Must be called within a runtime.
-    pub fn seat(&self) -> (Seat, impl Send + Sync + 'static + use<>) {
-        let taken = |thread: &&Thread| Arc::strong_count(&thread.load) - 1;
-        let free = self.threads.iter().find(|thread| taken(thread) < FULL);
-        match free.or_else(|| self.threads.iter().min_by_key(taken)) {
+    /// A place for a camera whose newest video may be late by `latency`: on the first thread of its tick that is not
+    /// full, or on the one that has the fewest. It counts as taken for as long as the second value lives. Must be called
+    /// within a runtime.
+    pub fn seat(&self, latency: Duration) -> (Seat, impl Send + Sync + 'static + use<>) {
+        let tick = tick_for(latency);
+        let mut all = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = all.entry(tick).or_default();
+        if threads.len() < self.at_most && threads.iter().all(|thread| thread.taken() >= FULL) {
+            match start_thread(tick, self.stop.clone()) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => tracing::error!(%error, "no room for another thread that reads cameras"),
+            }
+        }
+        let free = threads.iter().find(|thread| thread.taken() < FULL);
+        match free.or_else(|| threads.iter().min_by_key(|thread| thread.taken())) {
             Some(Thread { seat, load }) => (seat.clone(), Arc::clone(load)),
             None => (Seat { runtime: Handle::current(), ticker: Ticker::none() }, Arc::default()),
         }
@@ -94,7 +104,8 @@ impl Drop for Ticks {
     }
 }
 
-fn start_thread(number: u32, ticker: Ticker, stop: CancellationToken) -> io::Result<Thread> {
+fn start_thread(tick: Duration, stop: CancellationToken) -> io::Result<Thread> {
+    let ticker = Ticker::new(tick, Instant::now());
     let sleeper = ticker.clone();
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -104,7 +115,7 @@ fn start_thread(number: u32, ticker: Ticker, stop: CancellationToken) -> io::Res
         .build()?;
     let seat = Seat { runtime: runtime.handle().clone(), ticker };
     std::thread::Builder::new()
-        .name(format!("cameras-{number}"))
+        .name(format!("cameras-{}ms", tick.as_millis()))
         .spawn(move || runtime.block_on(stop.cancelled()))?;
     Ok(Thread { seat, load: Arc::default() })
 }
@@ -244,8 +255,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_within_a_tick_is_read_at_once() {
-        let ticks = Ticks::start(1, Duration::from_millis(100)).unwrap();
-        let (seat, _taken) = ticks.seat();
+        let ticks = Ticks::new(1);
+        let (seat, _taken) = ticks.seat(Duration::from_millis(100));
         // Given 500 bytes that take a second or more, then a tenth of a second at a time is read.
         let reads = reads(&seat, 500).await;
         assert!(reads < 100, "{reads} reads");
@@ -253,9 +264,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_in_a_hurry_does_not_wait_for_the_tick_but_not_for_ever() {
-        let tick = Duration::from_secs(30);
-        let ticks = Ticks::start(1, tick).unwrap();
-        let (seat, _taken) = ticks.seat();
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        let Thread { seat, .. } = start_thread(Duration::from_secs(30), stop).unwrap();
         let began = Instant::now();
         // Given a thread that sleeps for long, when somebody is in a hurry, then their errand is run at once …
         let hurry = seat.ticker.hurry(Duration::from_secs(20));
@@ -287,16 +298,33 @@ mod tests {
         assert_eq!(later.due_after(at(10)), at(50));
     }
 
+    #[tokio::test]
+    async fn threads_are_started_and_filled_one_after_the_other_and_then_evenly() {
+        let (ticks, second) = (Ticks::new(2), Duration::from_secs(1));
+        let taken = |ticks: &Ticks| -> Vec<usize> {
+            ticks.threads.lock().unwrap()[&second].iter().map(Thread::taken).collect()
+        };
+        let mut seats: Vec<_> = (0..FULL).map(|_| ticks.seat(second)).collect();
+        assert_eq!(taken(&ticks), [FULL]);
+        seats.extend((0..FULL + 4).map(|_| ticks.seat(second)));
+        assert_eq!(taken(&ticks), [FULL + 2, FULL + 2]);
+        // Another tick has threads of its own.
+        seats.push(ticks.seat(Duration::from_millis(25)));
+        assert_eq!((taken(&ticks), ticks.threads.lock().unwrap().len()), (vec![FULL + 2, FULL + 2], 2));
+        drop(seats);
+        assert_eq!(taken(&ticks), [0, 0]);
+    }
+
     #[test]
-    fn threads_are_filled_one_after_the_other_and_then_evenly() {
-        let ticks = Ticks::start(2, TICK).unwrap();
-        let mut taken: Vec<_> = (0..FULL + 1).map(|_| ticks.seat()).collect();
-        let of_first = |seat: &Seat| seat.runtime.id() == taken[0].0.runtime.id();
-        assert_eq!(taken.iter().filter(|(seat, _)| of_first(seat)).count(), FULL);
-        taken.extend((0..FULL + 1).map(|_| ticks.seat()));
-        let counts: Vec<_> = ticks.threads.iter().map(|thread| Arc::strong_count(&thread.load)).collect();
-        assert_eq!(counts, [FULL + 2, FULL + 2]);
-        drop(taken);
-        assert!(ticks.threads.iter().all(|thread| Arc::strong_count(&thread.load) == 1));
+    fn no_camera_is_later_than_it_may_be_if_there_is_a_tick_for_it() {
+        for (latency_ms, tick_ms) in
+            [(0, 20), (20, 20), (49, 20), (50, 50), (200, 200), (999, 500), (5_000, 1_000)]
+        {
+            assert_eq!(
+                tick_for(Duration::from_millis(latency_ms)),
+                Duration::from_millis(tick_ms),
+                "{latency_ms}"
+            );
+        }
     }
 }

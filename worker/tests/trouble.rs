@@ -167,7 +167,7 @@ fn pictures_in(root: &Path, stored: &SegmentStored) -> usize {
 async fn a_camera_has_started_when_it_plays_however_late_it_sends() {
     let folder = tempfile::tempdir().unwrap();
     let (clip, _) = eight_seconds(folder.path());
-    let mut rig = Rig::start(Archive::new(folder.path().into(), 1), 64 << 20);
+    let mut rig = Rig::start(Archive::new(folder.path().into(), 1).unwrap(), 64 << 20);
     // Given a camera that plays and has sent nothing (one thread: the camera's task came to wait for something),
     rig.opened.notified().await;
     let playing = SystemClock.now();

@@ -61,6 +61,10 @@ pub(super) struct CameraInput {
     /// is cut off stops by itself before others take over. Not together with several copies.
     #[schema(required = false, default = false)]
     single_session: bool,
+    /// How late its newest video may be because its server looks at it only now and then, in milliseconds. Less costs
+    /// CPU: 20 is about as expensive as looking at every packet. A change begins its recording again.
+    #[schema(required = false, default = 200, minimum = 20, maximum = 1000)]
+    live_latency_ms: u16,
 }
 
 /// Where the video comes from.
@@ -120,6 +124,7 @@ struct Unsealed {
     expected_bitrate_bps: Option<u64>,
     server_labels: Labels,
     single_session: bool,
+    live_latency_ms: Option<u16>,
 }
 
 impl Draft {
@@ -138,6 +143,7 @@ impl Draft {
             expected_bitrate_bps: self.settings.expected_bitrate_bps,
             server_labels: self.settings.server_labels,
             single_session: self.settings.single_session,
+            live_latency_ms: self.settings.live_latency_ms,
         }
     }
 }
@@ -191,6 +197,10 @@ pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Pro
                       or single_session false";
         errors.add(&object.at("copies"), "single_session", detail);
     }
+    let (least_ms, most_ms) = CameraSettings::LIVE_LATENCY_MS.into_inner();
+    let live_latency_ms =
+        object.small_number("live_latency_ms", least_ms.into()..=most_ms.into(), &mut errors);
+    let live_latency_ms = live_latency_ms.and_then(|ms| u16::try_from(ms).ok());
     let expected_bitrate_bps = object.number("expected_bitrate_bps", 1..=MAX_BITRATE_BPS, &mut errors);
     object.finish(&mut errors);
 
@@ -207,6 +217,7 @@ pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Pro
             expected_bitrate_bps,
             server_labels,
             single_session,
+            live_latency_ms,
         },
         secret,
     });
@@ -284,5 +295,6 @@ pub(super) fn write(settings: &CameraSettings, secret: &SourceSecret) -> Value {
         "expected_bitrate_bps": settings.expected_bitrate_bps,
         "server_labels": settings.server_labels,
         "single_session": settings.single_session,
+        "live_latency_ms": settings.live_latency_ms,
     })
 }

@@ -48,6 +48,8 @@ pub(super) struct Camera {
     server_labels: BTreeMap<String, String>,
     /// Whether it serves one client only.
     single_session: bool,
+    /// How late its newest video may be because its server looks at it only now and then, in milliseconds.
+    live_latency_ms: u16,
     /// What it is expected to send, in bits per second.
     expected_bitrate_bps: Option<u64>,
     /// `recording`, `connecting`, `offline`, `unplaced` or `disabled`.
@@ -110,6 +112,7 @@ pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> 
         id: row.camera_id,
         tenant_id: row.tenant_id,
         copies: settings.wanted_copies(),
+        live_latency_ms: settings.wanted_live_latency_ms(),
         name: settings.name,
         folder_id: None,
         labels: settings.labels.into(),

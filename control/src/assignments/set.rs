@@ -44,6 +44,8 @@ pub struct WantedSource {
     pub sealed: Sealed,
     /// It serves one client only.
     pub single_session: bool,
+    /// How late its newest video may be, in milliseconds.
+    pub live_latency_ms: u16,
 }
 
 /// What State wants of `server_id`; `None` if its worker was never seen. A server that was let go is told to stop.
@@ -59,7 +61,8 @@ pub fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired
         wanted.insert((tenant_id, camera_id), (here.epoch, camera.source_version));
         let sealed = camera.settings.secret();
         let single_session = camera.settings.single_session;
-        sources.insert((tenant_id, camera_id), WantedSource { sealed, single_session });
+        let live_latency_ms = camera.settings.wanted_live_latency_ms();
+        sources.insert((tenant_id, camera_id), WantedSource { sealed, single_session, live_latency_ms });
     }
     Some(Desired { wanted, sources, public_key, pace })
 }
@@ -151,12 +154,22 @@ pub struct Composed<E> {
     pub unopened: Vec<(Key, E)>,
 }
 
-/// What a server is to be told. `reseal` opens a camera's source and seals it to the server, and tells whether the camera
-/// serves one client only; it is asked only for what does not stand there yet.
+/// What a server is told of a camera beside its order.
+pub struct Resealed {
+    /// Sealed to the server.
+    pub source: Base64Bytes,
+    /// See [`WantedSource`].
+    pub single_session: bool,
+    /// See [`WantedSource`].
+    pub live_latency_ms: u16,
+}
+
+/// What a server is to be told. `reseal` opens a camera's source and seals it to the server; it is asked only for what
+/// does not stand there yet.
 pub fn compose<E>(
     wanted: &Wanted,
     standing: &Standing,
-    mut reseal: impl FnMut(Key) -> Result<(Base64Bytes, bool), E>,
+    mut reseal: impl FnMut(Key) -> Result<Resealed, E>,
 ) -> Composed<E> {
     let mut composed = Composed { cameras: Vec::with_capacity(wanted.len()), unopened: Vec::new() };
     for (key, (epoch, settings_version)) in wanted {
@@ -165,13 +178,14 @@ pub fn compose<E>(
         let camera = match known.filter(|known| known.settings_version == *settings_version) {
             Some(known) => Some(AssignedCamera { epoch: *epoch, ..known.clone() }),
             None => match reseal(*key) {
-                Ok((source, single_session)) => Some(AssignedCamera {
+                Ok(Resealed { source, single_session, live_latency_ms }) => Some(AssignedCamera {
                     tenant_id,
                     camera_id,
                     epoch: *epoch,
                     settings_version: *settings_version,
                     source,
                     single_session,
+                    live_latency_ms: Some(live_latency_ms),
                 }),
                 Err(error) => {
                     composed.unopened.push((*key, error));

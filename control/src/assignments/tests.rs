@@ -103,6 +103,7 @@ impl Replica {
             expected_bitrate_bps: None,
             server_labels: Labels::new(),
             single_session: false,
+            live_latency_ms: None,
         };
         let command = Command::AddCamera { tenant_id: TENANT, camera_id, settings: Box::new(settings) };
         self.service.execute("test", event_id, command).await.unwrap();
@@ -375,6 +376,7 @@ fn no_part_is_too_large_for_a_message() {
             settings_version: Position(u64::MAX),
             source: source.clone(),
             single_session: true,
+            live_latency_ms: None,
         };
         let cameras: Vec<_> = (0..count).map(camera).collect();
         let pace = Pace { interval_ms: u32::MAX, lease_ms: u32::MAX };

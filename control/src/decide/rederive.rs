@@ -247,6 +247,7 @@ mod tests {
             expected_bitrate_bps: None,
             server_labels: Labels::new(),
             single_session: false,
+            live_latency_ms: None,
         }
     }
 

@@ -83,6 +83,7 @@ pub(crate) fn ranked(failover_priority: Priority) -> CameraSettings {
         expected_bitrate_bps: None,
         server_labels: Labels::new(),
         single_session: false,
+        live_latency_ms: None,
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) fn changed(state: &mut State, position: Position, e: &CameraChanged) 
     let changed = with_camera(state, position, e.tenant_id, e.camera_id, |camera| {
         if camera.settings.source() != e.settings.source
             || camera.settings.single_session != e.settings.single_session
+            || camera.settings.wanted_live_latency_ms() != e.settings.wanted_live_latency_ms()
         {
             camera.source_version = position;
         }

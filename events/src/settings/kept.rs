@@ -11,7 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::id::{EventId, ServerId};
 use crate::labels::{Labels, Pairs};
 use crate::sealed::{Base64Bytes, Sealed};
-use crate::settings::{CameraSettings, Priority, Recording, Retention, Source, Transport, wanted_copies};
+use crate::settings::{
+    CameraSettings, Priority, Recording, Retention, Source, Transport, wanted_copies, wanted_live_latency_ms,
+};
 
 /// [`CameraSettings`], in half the memory.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,6 +48,7 @@ struct Packed<'a> {
     secret: &'a [u8],
     transport: Transport,
     retention: Retention,
+    live_latency_ms: Option<u16>,
 }
 
 /// As serde would by itself, but not byte by byte.
@@ -71,6 +74,7 @@ impl KeptSettings {
             expected_bitrate_bps: self.expected_bitrate_bps,
             server_labels: self.server_labels().cloned().unwrap_or_default(),
             single_session: self.single_session,
+            live_latency_ms: packed.live_latency_ms,
         }
     }
 
@@ -102,6 +106,11 @@ impl KeptSettings {
     /// See [`CameraSettings::wanted_copies`].
     pub const fn wanted_copies(&self) -> u8 {
         wanted_copies(self.copies)
+    }
+
+    /// See [`CameraSettings::wanted_live_latency_ms`].
+    pub fn wanted_live_latency_ms(&self) -> u16 {
+        wanted_live_latency_ms(self.packed().live_latency_ms)
     }
 
     fn packed(&self) -> Packed<'_> {
@@ -137,6 +146,7 @@ impl From<&CameraSettings> for KeptSettings {
             secret: &told.source.secret.bytes.0,
             transport: told.source.transport,
             retention: told.retention,
+            live_latency_ms: told.live_latency_ms,
         };
         let asks = !told.server_labels.is_empty();
         Self {

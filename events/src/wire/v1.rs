@@ -319,6 +319,8 @@ shapes! {
         source: Base64Bytes,
         #[serde(default, skip_serializing_if = "is_default")]
         single_session: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        live_latency_ms: Option<u16>,
     }
 
     /// See [`crate::event::CameraBacklogged`].

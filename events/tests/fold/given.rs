@@ -58,6 +58,7 @@ pub(crate) fn camera_settings() -> CameraSettings {
         expected_bitrate_bps: None,
         server_labels: Labels::new(),
         single_session: false,
+        live_latency_ms: None,
     }
 }
 

@@ -126,6 +126,7 @@ pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
         option::of(any::<u64>()),
         prop_oneof![Just(Labels::new()), labels()],
         any::<bool>(),
+        option::of(any::<u16>()),
     );
     (text(), labels(), source(), modes, retention(), placement).prop_map(
         |(name, labels, source, mode, retention, placement)| {
@@ -136,6 +137,7 @@ pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
                 expected_bitrate_bps,
                 server_labels,
                 single_session,
+                live_latency_ms,
             ) = placement;
             CameraSettings {
                 name,
@@ -149,6 +151,7 @@ pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
                 expected_bitrate_bps,
                 server_labels,
                 single_session,
+                live_latency_ms,
             }
         },
     )

@@ -147,5 +147,6 @@ fn camera(number: u32, sealed_in: EventId) -> CameraSettings {
         expected_bitrate_bps: Some(BITRATE_BPS),
         server_labels: Labels::new(),
         single_session: false,
+        live_latency_ms: None,
     }
 }

@@ -182,6 +182,7 @@ fn add_camera(env: &mut Env, state: &State, cameras: &mut Cameras) -> Option<Com
         expected_bitrate_bps: bitrate_bps(env),
         server_labels: server_labels(env),
         single_session,
+        live_latency_ms: None,
     };
     Some(Command::AddCamera { tenant_id, camera_id, settings: Box::new(settings) })
 }

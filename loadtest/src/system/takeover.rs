@@ -192,6 +192,7 @@ mod tests {
                 settings_version,
                 source,
                 single_session: false,
+                live_latency_ms: None,
             }];
             let set = AssignmentSet {
                 server_id,

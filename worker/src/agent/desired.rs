@@ -180,6 +180,7 @@ mod tests {
             settings_version: Position(1),
             source: Base64Bytes(vec![1, 2, 3]),
             single_session: false,
+            live_latency_ms: None,
         };
         message(Event::AssignmentsPublished(AssignmentSet {
             server_id: server(1),

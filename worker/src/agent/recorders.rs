@@ -12,6 +12,7 @@ use longwatch_events::fact::{Cause, Fact, Interrupted};
 use longwatch_events::id::ServerId;
 use longwatch_events::position::Epoch;
 use longwatch_events::sealed::Base64Bytes;
+use longwatch_events::settings::CameraSettings;
 use longwatch_events::time::Clock;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -81,12 +82,16 @@ struct Order {
     source: Base64Bytes,
     /// The camera serves one client only.
     single_session: bool,
+    /// How late its newest video may be.
+    live_latency: Duration,
 }
 
 impl Order {
     fn new(server_id: ServerId, version: Version, camera: &AssignedCamera) -> Self {
         let (source, single_session) = (camera.source.clone(), camera.single_session);
-        Self { server_id, version, source, single_session }
+        let live_latency_ms = camera.live_latency_ms.unwrap_or(CameraSettings::DEFAULT_LIVE_LATENCY_MS);
+        let live_latency = Duration::from_millis(live_latency_ms.into());
+        Self { server_id, version, source, single_session, live_latency }
     }
 }
 
@@ -245,7 +250,7 @@ impl Recorders {
                 let (single_session, single_session_out) = watch::channel(order.single_session);
                 let source =
                     RtspSource::new(source, means.policy, Timeouts::default(), Arc::clone(&means.clock));
-                let (Seat { runtime, ticker }, taken) = means.ticks.seat();
+                let (Seat { runtime, ticker }, taken) = means.ticks.seat(order.live_latency);
                 let task = CameraTask {
                     identity: camera::Identity {
                         tenant_id: key.tenant_id,

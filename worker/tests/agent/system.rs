@@ -345,6 +345,7 @@ pub(crate) fn camera(number: u32, epoch: u64, url: &str, key: PublicKey) -> Assi
             crypto_box::PublicKey::from(key.0).seal(&mut OsRng, &source.to_plaintext()).unwrap(),
         ),
         single_session: false,
+        live_latency_ms: None,
     }
 }
 

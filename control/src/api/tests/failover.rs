@@ -285,8 +285,13 @@ async fn a_camera_has_copies_of_which_each_is_told() {
     assert_eq!((&changed["copies"], &changed["single_session"]), (&json!(1), &json!(true)));
     assert_eq!(changed["server_labels"], json!({ "rack": "7" }));
     assert_eq!(changed["placements"].as_array().map(Vec::len), Some(1));
+    assert_eq!(changed["live_latency_ms"], 200);
+    let wrong = api.patch(&path, None, &json!({ "live_latency_ms": 10 })).await;
+    assert_eq!(errors(&wrong.problem(422, "invalid_input")), [("/live_latency_ms", "out_of_range")]);
+    api.patch(&path, None, &json!({ "live_latency_ms": 20 })).await.expect(200);
     let renamed = api.patch(&path, None, &json!({ "name": "y" })).await.expect(200).json();
     assert_eq!(renamed["server_labels"], json!({ "rack": "7" }), "what is not named stays");
+    assert_eq!(renamed["live_latency_ms"], 20);
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ pub(super) fn camera_settings(name: &str) -> CameraSettings {
         expected_bitrate_bps: Some(2_000_000),
         server_labels: Labels::new(),
         single_session: false,
+        live_latency_ms: None,
     }
 }
 

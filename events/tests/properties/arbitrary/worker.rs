@@ -122,16 +122,21 @@ fn fact() -> impl Strategy<Value = Fact> {
 }
 
 pub(super) fn assignments() -> impl Strategy<Value = AssignmentSet> {
-    let camera = (tenant_id(), camera_id(), epoch(), position(), bytes(), any::<bool>()).prop_map(
-        |(tenant_id, camera_id, epoch, settings_version, source, single_session)| AssignedCamera {
-            tenant_id,
-            camera_id,
-            epoch,
-            settings_version,
-            source,
-            single_session,
-        },
-    );
+    let camera =
+        (tenant_id(), camera_id(), epoch(), position(), bytes(), any::<bool>(), option::of(any::<u16>()))
+            .prop_map(
+                |(tenant_id, camera_id, epoch, settings_version, source, single_session, live_latency_ms)| {
+                    AssignedCamera {
+                        tenant_id,
+                        camera_id,
+                        epoch,
+                        settings_version,
+                        source,
+                        single_session,
+                        live_latency_ms,
+                    }
+                },
+            );
     let numbers = (any::<[u32; 3]>(), option::of(any::<u32>()));
     (server_id(), position(), numbers, vec(camera, 0..4)).prop_map(
         |(server_id, revision, ([part, parts, heartbeat_interval_ms], lease_ms), cameras)| AssignmentSet {

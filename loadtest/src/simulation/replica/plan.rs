@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longwatch_control::assignments::set::{self, Standing};
+use longwatch_control::assignments::set::{self, Resealed, Standing, WantedSource};
 use longwatch_control::decide::placement::{self, Inputs, Scope};
 use longwatch_control::observed::Pace;
 use longwatch_events::assignment::AssignmentSet;
@@ -327,7 +327,9 @@ fn parts(
     let desired = set::desired(state, server_id, pace)?;
     let composed = set::compose(&desired.wanted, standing, |key| {
         let source = desired.sources.get(&key).ok_or(())?;
-        Ok::<_, ()>((Base64Bytes(source.sealed.bytes.0.clone()), source.single_session))
+        let WantedSource { sealed, single_session, live_latency_ms } = source;
+        let (single_session, live_latency_ms) = (*single_session, *live_latency_ms);
+        Ok::<_, ()>(Resealed { source: Base64Bytes(sealed.bytes.0.clone()), single_session, live_latency_ms })
     });
     if standing.is(&composed.cameras, pace) {
         return None;

@@ -29,7 +29,7 @@ fn given() -> Given {
         // Loopback is not allowed: every attempt fails at once, without a connection.
         policy: AddressPolicy::default(),
         lease,
-        ticks: Arc::new(Ticks::none()),
+        ticks: Arc::new(Ticks::new(0)),
     };
     let recorders = Recorders::new(means, BTreeMap::new());
     Given { _archive: archive, identity, recorders, facts, server_id: ServerId::generate(&SystemIds) }
@@ -46,6 +46,7 @@ fn camera(identity: &Identity, epoch: u64) -> AssignedCamera {
         settings_version: Position(1),
         source: Base64Bytes(sealed.unwrap()),
         single_session: false,
+        live_latency_ms: None,
     }
 }
 
