@@ -13,7 +13,7 @@ use longwatch_events::log::jetstream::{self, JetStreamLog};
 use longwatch_events::time::SystemClock;
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::decide::command::{Command, Refusal};
@@ -140,7 +140,7 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
             follower::follow_log(&service, Some(&snapshot)),
             follower::follow_recordings(&service),
             follower::follow_heartbeats(&service),
-            tick(&service),
+            keep_clock(&service),
             planner::run(&service),
             backlog::run(&service),
             snapshots::keep(&service, &snapshot),
@@ -263,11 +263,15 @@ async fn create_default_tenant(service: &Service) -> Result<(), String> {
     }
 }
 
-/// Lets the log's clock run, and looks whether the log is still the one that was folded.
+/// Lets the log's clock run, and looks as often whether the log is still the one that was folded. The clock does not wait for
+/// that: everybody's silence is measured by it.
+async fn keep_clock(service: &Service) {
+    tokio::join!(tick(service), keep_looking_at_ends(service));
+}
+
 async fn tick(service: &Service) {
     const PART: &str = "the log's clock";
-    let mut interval = interval(Duration::from_millis(u64::from(TICK_MS)));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut interval = ticks();
     loop {
         interval.tick().await;
         let folded = service.progress().borrow().log;
@@ -280,6 +284,64 @@ async fn tick(service: &Service) {
                 service.trouble(PART, format!("nothing can be written to the log: {error}"));
             }
         }
+    }
+}
+
+async fn keep_looking_at_ends(service: &Service) {
+    let mut interval = ticks();
+    loop {
+        interval.tick().await;
         follower::check_ends(service).await;
+    }
+}
+
+fn ticks() -> Interval {
+    let mut interval = interval(Duration::from_millis(u64::from(TICK_MS)));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+#[cfg(test)]
+mod tests {
+    use longwatch_events::event::Event;
+    use longwatch_events::log::Log as _;
+    use longwatch_events::log::memory::MemoryLog;
+    use longwatch_events::subject::LogStream;
+    use longwatch_events::time::ManualClock;
+    use tokio::time::{Instant, timeout_at};
+
+    use super::*;
+    use crate::read_model::sqlite::SqliteReadModel;
+    use crate::testing::START;
+    use crate::testing::moody::{Mood, Moody};
+
+    #[tokio::test]
+    async fn the_clock_runs_while_the_log_does_not_say_where_it_ends() {
+        // Given a log that takes what is appended, and does not answer when it is asked where it ends.
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::starting_at(START));
+        let memory = MemoryLog::new(clock.clone());
+        let service = Service::new(Parts {
+            log: Arc::new(Moody::new(memory.clone(), Mood::EndsNowhere)),
+            backlog: Arc::new(memory.clone()),
+            read_model: Arc::new(SqliteReadModel::open(&folder.path().join("read_model.db")).await.unwrap()),
+            secrets: Secrets::in_file(folder.path().join("master.key")),
+            clock,
+            ids: Arc::new(SystemIds),
+        });
+        // Then it ticks as often as it should.
+        let ticks = async {
+            let mut records = memory.follow(LogStream::Heartbeats, Default::default()).await.unwrap();
+            for _ in 0..4 {
+                let record = futures::StreamExt::next(&mut records).await.unwrap().unwrap();
+                let envelope = longwatch_events::envelope::Envelope::decode(&record.payload).unwrap();
+                assert!(matches!(envelope.event, Event::ControlTicked(_)), "{envelope:?}");
+            }
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        tokio::select! {
+            () = keep_clock(&service) => panic!("it ends"),
+            ticked = timeout_at(deadline, ticks) => ticked.expect("the clock stands still"),
+        }
     }
 }

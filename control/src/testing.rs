@@ -1,6 +1,8 @@
 //! A control plane for tests of this crate: the real followers and planner on a log in memory and SQLite in a folder
 //! that goes with it.
 
+pub(crate) mod moody;
+
 use std::sync::Arc;
 use std::time::Duration;
 
