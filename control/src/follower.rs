@@ -14,9 +14,9 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use longwatch_events::envelope::Envelope;
-use longwatch_events::event::Event;
+use longwatch_events::event::{Event, ServerAdded, ServerAdopted, ServerJoined, ServerReturned};
 use longwatch_events::fold;
-use longwatch_events::id::TenantId;
+use longwatch_events::id::{ServerId, TenantId};
 use longwatch_events::log::Record;
 use longwatch_events::position::Position;
 use longwatch_events::state::State;
@@ -59,6 +59,9 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
     if let Some(file) = snapshot {
         let state = snapshots::load(service, file, written).await;
         service.observed().set_pace(pace(&state), Timestamp::UNIX_EPOCH);
+        for (server_id, server) in state.servers() {
+            service.observed().came(server_id, server.present_since);
+        }
         *service.state_to_fold() = state;
     }
     let from = service.state().position;
@@ -68,10 +71,7 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
     }
     let mut known = written;
     while let Some(records) = next_or_none(&mut batches).await {
-        let Folded { batch, paces, halt } = fold_log_batch(&mut service.state_to_fold(), known, records);
-        for (at, pace) in paces {
-            service.observed().set_pace(pace, at);
-        }
+        let (batch, halt) = fold_into_service(service, known, records);
         if let Some(why) = another_log(service, first_created, written) {
             return service.halt(why);
         }
@@ -213,16 +213,38 @@ fn another_log(service: &Service, rows_say: Option<Timestamp>, written: Position
 /// What folding records led to: what there is to write, and perhaps a halt behind it.
 struct Folded {
     batch: Batch,
-    /// From when on, by the log's clock, servers may be silent for how long.
-    paces: Vec<(Timestamp, Pace)>,
+    /// By which silence is measured from when on.
+    news: Vec<(Timestamp, News)>,
     halt: Option<String>,
+}
+
+/// Something in `LOG` by which silence is measured.
+enum News {
+    /// Servers may be silent for so long from now on.
+    Pace(Pace),
+    /// A server has come, or come back.
+    Came(ServerId),
+}
+
+/// Folds `records` into the State of `service`: what there is to write, and perhaps why it halts.
+fn fold_into_service(service: &Service, known: Position, records: Records) -> (Batch, Option<String>) {
+    let mut state = service.state_to_fold();
+    let Folded { batch, news, halt } = fold_log_batch(&mut state, known, records);
+    // Before anybody sees this State: who judges by it knows by then who has only just come.
+    for (at, news) in news {
+        match news {
+            News::Pace(pace) => service.observed().set_pace(pace, at),
+            News::Came(server_id) => service.observed().came(server_id, at),
+        }
+    }
+    (batch, halt)
 }
 
 /// Folds `records` into `state`. Of the rows, those up to `known` are written.
 fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folded {
     let mut batch =
         Batch { stream: LogStream::Log, after: known, up_to: state.position, changes: Vec::new() };
-    let mut paces = Vec::new();
+    let mut news = Vec::new();
     for record in records {
         let step = record.map_err(|error| error.to_string()).and_then(|record| {
             let position = record.position;
@@ -235,24 +257,38 @@ fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folde
         });
         let (Record { position, stored_at, .. }, envelope, before, outcome) = match step {
             Ok(folded) => folded,
-            Err(why) => return Folded { batch, paces, halt: Some(why) },
+            Err(why) => return Folded { batch, news, halt: Some(why) },
         };
         log_outcome(position, &envelope, outcome);
         batch.up_to = position;
         if changes_pace(&envelope.event) {
-            paces.push((stored_at, pace(state)));
+            news.push((stored_at, News::Pace(pace(state))));
         }
+        news.extend(who_comes(&envelope.event).map(|server_id| (stored_at, News::Came(server_id))));
         if position > known {
             let changes = projection::of_log(&before, state, position, stored_at, &envelope.event);
             batch.changes.extend(changes.into_iter().map(|change| (position, change)));
         }
     }
-    Folded { batch, paces, halt: None }
+    Folded { batch, news, halt: None }
 }
 
 /// How long servers may be silent, as policy says for as many of them as there are.
 fn pace(state: &State) -> Pace {
     Pace::of(&state.policy.liveness, state.fleet())
+}
+
+/// The server that is there from this event on.
+const fn who_comes(event: &Event) -> Option<ServerId> {
+    if let Event::ServerAdded(ServerAdded { server_id, .. })
+    | Event::ServerJoined(ServerJoined { server_id, .. })
+    | Event::ServerAdopted(ServerAdopted { server_id })
+    | Event::ServerReturned(ServerReturned { server_id, .. }) = event
+    {
+        Some(*server_id)
+    } else {
+        None
+    }
 }
 
 /// Whether servers may be silent for another time than before.

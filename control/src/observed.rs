@@ -1,10 +1,15 @@
 //! What is observed of servers, from their heartbeats: kept in memory, rebuilt from the log's last seconds after a
 //! restart, never part of State.
 //!
-//! Invariant: the only clock is that of `HEARTBEATS`, read in its order. A server is silent when the newest sign of
-//! life of *anyone* (control's own tick included) is later than its own by more than the lease: the one that policy says,
-//! or the one that the server was told, if that is longer. A stopped log silences
-//! nobody: after a pause of the log itself everyone is given a whole lease to be heard again.
+//! Invariants:
+//! - The only clock is that of `HEARTBEATS`, read in its order: a server is silent when the log has run for longer than the
+//!   lease since its last sign of life, by signs of life of *anyone* (control's own tick included). The lease is the one that
+//!   policy says, or the one that the server was told, if that is longer.
+//! - A log that stands still silences nobody. A pause shorter than the lease is not counted, and as much again is given to
+//!   connect in, 2 s at most however often it stood: who is gone is silent once the log has run for a lease and that, also if
+//!   it never runs for long. After a longer pause everyone is given a whole lease, and time to connect, anew.
+//! - It does not matter what the clock of NATS is set to: a step of it looks like a pause of that length. Which sign of life
+//!   is newer is told by run and number.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,13 +20,15 @@ use longwatch_events::policy::Liveness;
 use longwatch_events::position::Position;
 use longwatch_events::time::Timestamp;
 
+use crate::decide::liveness::{Signs, Voice};
+
+mod clock;
+
+use clock::{AHEAD_MS, LogClock, Reading};
+
 /// How often control gives a sign of life, by which the log's clock runs.
 pub const TICK_MS: u32 = 500;
-/// When nobody at all was heard for so long, the log itself stood still. Longer than control's tick and its jitter. An
-/// interval, such a pause and the time to connect again are together shorter than the lease: a pause that is too short
-/// to be noticed silences nobody either.
-const PAUSE_MS: i64 = 750;
-/// After such a pause a worker has to connect again before it can give a sign of life: it has so much more than a lease.
+/// After a pause of the log a worker has to connect again before it can give a sign of life: it has so much more.
 const RETURN_MS: i64 = 2_000;
 
 /// The last that was heard of a server.
@@ -35,7 +42,7 @@ pub struct Seen {
     pub load: Load,
     /// Where it stands in `HEARTBEATS`.
     pub position: Position,
-    /// When the log stored it.
+    /// When the log stored it, by the clock that NATS had then.
     pub at: Timestamp,
 }
 
@@ -75,27 +82,50 @@ pub struct Silence {
 #[derive(Default)]
 pub struct Observed(Mutex<Inner>);
 
+/// A sign of life, and when it came by the log's clock.
+#[derive(Clone, Copy)]
+struct Heard {
+    seen: Seen,
+    heard: Reading,
+    /// When it was heard again after it had been silent.
+    is_back_since: Option<Reading>,
+}
+
 struct Inner {
     pace: Pace,
-    seen: BTreeMap<ServerId, Seen>,
-    /// The first and the newest time the log told, whoever caused it.
-    first: Option<Timestamp>,
-    now: Timestamp,
-    /// By when everyone could be heard again after the log's last pause: nobody is silent before a lease has passed
+    heard: BTreeMap<ServerId, Heard>,
+    clock: LogClock,
+    /// By when everyone could be heard again after the log's last long pause: nobody is silent before a lease has passed
     /// since.
-    went_on: Timestamp,
+    went_on: Reading,
+    /// The lease before it became shorter last, in milliseconds.
+    longer_lease_ms: i64,
+    /// Since when servers are there that have come, or come back, while this process listens.
+    present_since: BTreeMap<ServerId, Reading>,
+    /// What `LOG` told before the first sign of life was heard.
+    early: Early,
     /// Whether everything that stood in the log when this process began to listen has been heard.
     is_live: bool,
+}
+
+/// Moments that the log told before its clock ran here.
+#[derive(Default)]
+struct Early {
+    present_since: BTreeMap<ServerId, Timestamp>,
+    /// When the lease became shorter last, and how long it had been, in milliseconds.
+    shorter: Option<(Timestamp, i64)>,
 }
 
 impl Default for Inner {
     fn default() -> Self {
         Self {
             pace: Pace::of(&Liveness::default(), 0),
-            seen: BTreeMap::new(),
-            first: None,
-            now: Timestamp::UNIX_EPOCH,
-            went_on: Timestamp::UNIX_EPOCH,
+            heard: BTreeMap::new(),
+            clock: LogClock::default(),
+            went_on: Reading::default(),
+            longer_lease_ms: 0,
+            present_since: BTreeMap::new(),
+            early: Early::default(),
             is_live: false,
         }
     }
@@ -106,24 +136,33 @@ impl Observed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The log's clock has come to `at`. It never goes back.
+    /// The next record of `HEARTBEATS` was stored at `at`.
     pub fn tick(&self, at: Timestamp) {
-        let mut inner = self.inner();
-        inner.first.get_or_insert(at);
-        if at.millis_since(inner.now) > PAUSE_MS {
-            inner.went_on = inner.went_on.max(at.plus_millis(RETURN_MS));
-        }
-        inner.now = inner.now.max(at);
+        self.inner().tick(at);
     }
 
-    /// From `at` on, by the log's clock, servers may be silent for so long. Whoever was told to speak less often is given
+    /// From `at` on, by the clock of `LOG`, servers may be silent for so long. Whoever was told to speak less often is given
     /// the time in which it would have spoken; that follows from the log, so a restart does not forget it.
     pub fn set_pace(&self, pace: Pace, at: Timestamp) {
         let mut inner = self.inner();
-        if pace.lease_ms < inner.pace.lease_ms {
-            inner.went_on = inner.went_on.max(at.plus_millis(i64::from(inner.pace.lease_ms)));
+        let before_ms = i64::from(inner.pace.lease_ms);
+        if i64::from(pace.lease_ms) < before_ms {
+            inner.longer_lease_ms = before_ms;
+            match inner.clock.reading_at(at) {
+                Some(reading) => inner.went_on = inner.went_on.later(reading.plus_ran_millis(before_ms)),
+                None => inner.early.shorter = Some((at, before_ms)),
+            }
         }
         inner.pace = pace;
+    }
+
+    /// `server_id` is there since `at`, by the clock of `LOG`: it has come, or come back. It has a lease to be heard.
+    pub fn came(&self, server_id: ServerId, at: Timestamp) {
+        let mut inner = self.inner();
+        match inner.clock.reading_at(at) {
+            Some(reading) => inner.present_since.insert(server_id, reading).map(drop),
+            None => inner.early.present_since.insert(server_id, at).map(drop),
+        };
     }
 
     /// How long servers may be silent.
@@ -143,27 +182,39 @@ impl Observed {
 
     /// A heartbeat, stored at `at`. Duplicates and late ones change nothing but the clock.
     pub fn heartbeat(&self, heartbeat: &ServerHeartbeat, position: Position, at: Timestamp) {
-        self.tick(at);
         let mut inner = self.inner();
-        let known = inner.seen.get(&heartbeat.server_id);
-        let is_late = known.is_some_and(|seen| {
-            at < seen.at || (seen.boot_id == heartbeat.boot_id && heartbeat.sequence <= seen.sequence)
-        });
-        if !is_late {
-            let ServerHeartbeat { boot_id, sequence, load, .. } = *heartbeat;
-            let seen = Seen { boot_id, sequence, load, position, at };
-            inner.seen.insert(heartbeat.server_id, seen);
+        inner.tick(at);
+        let ServerHeartbeat { server_id, boot_id, sequence, load } = *heartbeat;
+        let known = inner.heard.get(&server_id);
+        let is_late =
+            known.is_some_and(|Heard { seen, .. }| seen.boot_id == boot_id && sequence <= seen.sequence);
+        if is_late {
+            return;
         }
+        let heard = inner.clock.reading();
+        let was_silent = inner.is_silent(server_id);
+        let is_back_since =
+            if was_silent { Some(heard) } else { known.and_then(|known| known.is_back_since) };
+        let seen = Seen { boot_id, sequence, load, position, at };
+        inner.heard.insert(server_id, Heard { seen, heard, is_back_since });
     }
 
-    /// The log's clock.
+    /// When the newest record was stored, by the clock that NATS had then. Goes on with that clock, also if it was set
+    /// back: ages of what stands in `LOG` are measured by it.
     pub fn now(&self) -> Timestamp {
-        self.inner().now
+        self.inner().clock.newest().unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
     /// The last that was heard of `server_id` since this process began to listen.
     pub fn seen(&self, server_id: ServerId) -> Option<Seen> {
-        self.inner().seen.get(&server_id).copied()
+        self.inner().heard.get(&server_id).map(|heard| heard.seen)
+    }
+
+    /// How long ago that was, in milliseconds.
+    pub fn age_ms(&self, server_id: ServerId) -> Option<u64> {
+        let inner = self.inner();
+        let heard = inner.heard.get(&server_id)?.heard;
+        u64::try_from(inner.passed_us_since(heard) / 1_000).ok()
     }
 
     /// The revision of the desired set that `server_id` said last it has applied.
@@ -172,137 +223,109 @@ impl Observed {
     }
 
     /// Since when `server_id` is silent, if it is. A server that was never heard of is given a lease from the moment
-    /// this process began to listen.
+    /// this process began to listen, or it came.
     pub fn silent_since(&self, server_id: ServerId) -> Option<Timestamp> {
         self.silence(server_id).map(|silence| silence.since)
     }
 
     /// Whether a sign of life of `server_id` is overdue.
     pub fn is_overdue(&self, server_id: ServerId) -> bool {
-        let inner = self.inner();
-        let overdue_ms = inner.pace.suspect_ms();
-        inner.silence(server_id, overdue_ms).is_some()
+        self.inner().is_overdue(server_id)
     }
 
     /// The silence of `server_id`, if it is silent.
     pub fn silence(&self, server_id: ServerId) -> Option<Silence> {
         let inner = self.inner();
-        let told_ms = inner.seen.get(&server_id).and_then(|seen| seen.load.lease_ms).unwrap_or(0);
-        inner.silence(server_id, inner.pace.lease_ms.max(told_ms).into())
+        let heard = inner.heard.get(&server_id).map(|heard| heard.seen);
+        let since = heard.map_or(inner.clock.first(), |seen| Some(seen.at))?;
+        let last_heartbeat = heard.map(|seen| seen.position);
+        inner.is_silent(server_id).then_some(Silence { last_heartbeat, since })
+    }
+
+    /// By what `server_id` is judged. `None`: nothing was heard of it, and it is not silent yet.
+    pub fn signs(&self, server_id: ServerId) -> Option<Signs> {
+        let inner = self.inner();
+        let voice = inner.voice(server_id);
+        let (last_heartbeat, heard_at, heard) = match (inner.heard.get(&server_id), voice) {
+            (Some(Heard { seen, heard, .. }), _) => (Some(seen.position), seen.at, *heard),
+            (None, Voice::Silent | Voice::Unsteady) => (None, inner.clock.first()?, Reading::default()),
+            (None, Voice::Steady) => return None,
+        };
+        let now = heard_at.plus_micros(inner.passed_us_since(heard));
+        Some(Signs { last_heartbeat, heard_at, now, voice })
     }
 }
 
 impl Inner {
-    fn silence(&self, server_id: ServerId, longer_than_ms: i64) -> Option<Silence> {
-        let seen = self.seen.get(&server_id);
-        let since = seen.map_or(self.first, |seen| Some(seen.at))?;
-        let is_silent = self.now.millis_since(since.max(self.went_on)) > longer_than_ms;
-        is_silent.then_some(Silence { last_heartbeat: seen.map(|seen| seen.position), since })
+    fn tick(&mut self, at: Timestamp) {
+        let is_first = self.clock.newest().is_none();
+        let stood_ms = self.clock.read(at);
+        if is_first {
+            self.begin(at);
+        }
+        if stood_ms >= i64::from(self.pace.lease_ms) {
+            self.go_on();
+        }
+    }
+
+    /// After a long pause everyone has the same time, anew. What `LOG` told of moments to come was told behind the pause,
+    /// and so is now.
+    fn go_on(&mut self) {
+        let now = self.clock.reading();
+        let all_return = now.plus_ran_millis(RETURN_MS);
+        self.went_on = self.went_on.earlier(now.plus_ran_millis(self.longer_lease_ms)).later(all_return);
+        self.present_since.values_mut().for_each(|since| *since = since.earlier(all_return));
+    }
+
+    /// The clock begins to run: what `LOG` told before is put on it.
+    fn begin(&mut self, at: Timestamp) {
+        let Early { present_since, shorter } = std::mem::take(&mut self.early);
+        let clock = self.clock;
+        if let Some((since, before_ms)) = shorter {
+            let left_ms = since.plus_millis(before_ms).millis_since(at).clamp(0, before_ms + AHEAD_MS);
+            self.went_on = clock.reading().plus_ran_millis(left_ms);
+        }
+        self.present_since
+            .extend(present_since.into_iter().filter_map(|(id, since)| Some((id, clock.reading_at(since)?))));
+    }
+
+    const fn passed_us_since(&self, earlier: Reading) -> i64 {
+        self.clock.reading().passed_us.saturating_sub(earlier.passed_us)
+    }
+
+    /// From when on the silence of `server_id` is counted.
+    fn counted_from(&self, server_id: ServerId) -> Reading {
+        let heard = self.heard.get(&server_id).map(|heard| heard.heard).unwrap_or_default();
+        let present = self.present_since.get(&server_id).copied().unwrap_or_default();
+        heard.later(present).later(self.went_on)
+    }
+
+    fn is_silent(&self, server_id: ServerId) -> bool {
+        if self.clock.newest().is_none() {
+            return false;
+        }
+        let told_ms = self.heard.get(&server_id).and_then(|heard| heard.seen.load.lease_ms).unwrap_or(0);
+        let (now, from) = (self.clock.reading(), self.counted_from(server_id));
+        let connects_ms = now.stood_millis_since(from).clamp(0, RETURN_MS);
+        now.ran_millis_since(from) > i64::from(self.pace.lease_ms.max(told_ms)) + connects_ms
+    }
+
+    fn is_overdue(&self, server_id: ServerId) -> bool {
+        let ran_ms = self.clock.reading().ran_millis_since(self.counted_from(server_id));
+        self.clock.newest().is_some() && ran_ms > self.pace.suspect_ms()
+    }
+
+    fn voice(&self, server_id: ServerId) -> Voice {
+        if self.is_silent(server_id) {
+            return Voice::Silent;
+        }
+        let is_back_since = self.heard.get(&server_id).and_then(|heard| heard.is_back_since);
+        let settles_ms = i64::from(self.pace.lease_ms) + RETURN_MS;
+        let has_just_come_back =
+            is_back_since.is_some_and(|since| self.clock.reading().ran_millis_since(since) <= settles_ms);
+        if has_just_come_back || self.is_overdue(server_id) { Voice::Unsteady } else { Voice::Steady }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use longwatch_events::id::{CountingIds, IdSource as _};
-
-    use super::*;
-
-    fn beat(server_id: ServerId, boot_id: BootId, sequence: u64) -> ServerHeartbeat {
-        ServerHeartbeat { server_id, boot_id, sequence, load: Load::default() }
-    }
-
-    /// When control ticks, in milliseconds.
-    fn ticks(from: i64, to: i64) -> impl Iterator<Item = Timestamp> {
-        (from..=to).step_by(TICK_MS as usize).map(Timestamp::from_millis)
-    }
-
-    #[test]
-    fn only_the_logs_clock_silences() {
-        let ids = CountingIds::default();
-        let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
-        let observed = Observed::default();
-        assert_eq!(observed.silent_since(server), None, "nothing was heard of anyone");
-        ticks(1_000, 9_500).for_each(|at| observed.tick(at));
-        observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(10_000));
-        assert_eq!(observed.silent_since(server), None);
-        for at in ticks(10_500, 13_000) {
-            observed.tick(at);
-            assert_eq!(observed.silent_since(server), None);
-        }
-        observed.tick(Timestamp::from_millis(13_001));
-        assert_eq!(observed.silent_since(server), Some(Timestamp::from_millis(10_000)));
-        observed.heartbeat(&beat(server, boot, 2), Position(1), Timestamp::from_millis(13_500));
-        assert_eq!(observed.silent_since(server), None);
-    }
-
-    #[test]
-    fn a_server_may_be_silent_for_as_long_as_it_was_told() {
-        let ids = CountingIds::default();
-        let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
-        let observed = Observed::default();
-        ticks(1_000, 9_500).for_each(|at| observed.tick(at));
-        for (told_ms, lease_ms) in [(9_000, 9_000), (1_000, 3_000)] {
-            let load = Load { lease_ms: Some(told_ms), ..Load::default() };
-            let start = observed.now().plus_millis(i64::from(TICK_MS));
-            let sequence = u64::from(10_000 - told_ms);
-            let heartbeat = ServerHeartbeat { load, ..beat(server, boot, sequence) };
-            observed.heartbeat(&heartbeat, Position(sequence), start);
-            let from = start.as_millis();
-            ticks(from, from + lease_ms).for_each(|at| observed.tick(at));
-            assert_eq!(observed.silent_since(server), None);
-            observed.tick(Timestamp::from_millis(from + lease_ms + 1));
-            assert_eq!(observed.silent_since(server), Some(start));
-        }
-    }
-
-    #[test]
-    fn duplicates_and_late_ones_do_not_count() {
-        let ids = CountingIds::default();
-        let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
-        let observed = Observed::default();
-        ticks(1_000, 9_500).for_each(|at| observed.tick(at));
-        observed.heartbeat(&beat(server, boot, 5), Position(1), Timestamp::from_millis(10_000));
-        for at in ticks(10_500, 13_500) {
-            observed.heartbeat(&beat(server, boot, 5), Position(1), at);
-            observed.heartbeat(&beat(server, boot, 4), Position(1), at);
-        }
-        assert_eq!(observed.seen(server).map(|seen| seen.at), Some(Timestamp::from_millis(10_000)));
-        assert!(observed.silent_since(server).is_some());
-    }
-
-    #[test]
-    fn a_pause_of_the_log_silences_nobody() {
-        let ids = CountingIds::default();
-        let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
-        let observed = Observed::default();
-        observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(1_000));
-        // An hour later the log goes on, and control's tick is the first to get through.
-        let hour = 3_600_000;
-        for at in ticks(hour, hour + 5_000) {
-            observed.tick(at);
-            assert_eq!(observed.silent_since(server), None, "at {at}");
-        }
-        observed.tick(Timestamp::from_millis(hour + 5_001));
-        let silence = Silence { last_heartbeat: Some(Position(1)), since: Timestamp::from_millis(1_000) };
-        assert_eq!(observed.silence(server), Some(silence), "it had its time to come back and did not");
-    }
-
-    #[test]
-    fn a_short_pause_of_the_log_silences_nobody() {
-        let ids = CountingIds::default();
-        let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
-        for pause_ms in (100..4_000).step_by(50) {
-            // Given a log that stands still just when the next heartbeat was due, and a server that is connected again
-            // later than control: after as long again, or what its attempts to connect are apart.
-            let (observed, comes_back_ms) = (Observed::default(), pause_ms.clamp(200, 1_000));
-            ticks(1_000, 9_900).for_each(|at| observed.tick(at));
-            observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(10_000));
-            ticks(10_400, 10_900).for_each(|at| observed.tick(at));
-            let goes_on = 10_999 + pause_ms;
-            for at in ticks(goes_on, goes_on + comes_back_ms) {
-                observed.tick(at);
-                assert_eq!(observed.silent_since(server), None, "a pause of {pause_ms} ms, at {at}");
-            }
-        }
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use longwatch_events::position::Position;
 use tokio::time::sleep;
 
 use crate::decide::disk;
-use crate::decide::liveness::{self, Judgement, Rules, Signs};
+use crate::decide::liveness::{self, Judgement, Rules};
 use crate::service::Service;
 
 /// How often it looks.
@@ -26,7 +26,7 @@ pub async fn run(service: &Service) {
             continue;
         }
         // Whoever is asked tells of it, so every replica looks; only the one that leads says it to the log.
-        let Judgement { events, held } = judge(service);
+        let Judgement { lost, returned, held } = judge(service);
         if held.len() != held_before {
             held_before = held.len();
             report(held_before);
@@ -36,7 +36,7 @@ pub async fn run(service: &Service) {
         if !service.is_leading() {
             continue;
         }
-        for (version, event) in events {
+        for (version, event) in lost.into_iter().chain(returned) {
             append(service, version, event).await;
         }
         for (version, event) in measured(service) {
@@ -67,19 +67,7 @@ fn judge(service: &Service) -> Judgement {
         lease_ms: observed.pace().lease_ms,
         mass_silence_percent: state.policy.liveness.mass_silence_percent.into(),
     };
-    liveness::judge(&state, observed.now(), rules, |server_id| {
-        let seen = observed.seen(server_id);
-        let signs = match (observed.silence(server_id), seen) {
-            (Some(silence), _) => {
-                Signs { last_heartbeat: silence.last_heartbeat, heard_at: silence.since, is_silent: true }
-            }
-            (None, Some(seen)) => {
-                Signs { last_heartbeat: Some(seen.position), heard_at: seen.at, is_silent: false }
-            }
-            (None, None) => return None,
-        };
-        Some(signs)
-    })
+    liveness::judge(&state, observed.now(), rules, |server_id| observed.signs(server_id))
 }
 
 fn report(held: usize) {

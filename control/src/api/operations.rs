@@ -164,8 +164,7 @@ fn measure_servers(service: &Service) {
         let (word, _) = Word::of(server, observed.is_overdue(id));
         *by_state.entry(word).or_default() += 1;
         // Of one that is no part of the system nobody waits to hear.
-        if let Some(seen) = observed.seen(id).filter(|_| server.is_ours()) {
-            let age_ms = u64::try_from(observed.now().millis_since(seen.at)).unwrap_or(0);
+        if let Some(age_ms) = observed.age_ms(id).filter(|_| server.is_ours()) {
             oldest_s = oldest_s.max(Duration::from_millis(age_ms).as_secs_f64());
         }
     }

@@ -1,15 +1,22 @@
 //! Liveness: which servers are lost, which have returned. Pure; what was heard comes from the log's own clock.
 //!
 //! Invariants: a server is judged by its silence against the sign of life of somebody else, never against a machine's
-//! clock, and never before it has been there for a lease; it returns by a sign that is newer than what it was judged by;
-//! when more than a share of all servers falls silent at once the fault is taken for our own, nobody is judged,
-//! and that is said.
+//! clock; it returns by a sign that is newer than what it was judged by; when more than a share of all servers falls silent
+//! at once the fault is taken for our own, nobody is judged, and that is said.
+//!
+//! *At once* is not *in the same moment*. Signs of life have phases, so those who are cut off together fall silent one after
+//! the other, and come back one after the other. So whoever is overdue counts as missing, not only who is silent for a
+//! lease; and who was lost a moment ago; and who has just come back after a silence, until those who were silent with it had
+//! the time to come back, too. Who is really dead is judged then.
 
 use longwatch_events::event::{Event, ServerLost, ServerReturned};
 use longwatch_events::id::ServerId;
 use longwatch_events::position::Position;
-use longwatch_events::state::State;
+use longwatch_events::state::{Lost, State};
 use longwatch_events::time::Timestamp;
+
+/// A server whose last sign of life is so many leases old, or less, was lost a moment ago.
+const LOST_RECENTLY_LEASES: i64 = 3;
 
 /// What is known of one server's signs of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +25,22 @@ pub struct Signs {
     pub last_heartbeat: Option<Position>,
     /// When that was stored, or when the listener began to listen.
     pub heard_at: Timestamp,
-    /// Whether that is longer ago than the lease.
-    pub is_silent: bool,
+    /// What time it is now, counted by the log's clock from `heard_at` on: later than that, whatever the clock of NATS was
+    /// set to since.
+    pub now: Timestamp,
+    /// How it is heard.
+    pub voice: Voice,
+}
+
+/// How a server is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voice {
+    /// As it should be.
+    Steady,
+    /// Its sign of life is overdue, or it is only just back after a silence.
+    Unsteady,
+    /// Not for longer than the lease.
+    Silent,
 }
 
 /// By what is judged.
@@ -27,20 +48,22 @@ pub struct Signs {
 pub struct Rules {
     /// How long a server may be silent, in milliseconds.
     pub lease_ms: u32,
-    /// If a larger share of the servers that are not lost is silent, in percent, nobody is judged.
+    /// If a larger share of the servers is missing at once, in percent, nobody is judged.
     pub mass_silence_percent: u32,
 }
 
 /// What follows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judgement {
-    /// To be appended: each with the version of its server, by server.
-    pub events: Vec<(Position, Event)>,
+    /// To be appended first: each with the version of its server, by server.
+    pub lost: Vec<(Position, Event)>,
+    /// To be appended then, in the same way.
+    pub returned: Vec<(Position, Event)>,
     /// Servers that are silent and not judged, because too many are.
     pub held: Vec<ServerId>,
 }
 
-/// Judges every server of `state` by its `signs`, at `now` of the log's clock.
+/// Judges every server of `state` by its `signs`, at `now` of the clock that these were stored by.
 pub fn judge(
     state: &State,
     now: Timestamp,
@@ -49,43 +72,55 @@ pub fn judge(
 ) -> Judgement {
     let mut judgement = Judgement::default();
     let mut silent = Vec::new();
-    let mut counted = 0;
+    let (mut present, mut missing) = (0, 0);
     for (server_id, server) in state.servers().filter(|(_, server)| server.is_ours()) {
         let heard = signs(server_id);
-        // One that has just come is given the time to be heard first.
-        let is_new = now.millis_since(server.present_since) <= i64::from(rules.lease_ms);
         match (server.lost, heard) {
-            (None, heard) => {
-                counted += 1;
-                silent.extend(
-                    heard
-                        .filter(|heard| heard.is_silent && !is_new)
-                        .map(|heard| (server_id, server.version, heard)),
-                );
+            (None, None) => present += 1,
+            (None, Some(heard)) => {
+                present += 1;
+                missing += usize::from(heard.voice != Voice::Steady);
+                if heard.voice == Voice::Silent {
+                    silent.push((server_id, server.version, heard));
+                }
             }
-            (Some(lost), Some(Signs { last_heartbeat: Some(heartbeat), heard_at, is_silent: false }))
-                if lost.last_heartbeat.map_or(heard_at > lost.heard_at, |last| heartbeat > last) =>
-            {
-                let returned = Event::ServerReturned(ServerReturned { server_id, heartbeat });
-                judgement.events.push((server.version, returned));
+            (Some(lost), heard) => {
+                let is_recent = was_lost_recently(lost, now, rules.lease_ms);
+                present += usize::from(is_recent);
+                missing += usize::from(is_recent);
+                if let Some(heartbeat) = heard.and_then(|heard| shows_life(lost, heard)) {
+                    let returned = Event::ServerReturned(ServerReturned { server_id, heartbeat });
+                    judgement.returned.push((server.version, returned));
+                }
             }
-            (Some(_), _) => {}
         }
     }
-    if silent.len() * 100 > counted * rules.mass_silence_percent as usize {
+    if missing * 100 > present * rules.mass_silence_percent as usize {
         judgement.held = silent.into_iter().map(|(server_id, ..)| server_id).collect();
         return judgement;
     }
     let lost = silent.into_iter().map(|(server_id, version, heard)| {
-        let Signs { last_heartbeat, heard_at, .. } = heard;
+        let Signs { last_heartbeat, heard_at, now: judged_at, .. } = heard;
         let lease_ms = rules.lease_ms;
-        (
-            version,
-            Event::ServerLost(ServerLost { server_id, last_heartbeat, heard_at, judged_at: now, lease_ms }),
-        )
+        (version, Event::ServerLost(ServerLost { server_id, last_heartbeat, heard_at, judged_at, lease_ms }))
     });
-    judgement.events.extend(lost);
+    judgement.lost = lost.collect();
     judgement
+}
+
+/// Whether those who are silent now may have fallen silent together with it. If its time is yet to come, the clock of NATS
+/// was set back since: then nothing is known of when it was.
+fn was_lost_recently(lost: Lost, now: Timestamp, lease_ms: u32) -> bool {
+    let age_ms = now.millis_since(lost.heard_at);
+    (0..=LOST_RECENTLY_LEASES * i64::from(lease_ms)).contains(&age_ms)
+}
+
+/// Where the sign of life stands that shows that a lost server is back: one that is newer than what it was judged by. By its
+/// time also if not by its position: `HEARTBEATS` can be made anew without `LOG`, and then begins anew.
+fn shows_life(lost: Lost, heard: Signs) -> Option<Position> {
+    let heartbeat = heard.last_heartbeat.filter(|_| heard.voice != Voice::Silent)?;
+    let is_behind = lost.last_heartbeat.is_some_and(|last| heartbeat > last);
+    (is_behind || heard.heard_at > lost.heard_at).then_some(heartbeat)
 }
 
 #[cfg(test)]
@@ -130,9 +165,13 @@ mod tests {
         state
     }
 
-    fn heard(position: u64, is_silent: bool) -> Signs {
-        let heard_at = Timestamp::from_millis(if is_silent { 96_000 } else { 99_500 });
-        Signs { last_heartbeat: Some(Position(position)), heard_at, is_silent }
+    fn heard(position: u64, voice: Voice) -> Signs {
+        let heard_at = Timestamp::from_millis(match voice {
+            Voice::Silent => 96_000,
+            Voice::Unsteady => 98_400,
+            Voice::Steady => 99_500,
+        });
+        Signs { last_heartbeat: Some(Position(position)), heard_at, now: NOW, voice }
     }
 
     fn judge_by(state: &State, signs: &BTreeMap<ServerId, Signs>) -> Judgement {
@@ -143,72 +182,124 @@ mod tests {
     fn a_silent_server_is_lost_once_and_returns_by_a_newer_sign_only() {
         let mut state = servers(3);
         let mut signs = BTreeMap::from([
-            (server(1), heard(7, true)),
-            (server(2), heard(9, false)),
-            (server(3), heard(8, false)),
+            (server(1), heard(7, Voice::Silent)),
+            (server(2), heard(9, Voice::Steady)),
+            (server(3), heard(8, Voice::Steady)),
         ]);
         let judgement = judge_by(&state, &signs);
-        let [(version, Event::ServerLost(lost))] = &judgement.events[..] else { panic!("{judgement:?}") };
+        let [(version, Event::ServerLost(lost))] = &judgement.lost[..] else { panic!("{judgement:?}") };
         assert_eq!((lost.server_id, lost.last_heartbeat), (server(1), Some(Position(7))));
         assert_eq!(*version, state.server(server(1)).unwrap().version);
 
-        happen(&mut state, &judgement.events[0].1);
+        happen(&mut state, &judgement.lost[0].1);
         assert_eq!(judge_by(&state, &signs), Judgement::default(), "it is judged once");
-        signs.insert(server(1), heard(7, false));
+        signs.insert(server(1), Signs { heard_at: lost.heard_at, ..heard(7, Voice::Steady) });
         assert_eq!(
             judge_by(&state, &signs),
             Judgement::default(),
             "the sign it was judged by does not bring it back"
         );
-        signs.insert(server(1), heard(12, false));
+        signs.insert(server(1), heard(12, Voice::Steady));
         let judgement = judge_by(&state, &signs);
         assert!(
-            matches!(&judgement.events[..], [(_, Event::ServerReturned(e))] if e.heartbeat == Position(12))
+            matches!(&judgement.returned[..], [(_, Event::ServerReturned(e))] if e.heartbeat == Position(12))
         );
-        happen(&mut state, &judgement.events[0].1);
+        happen(&mut state, &judgement.returned[0].1);
         assert!(state.server(server(1)).unwrap().is_assignable());
     }
 
     #[test]
-    fn who_has_just_come_is_given_a_lease() {
-        let mut state = servers(2);
-        let unheard =
-            Signs { last_heartbeat: None, heard_at: Timestamp::from_millis(50_000), is_silent: true };
-        let signs = BTreeMap::from([(server(1), unheard), (server(2), heard(9, false))]);
-        let present_since = state.server(server(1)).unwrap().present_since;
-        let judge_at = |state: &State, ms| {
-            judge(state, present_since.plus_millis(ms), RULES, |id| signs.get(&id).copied())
+    fn a_sign_that_is_newer_by_position_or_by_time_brings_back() {
+        let lost_by = |last_heartbeat: Option<u64>, heard_at| Lost {
+            last_heartbeat: last_heartbeat.map(Position),
+            heard_at: Timestamp::from_millis(heard_at),
         };
-        assert_eq!(judge_at(&state, 3_000), Judgement::default());
-        let judgement = judge_at(&state, 3_001);
-        let [(_, lost)] = &judgement.events[..] else { panic!("{judgement:?}") };
-        // And a sign from before the one who judged listened does not bring it back.
-        happen(&mut state, lost);
-        let older = Signs {
-            last_heartbeat: Some(Position(3)),
-            heard_at: Timestamp::from_millis(49_000),
-            is_silent: false,
+        let sign = |position, heard_at| Signs {
+            heard_at: Timestamp::from_millis(heard_at),
+            ..heard(position, Voice::Steady)
         };
-        let newer = Signs { heard_at: Timestamp::from_millis(50_001), ..older };
-        let returns =
-            |sign: Signs| judge(&state, NOW, RULES, |id| (id == server(1)).then_some(sign)).events.len();
-        assert_eq!((returns(older), returns(newer)), (0, 1));
+        for (lost, sign, is_back) in [
+            (lost_by(Some(1_000), 50_000), sign(1_000, 50_000), false),
+            (lost_by(Some(1_000), 50_000), sign(999, 49_000), false),
+            (lost_by(Some(1_000), 50_000), sign(1_001, 50_001), true),
+            // `HEARTBEATS` was made anew; the clock of NATS was set back.
+            (lost_by(Some(1_000), 50_000), sign(3, 60_000), true),
+            (lost_by(Some(1_000), 50_000), sign(1_001, 40_000), true),
+            // The one who judged had heard nothing since it listens.
+            (lost_by(None, 50_000), sign(3, 49_000), false),
+            (lost_by(None, 50_000), sign(3, 50_001), true),
+        ] {
+            assert_eq!(shows_life(lost, sign).is_some(), is_back, "{lost:?} {sign:?}");
+            let silent = Signs { voice: Voice::Silent, ..sign };
+            let unsteady = Signs { voice: Voice::Unsteady, ..sign };
+            assert_eq!(shows_life(lost, silent), None);
+            assert_eq!(shows_life(lost, unsteady).is_some(), is_back);
+        }
+    }
+
+    /// How many of so many servers are lost and held, of which so many are silent and so many unsteady.
+    fn judged(count: u8, silent: u8, unsteady: u8) -> (usize, usize) {
+        let voice = |n| match n {
+            n if n <= silent => Voice::Silent,
+            n if n <= silent + unsteady => Voice::Unsteady,
+            _ => Voice::Steady,
+        };
+        let signs = (1..=count).map(|n| (server(n), heard(n.into(), voice(n)))).collect();
+        let Judgement { lost, held, .. } = judge_by(&servers(count), &signs);
+        (lost.len(), held.len())
     }
 
     #[test]
     fn silence_of_more_than_the_share_judges_nobody() {
-        let state = servers(4);
-        let mut signs: BTreeMap<_, _> = (1..=4).map(|n| (server(n), heard(n.into(), n <= 2))).collect();
-        assert_eq!(judge_by(&state, &signs).events.len(), 2, "half is not more than half");
-        signs.insert(server(3), heard(3, true));
-        let judgement = judge_by(&state, &signs);
-        assert_eq!((judgement.events.len(), judgement.held.len()), (0, 3));
+        assert_eq!(judged(4, 2, 0), (2, 0), "half is not more than half");
+        assert_eq!(judged(4, 3, 0), (0, 3));
+        assert_eq!(judged(2, 1, 0), (1, 0));
+        assert_eq!(judged(4, 1, 1), (1, 0));
+        assert_eq!(judged(100, 5, 5), (5, 0));
+        // The first slice of a mass silence, and what is left of it when the others are just back.
+        assert_eq!(judged(12, 1, 11), (0, 1));
+        assert_eq!(judged(12, 3, 5), (0, 3));
+        assert_eq!(judged(12, 3, 3), (3, 0));
     }
 
     #[test]
     fn who_is_alone_is_never_lost() {
-        let state = servers(1);
-        let signs = BTreeMap::from([(server(1), heard(1, true))]);
-        assert_eq!(judge_by(&state, &signs).held, [server(1)]);
+        assert_eq!(judged(1, 1, 0), (0, 1));
+    }
+
+    #[test]
+    fn who_was_lost_a_moment_ago_counts_as_silent_at_once() {
+        // Given ten servers of which four are lost, and then two more fall silent.
+        let lose = |heard_at| {
+            let mut state = servers(10);
+            for n in 1..=4 {
+                let heard_at = Timestamp::from_millis(heard_at);
+                let lost = ServerLost {
+                    server_id: server(n),
+                    last_heartbeat: None,
+                    heard_at,
+                    judged_at: heard_at.plus_millis(3_001),
+                    lease_ms: RULES.lease_ms,
+                };
+                happen(&mut state, &Event::ServerLost(lost));
+            }
+            state
+        };
+        let signs = |silent| {
+            let voice = |n| if n <= silent { Voice::Silent } else { Voice::Steady };
+            (5..=10).map(|n| (server(n), heard(n.into(), voice(n)))).collect::<BTreeMap<_, _>>()
+        };
+        let count = |heard_at, silent| {
+            let Judgement { lost, held, .. } = judge_by(&lose(heard_at), &signs(silent));
+            (lost.len(), held.len())
+        };
+        // When the four were lost just now, six of ten are too many; five are not.
+        assert_eq!(count(NOW.as_millis() - 9_000, 6), (0, 2));
+        assert_eq!(count(NOW.as_millis() - 9_000, 5), (1, 0));
+        // When it was long ago, two of six are not; four are.
+        assert_eq!(count(NOW.as_millis() - 9_001, 6), (2, 0));
+        assert_eq!(count(NOW.as_millis() - 9_001, 8), (0, 4));
+        // When the clock was set back since, it may have been long ago.
+        assert_eq!(count(NOW.as_millis() + 1_000, 6), (2, 0));
     }
 }

@@ -12,7 +12,9 @@ use std::rc::Rc;
 
 use longwatch_control::decide::command::{self, Command};
 use longwatch_control::observed::{Observed, Pace, TICK_MS};
-use longwatch_events::event::{ControlTicked, Event};
+use longwatch_events::event::{
+    ControlTicked, Event, ServerAdded, ServerAdopted, ServerJoined, ServerReturned,
+};
 use longwatch_events::fold;
 use longwatch_events::id::{BootId, EventId, ServerId, TenantId};
 use longwatch_events::position::Position;
@@ -272,6 +274,9 @@ impl Replica {
             env.note(format_args!("r{} begins with State at {}", self.index, state.position));
             let pace = Pace::of(&state.policy.liveness, state.fleet());
             process.observed.set_pace(pace, Timestamp::UNIX_EPOCH);
+            for (server_id, server) in state.servers() {
+                process.observed.came(server_id, server.present_since);
+            }
             process.state = state;
         }
         if process.state.position >= ends.log {
@@ -342,6 +347,13 @@ impl Replica {
         let pace = Pace::of(&process.state.policy.liveness, process.state.fleet());
         if pace != process.observed.pace() {
             process.observed.set_pace(pace, record.stored_at);
+        }
+        if let Event::ServerAdded(ServerAdded { server_id, .. })
+        | Event::ServerJoined(ServerJoined { server_id, .. })
+        | Event::ServerAdopted(ServerAdopted { server_id })
+        | Event::ServerReturned(ServerReturned { server_id, .. }) = &record.event
+        {
+            process.observed.came(*server_id, record.stored_at);
         }
         self.rows.log = self.rows.log.max(record.position);
     }

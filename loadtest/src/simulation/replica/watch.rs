@@ -2,7 +2,7 @@
 
 use longwatch_control::decide::command::{self, Command};
 use longwatch_control::decide::disk;
-use longwatch_control::decide::liveness::{self, Judgement, Rules, Signs};
+use longwatch_control::decide::liveness::{self, Judgement, Rules};
 use longwatch_events::event::{Event, ServerDiskMeasured};
 use longwatch_events::id::ServerId;
 use longwatch_events::position::Position;
@@ -37,11 +37,11 @@ impl Replica {
         {
             return;
         }
-        let Judgement { mut events, held } = judge(process);
+        let Judgement { lost, returned, held } = judge(process);
         if !held.is_empty() {
             env.see(Seen::MassSilenceHeld);
         }
-        events.extend(measured(process));
+        let events: Vec<_> = lost.into_iter().chain(returned).chain(measured(process)).collect();
         for (version, event) in events {
             let draft = self.draft(env, event, Some(version));
             self.call(env, Purpose::Judgement, vec![draft]);
@@ -147,19 +147,7 @@ fn judge(process: &Process) -> Judgement {
         lease_ms: observed.pace().lease_ms,
         mass_silence_percent: process.state.policy.liveness.mass_silence_percent.into(),
     };
-    liveness::judge(&process.state, observed.now(), rules, |server_id| {
-        match (observed.silence(server_id), observed.seen(server_id)) {
-            (Some(silence), _) => Some(Signs {
-                last_heartbeat: silence.last_heartbeat,
-                heard_at: silence.since,
-                is_silent: true,
-            }),
-            (None, Some(seen)) => {
-                Some(Signs { last_heartbeat: Some(seen.position), heard_at: seen.at, is_silent: false })
-            }
-            (None, None) => None,
-        }
-    })
+    liveness::judge(&process.state, observed.now(), rules, |server_id| observed.signs(server_id))
 }
 
 /// What the log is to be told of archives.
