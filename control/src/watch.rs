@@ -1,13 +1,20 @@
 //! The shell around liveness: looks several times a second at what was heard, appends what [`crate::decide::liveness`]
-//! says of servers and [`crate::decide::disk`] of their archives. Any number of replicas may run it: an append is conditional on the server's version.
+//! says of servers and [`crate::decide::disk`] of their archives. Any number of replicas may run it: an append is conditional
+//! on the server's version.
+//!
+//! Invariant: who is lost is said first, all of one look together, so that one plan sees them all; and never by a look that
+//! is older than a second. A sign of life changes no version, so nothing else keeps a replica that stood still from
+//! appending what was right before.
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream;
 use longwatch_events::event::{Event, ServerDiskMeasured};
 use longwatch_events::id::EventId;
-use longwatch_events::log;
+use longwatch_events::log::{self, MAX_ATOMIC_ENTRIES};
 use longwatch_events::position::Position;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::decide::disk;
 use crate::decide::liveness::{self, Judgement, Rules};
@@ -15,38 +22,43 @@ use crate::service::Service;
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// What was not appended so long after the look is judged anew.
+const FRESH_FOR: Duration = Duration::from_secs(1);
+/// So many events are appended at once.
+const AT_ONCE: usize = 64;
+/// So many archives are told of after one look: they are not urgent, and the next look is soon.
+const MEASURES_PER_LOOK: usize = 32;
+
+/// An event of one server, with the version that its server must still have.
+type Said = (Position, Event);
 
 /// Watches over the servers for ever.
 pub async fn run(service: &Service) {
-    let mut held_before = 0;
     loop {
         sleep(LOOK_EVERY).await;
         let caught_up = service.progress().borrow().caught_up;
-        if !caught_up || !service.observed().is_live() || service.halted().is_some() {
-            continue;
-        }
-        // Whoever is asked tells of it, so every replica looks; only the one that leads says it to the log.
-        let Judgement { lost, returned, held } = judge(service);
-        if held.len() != held_before {
-            held_before = held.len();
-            report(held_before);
-            service.set_held(held_before);
-        }
-        metrics::gauge!("longwatch_servers_held").set(u32::try_from(held_before).unwrap_or(u32::MAX));
-        if !service.is_leading() {
-            continue;
-        }
-        for (version, event) in lost.into_iter().chain(returned) {
-            append(service, version, event).await;
-        }
-        for (version, event) in measured(service) {
-            append(service, version, event).await;
+        if caught_up && service.observed().is_live() && service.halted().is_none() {
+            look(service).await;
         }
     }
 }
 
-/// What the log is to be told of the archives of servers: each with the version of its server.
-fn measured(service: &Service) -> Vec<(Position, Event)> {
+/// Looks once, and says what there is to say.
+async fn look(service: &Service) {
+    let fresh_until = Instant::now() + FRESH_FOR;
+    // Whoever is asked tells of it, so every replica looks; only the one that leads says it to the log.
+    let Judgement { lost, returned, held } = judge(service);
+    report_held(service, held.len());
+    if !service.is_leading() {
+        return;
+    }
+    append_together(service, lost, fresh_until).await;
+    append_each(service, returned, fresh_until).await;
+    append_each(service, measured(service), fresh_until).await;
+}
+
+/// What the log is to be told of the archives of servers.
+fn measured(service: &Service) -> Vec<Said> {
     let (state, observed) = (service.state(), service.observed());
     let min_percent = state.policy.min_disk_free_percent;
     let up = state.servers().filter(|(_, server)| server.is_assignable());
@@ -57,7 +69,7 @@ fn measured(service: &Service) -> Vec<(Position, Event)> {
         disk::is_news(server.disk_free_percent, free_percent, min_percent)
             .then_some((server.version, Event::ServerDiskMeasured(measured)))
     });
-    news.collect()
+    news.take(MEASURES_PER_LOOK).collect()
 }
 
 fn judge(service: &Service) -> Judgement {
@@ -70,7 +82,13 @@ fn judge(service: &Service) -> Judgement {
     liveness::judge(&state, observed.now(), rules, |server_id| observed.signs(server_id))
 }
 
-fn report(held: usize) {
+fn report_held(service: &Service, held: usize) {
+    let held_before = service.held();
+    metrics::gauge!("longwatch_servers_held").set(u32::try_from(held).unwrap_or(u32::MAX));
+    service.set_held(held);
+    if held == held_before {
+        return;
+    }
     if held == 0 {
         tracing::info!("servers are heard again as usual");
     } else {
@@ -81,24 +99,93 @@ fn report(held: usize) {
     }
 }
 
-async fn append(service: &Service, version: Position, event: Event) {
-    if let Event::ServerLost(lost) = &event {
-        tracing::warn!(server_id = %lost.server_id, heard_at = %lost.heard_at, "a server is lost");
-        metrics::counter!("longwatch_servers_lost_total").increment(1);
-    } else if let Event::ServerReturned(returned) = &event {
-        tracing::info!(server_id = %returned.server_id, "a server is back");
-    }
-    let event_id = EventId::generate(service.ids());
-    match service.append("system", event_id, event, Some(version)).await {
-        // Folded before the next look, so that nothing is judged twice.
-        Ok(position) => {
-            if let Err(error) = service.folded(position).await {
-                tracing::warn!(%error, "the judgement is not folded yet");
+/// Appends all of `said` right behind each other, if it can, and waits until they are folded.
+async fn append_together(service: &Service, mut said: Vec<Said>, fresh_until: Instant) {
+    while !said.is_empty() {
+        let others = said.split_off(said.len().min(MAX_ATOMIC_ENTRIES));
+        let batch = std::mem::replace(&mut said, others);
+        if batch.len() > 1 {
+            let events = batch
+                .iter()
+                .map(|(version, event)| (EventId::generate(service.ids()), event.clone(), Some(*version)));
+            let appending = service.append_atomically("system", events.collect());
+            match in_time(fresh_until, appending).await {
+                Some(Ok(position)) => {
+                    batch.iter().for_each(|(_, event)| tell(event));
+                    folded(service, position).await;
+                    continue;
+                }
+                // Of one of them something else was said meanwhile: that is no reason to keep quiet of the others.
+                Some(Err(log::Error::Conflict { .. } | log::Error::Refused(_))) => {}
+                Some(Err(error @ log::Error::Unavailable(_))) => {
+                    return tracing::warn!(%error, "servers are judged anew");
+                }
+                None => return,
             }
+        }
+        append_each(service, batch, fresh_until).await;
+    }
+}
+
+/// Appends each of `said`, and waits until they are folded, so that nothing is said twice.
+async fn append_each(service: &Service, said: Vec<Said>, fresh_until: Instant) {
+    let appending = said.into_iter().map(|(version, event)| append(service, version, event, fresh_until));
+    let positions: Vec<_> = stream::iter(appending).buffer_unordered(AT_ONCE).collect().await;
+    if let Some(position) = positions.into_iter().flatten().max() {
+        folded(service, position).await;
+    }
+}
+
+async fn append(
+    service: &Service,
+    version: Position,
+    event: Event,
+    fresh_until: Instant,
+) -> Option<Position> {
+    let event_id = EventId::generate(service.ids());
+    match in_time(fresh_until, service.append("system", event_id, event.clone(), Some(version))).await? {
+        Ok(position) => {
+            tell(&event);
+            return Some(position);
         }
         Err(log::Error::Conflict { .. }) => {
             tracing::debug!("the server changed meanwhile, or another replica was first")
         }
-        Err(error) => tracing::warn!(%error, "a judgement is repeated"),
+        Err(error @ (log::Error::Unavailable(_) | log::Error::Refused(_))) => {
+            tracing::warn!(%error, "a server is judged anew")
+        }
+    }
+    None
+}
+
+/// What comes of an append, if it is not too late to begin it and it is answered in time.
+async fn in_time<T>(fresh_until: Instant, appending: impl Future<Output = T>) -> Option<T> {
+    // A future that is ready at once is polled first: the process may have stood still since the look.
+    let appended =
+        if Instant::now() < fresh_until { timeout_at(fresh_until, appending).await.ok() } else { None };
+    if appended.is_none() {
+        tracing::warn!(
+            "a judgement is too old to be appended, or not known to stand in the log: servers are judged anew"
+        );
+    }
+    appended
+}
+
+async fn folded(service: &Service, position: Position) {
+    if let Err(error) = service.folded(position).await {
+        tracing::warn!(%error, "the judgement is not folded yet");
     }
 }
+
+/// Says what stands in the log now.
+fn tell(event: &Event) {
+    if let Event::ServerLost(lost) = event {
+        tracing::warn!(server_id = %lost.server_id, heard_at = %lost.heard_at, "a server is lost");
+        metrics::counter!("longwatch_servers_lost_total").increment(1);
+    } else if let Event::ServerReturned(returned) = event {
+        tracing::info!(server_id = %returned.server_id, "a server is back");
+    }
+}
+
+#[cfg(test)]
+mod tests;
