@@ -11,7 +11,8 @@
 //! more over virtual time are the shells around them, which decide nothing; and cameras, disks and the network.
 //!
 //! What a run takes for granted:
-//! - The log's clock runs evenly. That of a new leader of NATS may be wrong by less than the margin of the lease.
+//! - The log's clock runs evenly, but for when it is set: back by anything, or forward by a second or more. By less it may be
+//!   wrong within the margin of the lease.
 //! - A worker connects within two seconds after its way to NATS, or NATS itself, is there again.
 //! - A replica looks where the log ends before it appends anything, or lets anybody in, after NATS was away.
 //!

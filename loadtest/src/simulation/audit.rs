@@ -114,10 +114,9 @@ impl Audit {
 
     /// Whether a server has let go of what serves one client, now that control takes it for lost. It may have come back
     /// since it was judged.
-    fn check_lease(&self, before: &State, lost: &ServerLost) -> Checked {
+    fn check_lease(&self, before: &State, lost: &ServerLost, judged_at: Timestamp) -> Checked {
         let mut held = before.index().roster(lost.server_id).copies().map(|copy| key_of(&copy));
-        match held.find(|key| self.session(lost.server_id, *key).is_some_and(|since| since < lost.judged_at))
-        {
+        match held.find(|key| self.session(lost.server_id, *key).is_some_and(|since| since < judged_at)) {
             None => Ok(()),
             Some(key) => Err((
                 Invariant::OneSession,
@@ -201,7 +200,8 @@ impl Audit {
             self.planned(env, nats, record, plan);
         }
         if let Event::ServerLost(lost) = &record.event {
-            env.check(self.check_lease(&before, lost));
+            let judged_at = nats.heard_at(record);
+            env.check(self.check_lease(&before, lost, judged_at));
             env.check(check_what_if(&before, self.state(), lost, record.stored_at));
         }
     }

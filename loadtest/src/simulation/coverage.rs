@@ -59,6 +59,18 @@ seen! {
     NatsStoppedLong,
     /// NATS came back with an older store.
     NatsRolledBack,
+    /// NATS stood still for a second again and again.
+    NatsStuttered,
+    /// The clock of NATS was set back.
+    NatsClockSetBack,
+    /// The clock of NATS was set forward.
+    NatsClockSetForward,
+    /// More servers than the share fell silent together for longer than a lease, and were heard again.
+    ManyWorkersSilent,
+    /// A server was judged lost while NATS stood still again and again.
+    LostWhileStuttering,
+    /// A server was judged lost that was heard last before the clock of NATS was set back.
+    LostAfterSetBack,
     /// A heartbeat came late.
     HeartbeatLate,
     /// A heartbeat was lost.
@@ -85,6 +97,8 @@ seen! {
     RollbackNoticed,
     /// A server was judged lost.
     ServerLost,
+    /// Several servers were judged lost in one look.
+    LostTogether,
     /// A server was judged lost after it had been heard again.
     JudgedLate,
     /// A lost server returned.

@@ -54,6 +54,12 @@ pub(super) enum Ending {
     NatsStop {
         roll_back: bool,
     },
+    /// NATS stands still again, so many times more.
+    Stutter {
+        times: u32,
+    },
+    /// Those who fell silent together are about to be heard again.
+    ManySilent,
     /// An operator starts all control replicas anew, after a rollback.
     RestartAll,
 }

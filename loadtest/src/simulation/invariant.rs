@@ -21,6 +21,11 @@ pub enum Invariant {
     OneSession,
     /// A server that is alive and connected is never judged lost.
     NoFalseExpiry,
+    /// Of servers that fall silent together, more than the share that policy says, none is judged lost, neither while they are
+    /// silent nor while they come back.
+    MassSilenceSpares,
+    /// A server that is gone is judged in time, unless too many are: however the log stumbles, or its clock is set.
+    GoneIsNoticed,
     /// No plan makes a server hold more than it may.
     Capacity,
     /// No camera is placed where a more important one could have been that waits.

@@ -29,19 +29,25 @@ pub(super) struct Draft {
     pub(super) expected_last: Option<Position>,
     /// Up to where its writer had folded the log.
     pub(super) folded: Position,
+    /// Up to where it had read `HEARTBEATS`.
+    pub(super) heard: Position,
 }
 
 /// Something that stands in the log.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) position: Position,
+    /// By the clock that NATS has.
     pub(super) stored_at: Timestamp,
+    /// What time it really was.
+    pub(super) really_at: Timestamp,
     pub(super) subject: String,
     pub(super) id: EventId,
     pub(super) event: Event,
     /// Of what is read as bytes by somebody.
     pub(super) payload: Bytes,
     pub(super) folded: Position,
+    pub(super) heard: Position,
 }
 
 /// Why nothing was appended.
@@ -62,6 +68,13 @@ pub(super) struct Appended {
     pub(super) records: Vec<Rc<Stored>>,
 }
 
+/// What time it is.
+#[derive(Clone, Copy)]
+struct Now {
+    stored_at: Timestamp,
+    really_at: Timestamp,
+}
+
 #[derive(Default)]
 struct Stream {
     records: Vec<Rc<Stored>>,
@@ -71,6 +84,10 @@ struct Stream {
 
 pub(super) struct Nats {
     pub(super) is_up: bool,
+    /// How wrong its clock is, in milliseconds.
+    pub(super) clock_ms: i64,
+    /// The latest time it told.
+    latest: Timestamp,
     streams: BTreeMap<LogStream, Stream>,
     /// Who plans, and until when.
     planner: Option<(BootId, Timestamp)>,
@@ -89,11 +106,12 @@ impl Stream {
         self.records.get(usize::try_from(position.0).ok()?.checked_sub(1)?)
     }
 
-    fn push(&mut self, draft: &Draft, subject: String, payload: Bytes, now: Timestamp) -> Rc<Stored> {
-        let Draft { id, ref event, folded, .. } = *draft;
+    fn push(&mut self, draft: &Draft, subject: String, payload: Bytes, now: Now) -> Rc<Stored> {
+        let Draft { id, ref event, folded, heard, .. } = *draft;
+        let Now { stored_at, really_at } = now;
         let position = self.end().next();
         let event = event.clone();
-        let stored = Stored { position, stored_at: now, subject, id, event, payload, folded };
+        let stored = Stored { position, stored_at, really_at, subject, id, event, payload, folded, heard };
         let stored = Rc::new(stored);
         self.note(&stored);
         self.records.push(Rc::clone(&stored));
@@ -109,7 +127,7 @@ impl Stream {
 impl Nats {
     pub(super) fn new() -> Self {
         let streams = LogStream::ALL.into_iter().map(|stream| (stream, Stream::default())).collect();
-        Self { is_up: true, streams, planner: None }
+        Self { is_up: true, clock_ms: 0, latest: Timestamp::UNIX_EPOCH, streams, planner: None }
     }
 
     fn stream(&self, stream: LogStream) -> &Stream {
@@ -147,6 +165,9 @@ impl Nats {
                 return Err(Refused::Conflict);
             }
         }
+        let now = Now { stored_at: now.plus_millis(self.clock_ms), really_at: now };
+        self.latest = self.latest.max(now.stored_at);
+        let stream = self.stream_mut(log_stream);
         let push = |draft: &Draft| {
             let payload = match log_stream {
                 LogStream::Log | LogStream::Assignments => encode(&envelope(draft)),
@@ -179,8 +200,20 @@ impl Nats {
 
     /// Behind which position stands what was stored at `at` or later.
     pub(super) fn since(&self, stream: LogStream, at: Timestamp) -> Position {
-        let older = self.stream(stream).records.partition_point(|record| record.stored_at < at);
+        let records = &self.stream(stream).records;
+        let older = records.iter().position(|record| record.stored_at >= at).unwrap_or(records.len());
         Position(older as u64)
+    }
+
+    /// By how much the latest time that stands in it is ahead of its clock, at `now`, in milliseconds.
+    pub(super) fn set_back_ms(&self, now: Timestamp) -> i64 {
+        self.latest.millis_since(now.plus_millis(self.clock_ms)).max(0)
+    }
+
+    /// When it really was that the newest sign of life was stored that the writer of `record` had heard.
+    pub(super) fn heard_at(&self, record: &Stored) -> Timestamp {
+        let heard = self.get(LogStream::Heartbeats, record.heard);
+        heard.map_or(record.really_at, |heard| heard.really_at)
     }
 
     /// The newest record under a subject.
@@ -234,10 +267,10 @@ impl Nats {
         is_free
     }
 
-    /// Forgets everything that was stored at `from` or later.
+    /// Forgets everything that was stored at `from`, really, or later.
     pub(super) fn roll_back(&mut self, from: Timestamp) {
         for stream in self.streams.values_mut() {
-            let keep = stream.records.partition_point(|record| record.stored_at < from);
+            let keep = stream.records.partition_point(|record| record.really_at < from);
             let records = std::mem::take(&mut stream.records);
             *stream = Stream::default();
             for record in records.into_iter().take(keep) {

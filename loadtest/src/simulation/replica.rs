@@ -150,6 +150,17 @@ impl Replica {
         }
     }
 
+    /// Whether nothing keeps it from judging.
+    pub(super) fn is_well(&self) -> bool {
+        let is_there =
+            self.process.as_ref().is_some_and(|process| process.decides() && process.observed.is_live());
+        is_there
+            && self.paused.is_none()
+            && self.link == Link::UP
+            && self.slow_ms == 0
+            && !self.is_before_rollback
+    }
+
     pub(super) fn name(&self) -> String {
         format!("r{}", self.index)
     }
@@ -421,8 +432,9 @@ impl Replica {
     }
 
     fn draft(&self, env: &mut Env, event: Event, expected_last: Option<Position>) -> Draft {
-        let folded = self.process.as_ref().map_or(Position::START, |process| process.state.position);
-        Draft { id: env.event_id(), event, time: env.now, expected_last, folded }
+        let ends = self.process.as_ref().map(|process| (process.state.position, process.heartbeats));
+        let (folded, heard) = ends.unwrap_or_default();
+        Draft { id: env.event_id(), event, time: env.now, expected_last, folded, heard }
     }
 
     /// A sign of life, which lets the log's clock run, and a look at whether the log is still the one that was folded.
@@ -505,7 +517,8 @@ impl Replica {
         let Some(call) = self.process.as_mut().and_then(|process| process.calls.get_mut(&number)) else {
             return;
         };
-        if call.tries < TRIES {
+        // A judgement is made anew rather than said later.
+        if call.tries < TRIES && !matches!(call.purpose, Purpose::Judgement) {
             call.tries += 1;
             self.send_call(env, number);
         } else {
@@ -515,10 +528,10 @@ impl Replica {
 
     fn answered(&mut self, env: &mut Env, number: u64, result: Result<Position, Refused>) {
         let Some(process) = &mut self.process else { return };
-        let Some(Call { purpose, .. }) = process.calls.remove(&number) else { return };
+        let Some(Call { purpose, drafts, .. }) = process.calls.remove(&number) else { return };
         match purpose {
             Purpose::Plan { basis, last_plan } => self.plan_answered(env, basis, last_plan, result),
-            Purpose::Judgement => self.judgement_answered(env, number, result),
+            Purpose::Judgement => self.judgement_answered(env, (number, drafts), result),
             Purpose::Publication { server_id, revision, folded, pace } => {
                 self.set_answered(env, server_id, (revision, folded, pace), result);
             }

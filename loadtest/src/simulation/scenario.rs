@@ -23,9 +23,12 @@ pub(super) enum Fault {
     ReplicaCutOff,
     ReplicaSlow,
     ManyWorkersCrash,
+    ManyWorkersSilent,
     NatsStop,
     NatsStopLong,
     NatsRollback,
+    NatsStutter,
+    NatsClockSet,
     // Of single messages.
     PauseBeforeAppend,
     PauseBeforeFold,
@@ -41,7 +44,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 31] = [
         Self::WorkerCrash,
         Self::WorkerPause,
         Self::WorkerMute,
@@ -56,9 +59,12 @@ impl Fault {
         Self::ReplicaCutOff,
         Self::ReplicaSlow,
         Self::ManyWorkersCrash,
+        Self::ManyWorkersSilent,
         Self::NatsStop,
         Self::NatsStopLong,
         Self::NatsRollback,
+        Self::NatsStutter,
+        Self::NatsClockSet,
         Self::PauseBeforeAppend,
         Self::PauseBeforeFold,
         Self::KillBeforeAppend,
@@ -77,7 +83,11 @@ impl Fault {
         match self {
             Self::NatsStopLong => 15,
             Self::NatsRollback => 12,
-            Self::NatsStop | Self::ManyWorkersCrash => 30,
+            Self::NatsStop
+            | Self::NatsStutter
+            | Self::NatsClockSet
+            | Self::ManyWorkersCrash
+            | Self::ManyWorkersSilent => 30,
             Self::WorkerCrash
             | Self::WorkerPause
             | Self::WorkerMute

@@ -385,7 +385,7 @@ impl Worker {
 
     fn draft(&self, env: &mut Env, event: Event) -> Draft {
         let (id, time) = (env.event_id(), self.wall_clock(env));
-        Draft { id, event, time, expected_last: None, folded: Position::START }
+        Draft { id, event, time, expected_last: None, folded: Position::START, heard: Position::START }
     }
 
     fn join(&mut self, env: &mut Env) {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 mod calm;
 mod fate;
+mod liveness;
 
 use super::audit::Audit;
 use super::cameras::Cameras;
@@ -26,15 +27,12 @@ use super::replica::{Link, Replica};
 use super::scenario::{Fault, Scenario};
 use super::trace::Trace;
 use super::worker::Worker;
+use liveness::Liveness;
 
 /// When every run begins: 2026-11-23T08:00:00Z.
 const START: Timestamp = Timestamp::from_millis(1_795_420_800_000);
 /// Between two looks at what takes time to go wrong, in milliseconds.
 const WATCH_EVERY_MS: i64 = 1_000;
-/// A server that is well may be silent for so much longer than the lease: it has to connect first.
-const CONNECTS_WITHIN_MS: i64 = 2_500;
-/// A judgement that is appended so much later than it was made is a late one.
-const LATE_MS: i64 = 1_000;
 
 pub(super) struct World {
     pub(super) env: Env,
@@ -43,6 +41,7 @@ pub(super) struct World {
     workers: Vec<Worker>,
     cameras: Cameras,
     pub(super) audit: Audit,
+    liveness: Liveness,
     /// What waits for NATS to be there again.
     parked: Vec<(Party, Run, Message)>,
     is_stopped_long: bool,
@@ -73,6 +72,7 @@ impl World {
             workers,
             cameras: Cameras::default(),
             audit: Audit::new(START),
+            liveness: Liveness::default(),
             parked: Vec::new(),
             is_stopped_long: false,
             nats_started_at: START,
@@ -351,9 +351,10 @@ impl World {
 
     fn stored(&mut self, record: &Rc<Stored>) {
         self.note(record);
+        self.note_liveness(record);
         self.audit.stored(&mut self.env, &self.nats, record);
         if let Event::ServerLost(lost) = &record.event {
-            self.check_loss(lost);
+            self.check_loss(record, lost);
         }
         if let Event::AssignmentsPublished(set) = &record.event {
             self.tell_server(set.server_id, &Message::Told(record.payload.clone()));
@@ -408,23 +409,6 @@ impl World {
             self.env.note(format_args!("{} stands at {}", record.subject, record.position));
         } else {
             self.env.note(format_args!("{}: {:?}", record.position, record.event));
-        }
-    }
-
-    /// Nobody who is alive and connected is judged lost.
-    fn check_loss(&mut self, lost: &longwatch_events::event::ServerLost) {
-        let late_ms = self.env.now.millis_since(lost.judged_at);
-        let Some(worker) = self.workers.iter().find(|worker| worker.listens(lost.server_id)) else { return };
-        let Some(well_since) = worker.well_since else { return };
-        let well_ms = lost.judged_at.millis_since(well_since);
-        let present_since = self.audit.state().server(lost.server_id).map(|server| server.present_since);
-        let is_new =
-            present_since.is_some_and(|since| lost.judged_at.millis_since(since) <= i64::from(lost.lease_ms));
-        if is_new || well_ms > i64::from(lost.lease_ms) + CONNECTS_WITHIN_MS {
-            let what = format!("s{} was well for {well_ms} ms: {lost:?}", worker.index);
-            self.env.broken(Invariant::NoFalseExpiry, what);
-        } else if late_ms > LATE_MS {
-            self.env.see(Seen::JudgedLate);
         }
     }
 
@@ -483,6 +467,7 @@ impl World {
             }
         }
         self.audit.check_sessions(&mut self.env);
+        self.watch_over_gone();
         if self.calm_since.is_some() {
             self.watch_calm();
         }

@@ -29,7 +29,7 @@ impl Audit {
         }
         let before = self.told.insert(set.server_id, told.clone()).unwrap_or_default();
         for key in before.difference(&told) {
-            self.untold.insert((set.server_id, *key), record.stored_at);
+            self.untold.insert((set.server_id, *key), record.really_at);
         }
     }
 

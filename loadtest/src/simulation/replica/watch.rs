@@ -1,5 +1,7 @@
 //! Judging servers, measuring disks, letting workers in: `control::{watch, join}` over virtual time.
 
+use std::rc::Rc;
+
 use longwatch_control::decide::command::{self, Command};
 use longwatch_control::decide::disk;
 use longwatch_control::decide::liveness::{self, Judgement, Rules};
@@ -12,7 +14,7 @@ use super::{Process, Purpose, Replica};
 use crate::simulation::coverage::Seen;
 use crate::simulation::env::Env;
 use crate::simulation::happening::{Alarm, Happening, Message, Party, Reply, Run};
-use crate::simulation::nats::Refused;
+use crate::simulation::nats::{Draft, Refused};
 use crate::simulation::worker::claim;
 
 /// How often it looks, in milliseconds.
@@ -41,16 +43,31 @@ impl Replica {
         if !held.is_empty() {
             env.see(Seen::MassSilenceHeld);
         }
-        let events: Vec<_> = lost.into_iter().chain(returned).chain(measured(process)).collect();
-        for (version, event) in events {
-            let draft = self.draft(env, event, Some(version));
-            self.call(env, Purpose::Judgement, vec![draft]);
-            let Some(process) = &mut self.process else { return };
-            process.judging.insert(process.made_calls, None);
+        let measured = measured(process);
+        let draft = |env: &mut Env, (version, event)| self.draft(env, event, Some(version));
+        let lost: Vec<_> = lost.into_iter().map(|said| draft(env, said)).collect();
+        let others: Vec<_> = returned.into_iter().chain(measured).map(|said| draft(env, said)).collect();
+        if lost.len() > 1 {
+            env.see(Seen::LostTogether);
         }
+        if !lost.is_empty() {
+            self.say(env, lost);
+        }
+        others.into_iter().for_each(|draft| self.say(env, vec![draft]));
     }
 
-    pub(super) fn judgement_answered(&mut self, env: &mut Env, call: u64, result: Result<Position, Refused>) {
+    fn say(&mut self, env: &mut Env, drafts: Vec<Draft>) {
+        self.call(env, Purpose::Judgement, drafts);
+        let Some(process) = &mut self.process else { return };
+        process.judging.insert(process.made_calls, None);
+    }
+
+    pub(super) fn judgement_answered(
+        &mut self,
+        env: &mut Env,
+        (call, drafts): (u64, Rc<Vec<Draft>>),
+        result: Result<Position, Refused>,
+    ) {
         let Some(process) = &mut self.process else { return };
         match result {
             Ok(position) if position > process.state.position => {
@@ -62,6 +79,13 @@ impl Replica {
             Err(Refused::Conflict | Refused::Torn) => {
                 env.see(Seen::JudgementConflict);
                 process.judging.remove(&call);
+                // Of one of them something else was said meanwhile: that is no reason to keep quiet of the others.
+                if drafts.len() > 1 {
+                    for draft in drafts.iter() {
+                        let id = env.event_id();
+                        self.say(env, vec![Draft { id, ..draft.clone() }]);
+                    }
+                }
             }
         }
     }

@@ -21,7 +21,8 @@ impl World {
         let policy = self.audit.state().policy;
         let longest_s =
             policy.failback.stable_s.max(policy.rebalance.stable_s).max(policy.moves.retry_after_s);
-        let quiet_for_ms = i64::from(longest_s) * 1_000 + QUIET_FOR_MS;
+        // What happened before the clock of NATS was set back waits for so much longer.
+        let quiet_for_ms = i64::from(longest_s) * 1_000 + QUIET_FOR_MS + self.liveness.ahead_ms;
         let quiet_ms = self.env.now.millis_since(self.audit.moved_at.max(calm_since));
         if quiet_ms > quiet_for_ms {
             self.finish();

@@ -12,6 +12,9 @@ use crate::simulation::happening::{Alarm, Ending, Happening, Message, Party};
 use crate::simulation::replica::{Doom, Link};
 use crate::simulation::scenario::Fault;
 
+/// How long NATS stands still while it stutters, and how often it does, in milliseconds.
+const STUTTER_MS: i64 = 1_100;
+const STUTTER_EVERY_MS: i64 = 4_100;
 /// While NATS stands still for an hour, faults come so much less often.
 const LONG_STOP_SLOWER: i64 = 60;
 /// Between two attempts to connect, after the first and at most: as workers do it.
@@ -40,6 +43,7 @@ impl World {
         match fault {
             Fault::WorkerCrash => self.crash_worker(worker, ms),
             Fault::ManyWorkersCrash => self.crash_many(ms),
+            Fault::ManyWorkersSilent => self.silence_many(),
             Fault::WorkerPause => self.pause_worker(worker, ms),
             Fault::WorkerMute => self.cut_worker(worker, Link { to_nats: false, ..Link::UP }, ms),
             Fault::WorkerDeaf => self.cut_worker(worker, Link { from_nats: false, ..Link::UP }, ms),
@@ -78,6 +82,13 @@ impl World {
                 self.replicas[replica].slow_ms = self.env.random.spread(100, 6_000);
                 self.env.after(ms, Happening::Over(Ending::Slow(replica)));
             }
+            Fault::NatsClockSet => self.set_clock_of_nats(),
+            Fault::NatsStutter => {
+                // Somebody dies meanwhile, and must be noticed all the same.
+                self.crash_worker(worker, 60_000);
+                let times = self.env.random.count(4..=12);
+                self.stutter(times);
+            }
             Fault::NatsStop => self.stop_nats(Seen::NatsStopped, ms.min(20_000), false),
             Fault::NatsStopLong => {
                 let ms = self.env.random.number(600_000..=3_600_000);
@@ -105,6 +116,7 @@ impl World {
         self.env.see(Seen::WorkerCrashed);
         self.env.note(format_args!("s{worker} is killed for {ms} ms"));
         self.workers[worker].kill(&mut self.env, &mut self.audit);
+        self.something_else_befalls(worker);
         self.env.after(ms, Happening::Start(Party::Worker(worker)));
     }
 
@@ -123,10 +135,16 @@ impl World {
         self.env.see(Seen::WorkerPaused);
         self.env.note(format_args!("s{worker} is paused for {ms} ms"));
         self.workers[worker].pause(&self.env, &mut self.audit);
+        self.something_else_befalls(worker);
         self.env.after(ms, Happening::Resume(Party::Worker(worker)));
     }
 
     fn cut_worker(&mut self, worker: usize, link: Link, ms: i64) {
+        self.something_else_befalls(worker);
+        self.cut(worker, link, ms);
+    }
+
+    pub(super) fn cut(&mut self, worker: usize, link: Link, ms: i64) {
         self.env.see(match link {
             Link { to_nats: false, from_nats: false } => Seen::WorkerCutOff,
             Link { to_nats: false, from_nats: true } => Seen::WorkerMute,
@@ -173,6 +191,25 @@ impl World {
         }
     }
 
+    /// NATS stands still for a second again and again.
+    pub(super) fn stutter(&mut self, times: u32) {
+        if times == 0 || self.env.is_calm {
+            return;
+        }
+        self.note_stutter();
+        self.stop_nats(Seen::NatsStuttered, STUTTER_MS, false);
+        self.env.after(STUTTER_EVERY_MS, Happening::Over(Ending::Stutter { times: times - 1 }));
+    }
+
+    /// The clock of NATS is set: back at most by what a calm may last.
+    fn set_clock_of_nats(&mut self) {
+        let by_ms = self.env.random.one_of([-60_000, -20_000, -3_000, -600, -20, 1_000, 5_000, 3_600_000]);
+        self.env.see(if by_ms < 0 { Seen::NatsClockSetBack } else { Seen::NatsClockSetForward });
+        self.env.note(format_args!("the clock of NATS is set by {by_ms} ms"));
+        self.nats.clock_ms += by_ms;
+        self.note_clock_of_nats(by_ms);
+    }
+
     fn stop_nats(&mut self, seen: Seen, ms: i64, roll_back: bool) {
         if !self.nats.is_up {
             return;
@@ -191,6 +228,7 @@ impl World {
             return;
         }
         self.nats.is_up = true;
+        self.note_pause_of_nats();
         self.nats_started_at = self.env.now;
         self.is_stopped_long = false;
         if roll_back {
@@ -236,7 +274,7 @@ impl World {
         let end = self.nats.ends().log.0;
         let lost = u64::from(self.env.random.count(1..=25)).min(end.saturating_sub(3));
         let first_lost = Position(end - lost + 1);
-        let Some(from) = self.nats.get(LogStream::Log, first_lost).map(|record| record.stored_at) else {
+        let Some(from) = self.nats.get(LogStream::Log, first_lost).map(|record| record.really_at) else {
             return;
         };
         self.nats.roll_back(from);
@@ -279,6 +317,8 @@ impl World {
             Ending::Slow(replica) => self.replicas[replica].slow_ms = 0,
             Ending::Disk(worker) => self.workers[worker].free_percent = 60,
             Ending::NatsStop { roll_back } => self.start_nats(roll_back),
+            Ending::Stutter { times } => self.stutter(times),
+            Ending::ManySilent => self.many_are_heard_again(),
             Ending::RestartAll => self.restart_all(),
         }
     }
@@ -287,11 +327,13 @@ impl World {
     pub(super) fn calm(&mut self) {
         self.env.is_calm = true;
         self.calm_since = Some(self.env.now);
+        self.liveness.ahead_ms = self.nats.set_back_ms(self.env.now);
         self.env.note(format_args!("calm begins"));
         self.start_nats(false);
         for key in self.cameras.keys() {
             self.over(Ending::Camera(key));
         }
+        self.many_are_heard_again();
         for worker in 0..self.workers.len() {
             self.over(Ending::Link(Party::Worker(worker)));
             self.over(Ending::Disk(worker));
