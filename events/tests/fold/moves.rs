@@ -295,7 +295,7 @@ fn a_camera_for_one_client_has_no_recorder_while_it_moves_and_others_have_two() 
 /// A camera on the first server, which is lost, and nobody has room.
 fn left_with_the_first() -> (State, Assignment) {
     let (mut state, _) = folded(&recorded_on(FIRST));
-    let before = *copy(&state, 0).assignment().unwrap();
+    let before = *copy(&state, 0).assignment().expect("it is recorded");
     assert_eq!(apply(&mut state, &lost(FIRST)), Outcome::Applied);
     planned(&mut state, Decision::Unplace { reason: UnplacedReason::NoCapacity });
     (state, before)
