@@ -86,7 +86,7 @@ impl World {
             Fault::NatsStutter => {
                 // Somebody dies meanwhile, and must be noticed all the same.
                 self.crash_worker(worker, 60_000);
-                let times = self.env.random.count(4..=12);
+                let times = self.env.random.count(6..=16);
                 self.stutter(times);
             }
             Fault::NatsStop => self.stop_nats(Seen::NatsStopped, ms.min(20_000), false),

@@ -30,7 +30,7 @@ const RETURN_MS: i64 = 2_000;
 /// While NATS stumbles the log runs for less than the time that NATS is there: those who let it run have to connect.
 const STUMBLES: i64 = 2;
 /// Looking, appending, and the time between two looks of the world.
-const JUDGED_WITHIN_MS: i64 = 5_000;
+const JUDGED_WITHIN_MS: i64 = 2_500;
 /// For so long after NATS last stood still for a second it stumbles.
 const STUMBLED_MS: i64 = 6_000;
 
