@@ -209,7 +209,7 @@ impl Drill {
         for (camera_id, takeover) in &takeovers.cameras {
             let server = takeover.planned.map(|planned| planned.server_id.to_string());
             let server = server.and_then(|id| self.cluster.server_with(&id));
-            let ends = Ends::of(self.id, takeover, footage.of(*camera_id));
+            let ends = Ends::of(self.id, killed_at, takeover, footage.of(*camera_id));
             table.push(Camera {
                 name: self.names.get(camera_id).context("a camera that was not listed")?.clone(),
                 server: server.map(|server| self.cluster.worker(server).name().to_owned()),
@@ -259,11 +259,10 @@ struct Ends {
 }
 
 impl Ends {
-    fn of(lost: ServerId, takeover: &Takeover, stretches: &[Stretch]) -> Self {
+    fn of(lost: ServerId, killed_at: Timestamp, takeover: &Takeover, stretches: &[Stretch]) -> Self {
         let planned = takeover.planned;
-        // What the server records once it is back has a later epoch.
-        let is_old =
-            |one: &&Stretch| one.server_id == lost && planned.is_none_or(|planned| one.epoch < planned.epoch);
+        // Once it is back the server records again: at first what it had, until it is told that others have it.
+        let is_old = |one: &&Stretch| one.server_id == lost && one.start < killed_at;
         let is_new = |one: &&Stretch| {
             planned.is_some_and(|planned| one.server_id == planned.server_id && one.epoch == planned.epoch)
         };
@@ -327,4 +326,41 @@ async fn watch(
         watched?;
     }
     Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use longwatch_events::id::CountingIds;
+    use longwatch_events::position::Epoch;
+
+    use super::*;
+    use crate::system::takeover::Planned;
+
+    #[test]
+    fn what_a_kill_costs_lies_between_the_dead_servers_last_frame_and_the_new_ones_first() {
+        // Given a camera that two servers recorded, and the first one again under both epochs once it was back,
+        let ids = CountingIds::default();
+        let (old, new) = (ServerId::generate(&ids), ServerId::generate(&ids));
+        let at = Timestamp::from_millis;
+        let stretch = |server_id, epoch, frames: std::ops::Range<u64>| {
+            let time = |frame| at(i64::try_from(frame * FRAME_MS).unwrap());
+            let (start, end) = (time(frames.start), time(frames.end));
+            Stretch { server_id, epoch: Epoch(epoch), start, end, frames: frames.collect() }
+        };
+        let stretches = [
+            stretch(old, 3, 0..50),
+            stretch(old, 3, 50..100),
+            stretch(new, 7, 200..400),
+            stretch(old, 3, 220..230),
+            stretch(old, 9, 350..500),
+        ];
+        let planned = Some(Planned { at: at(7_000), server_id: new, epoch: Epoch(7) });
+        let takeover = Takeover { planned, ..Takeover::default() };
+        // then neither its late frames nor those it got back hide what is missing.
+        let ends = Ends::of(old, at(4_100), &takeover, &stretches);
+        assert_eq!(ends.last, Some((99, at(4_000))));
+        assert_eq!(ends.lost_ms(), Some(100 * 40));
+        let nobody = Ends::of(old, at(4_100), &Takeover::default(), &stretches);
+        assert_eq!((nobody.last, nobody.lost_ms()), (Some((99, at(4_000))), None));
+    }
 }
