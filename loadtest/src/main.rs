@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "info,async_nats=error,longwatch_events=error".into()),
+                .unwrap_or_else(|_| "info,async_nats=error,longwatch_events=error,mp4_atom=error".into()),
         )
         .with_writer(std::io::stderr)
         .init();

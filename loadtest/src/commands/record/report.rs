@@ -19,7 +19,8 @@ pub(super) fn print(measured: &Measured) {
         recorded.all.as_secs_f64(),
     );
     println!(
-        "  recorder                     CPU-s/GB  x floor  % of a core  KiB per camera  frames lost (worst camera)"
+        "  {:<31} {:>8} {:>8} {:>11} {:>14}  frames lost (worst camera)",
+        "recorder", "CPU-s/GB", "x floor", "% of a core", "KiB per camera"
     );
     let lines = [("floor: read and write at 200 ms", Some(floor)), ("Longwatch's worker", Some(worker))];
     for (name, cost) in lines.into_iter().chain([("ffmpeg -c copy, one each", ffmpeg.as_ref())]) {
@@ -53,7 +54,7 @@ fn line(name: &str, cost: &Cost, floor: &Cost, cameras: u32) -> String {
         },
     );
     format!(
-        "{name:<31} {:>5.2} {:>8.1} {:>12.1} {:>15.0}  {frames}",
+        "{name:<31} {:>8.2} {:>8.1} {:>11.1} {:>14.0}  {frames}",
         cost.cpu_s_per_gb(),
         cost.cpu_s_per_gb() / floor.cpu_s_per_gb(),
         percent(cost),
