@@ -18,6 +18,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
 use longwatch_events::assignment::AssignmentSet;
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::Event;
@@ -41,6 +42,8 @@ const VERIFY_AT_ONCE: usize = 50;
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// What stands there is read for so many servers before their sets are made.
 const SERVERS_AT_ONCE: usize = 200;
+/// So many of them are asked about, or told, at once: one after the other, thousands would wait for each other's answers.
+const REQUESTS_AT_ONCE: usize = 32;
 
 /// What was found when a server was looked at last.
 struct Looked {
@@ -122,12 +125,15 @@ impl Publisher {
     }
 
     async fn publish_to(&mut self, service: &Service, servers: &[ServerId]) -> Result<(), CommandError> {
+        let reading =
+            servers.to_vec().into_iter().map(|id| async move { (id, read_standing(service, id).await) });
+        let mut reading = stream::iter(reading).buffer_unordered(REQUESTS_AT_ONCE);
         let mut standing = BTreeMap::new();
-        for server_id in servers {
-            match read_standing(service, *server_id).await {
+        while let Some((server_id, found)) = reading.next().await {
+            match found {
                 Ok(mut found) => {
-                    found.applied(service.observed().applied(*server_id));
-                    standing.insert(*server_id, found);
+                    found.applied(service.observed().applied(server_id));
+                    standing.insert(server_id, found);
                 }
                 Err(error) => tracing::warn!(%server_id, %error, "what stands there cannot be read"),
             }
@@ -142,8 +148,12 @@ impl Publisher {
             });
             (state.position, desired.collect())
         };
-        for (server_id, standing, desired) in desired {
-            match publish_if_changed(service, server_id, position, &desired, &standing).await {
+        let publishing = desired.into_iter().map(|(server_id, standing, desired)| async move {
+            (server_id, publish_if_changed(service, server_id, position, &desired, &standing).await)
+        });
+        let mut publishing = stream::iter(publishing).buffer_unordered(REQUESTS_AT_ONCE);
+        while let Some((server_id, published)) = publishing.next().await {
+            match published {
                 Ok((revision, unopened)) => {
                     let looked =
                         Looked { position, pace, revision, unopened, at: Instant::now(), nudged_at: None };
