@@ -42,6 +42,8 @@ pub(super) struct World {
     cameras: Cameras,
     pub(super) audit: Audit,
     liveness: Liveness,
+    /// No fault begins before this.
+    quiet_until: Timestamp,
     /// What waits for NATS to be there again.
     parked: Vec<(Party, Run, Message)>,
     is_stopped_long: bool,
@@ -73,6 +75,7 @@ impl World {
             cameras: Cameras::default(),
             audit: Audit::new(START),
             liveness: Liveness::default(),
+            quiet_until: START,
             parked: Vec::new(),
             is_stopped_long: false,
             nats_started_at: START,

@@ -27,7 +27,9 @@ impl World {
             return;
         }
         let known: Vec<_> = self.env.scenario.faults.iter().copied().collect();
-        if let Some(fault) = self.env.random.pick(&known) {
+        if self.env.now >= self.quiet_until
+            && let Some(fault) = self.env.random.pick(&known)
+        {
             self.strike(fault);
         }
         let slower = if self.is_stopped_long { LONG_STOP_SLOWER } else { 1 };
@@ -87,6 +89,8 @@ impl World {
                 // Somebody dies meanwhile, and must be noticed all the same.
                 self.crash_worker(worker, 60_000);
                 let times = self.env.random.count(6..=16);
+                // Nothing else begins to go wrong until it is over.
+                self.quiet_until = self.env.now.plus_millis(i64::from(times) * STUTTER_EVERY_MS);
                 self.stutter(times);
             }
             Fault::NatsStop => self.stop_nats(Seen::NatsStopped, ms.min(20_000), false),

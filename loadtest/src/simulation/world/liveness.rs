@@ -249,15 +249,17 @@ impl World {
 
     /// Whether so many servers are not there, or not for long, that control may not judge.
     fn are_many_missing(&self, state: &longwatch_events::state::State) -> bool {
+        let settles_ms = self.liveness.longest_lease_ms + RETURN_MS + CONNECTS_WITHIN_MS;
+        let recent_ms = 3 * self.liveness.longest_lease_ms + RETURN_MS;
         let is_settled = |id| {
             self.workers.iter().any(|worker| {
                 let well_since = worker.well_since.filter(|_| worker.listens(id));
-                well_since.is_some_and(|since| self.env.now.millis_since(since) > SETTLED_MS)
+                well_since.is_some_and(|since| self.env.now.millis_since(since) > settles_ms)
             })
         };
         let was_lost_recently = |id| {
             let lost_at = self.liveness.lost_at.get(&id);
-            lost_at.is_some_and(|at| self.env.now.millis_since(*at) < SETTLED_MS)
+            lost_at.is_some_and(|at| self.env.now.millis_since(*at) < recent_ms)
         };
         let (mut present, mut missing) = (0, 0);
         for (id, server) in state.servers().filter(|(_, server)| server.is_ours()) {
