@@ -75,15 +75,18 @@ const LOG: &[(&str, Outcome)] = &[
     ("server.detached.v1.remove", Outcome::Applied),
     ("plan.made.v1.takeover", Outcome::Applied),
     ("plan.made.v1.labels", Outcome::Applied),
+    ("camera.added.v1.latency", Outcome::Applied),
+    ("camera.changed.v1.latency", Outcome::Applied),
 ];
 
 /// The State that follows from them. It changes only with [`State`] itself: whoever adds a field there writes the new
 /// hash here, in the same commit, and says so.
-const CONTENT_HASH: &str = "fd0f381fa05de3d57d08619220b1d0248f734d4115291fdbfa4ce07d4a2a43e6";
+const CONTENT_HASH: &str = "3d75f613f685ff95a92870d5669052d221398bc9e5f5a040c893663f8ecdc05f";
 
 /// The samples of other log streams.
 const OTHERS: &[&str] = &[
     "assignments.published.v1",
+    "assignments.published.v1.latency",
     "assignments.published.v1.lease",
     "assignments.published.v1.minimal",
     "camera.backlogged.v1",
@@ -93,6 +96,7 @@ const OTHERS: &[&str] = &[
     "recording.reported.v1.causes",
     "recording.reported.v1.lease_expired",
     "server.heartbeat.v1",
+    "server.heartbeat.v1.lease",
     "server.heartbeat.v1.minimal",
 ];
 

@@ -19,8 +19,13 @@ impl World {
         let Some(calm_since) = self.calm_since else { return };
         self.revive();
         let policy = self.audit.state().policy;
-        let longest_s =
-            policy.failback.stable_s.max(policy.rebalance.stable_s).max(policy.moves.retry_after_s);
+        let waits_s = [
+            policy.failback.stable_s,
+            policy.rebalance.stable_s,
+            policy.moves.retry_after_s,
+            policy.moves.timeout_s,
+        ];
+        let longest_s = waits_s.into_iter().max().unwrap_or_default();
         // What happened before the clock of NATS was set back waits for so much longer.
         let quiet_for_ms = i64::from(longest_s) * 1_000 + QUIET_FOR_MS + self.liveness.ahead_ms;
         let quiet_ms = self.env.now.millis_since(self.audit.moved_at.max(calm_since));
