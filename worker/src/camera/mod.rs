@@ -282,6 +282,14 @@ impl Camera {
                 break Some(failure);
             }
         };
+        // Whoever is told to stop was last looked at a tick ago: what has come since belongs to the recording.
+        if failure.is_none()
+            && !take.resting
+            && let Some(received) = session.next().now_or_never()
+            && let Err(last) = self.take_turn(received, &mut session, &mut take)
+        {
+            tracing::debug!(error = %last.detail, "the session failed as it was ended");
+        }
         if let Some(pieces) = take.recorder.as_mut().map(Recorder::interrupt) {
             self.send(&mut take, pieces);
         }
