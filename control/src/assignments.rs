@@ -125,8 +125,7 @@ impl Publisher {
     }
 
     async fn publish_to(&mut self, service: &Service, servers: &[ServerId]) -> Result<(), CommandError> {
-        let reading =
-            servers.to_vec().into_iter().map(|id| async move { (id, read_standing(service, id).await) });
+        let reading = servers.iter().copied().map(|id| async move { (id, read_standing(service, id).await) });
         let mut reading = stream::iter(reading).buffer_unordered(REQUESTS_AT_ONCE);
         let mut standing = BTreeMap::new();
         while let Some((server_id, found)) = reading.next().await {
