@@ -21,8 +21,7 @@ fn took_effect(state: &mut State, position: Position, at: Timestamp, entry: &Pla
         return false;
     }
     let epoch = Epoch::from(position);
-    let now_on = state.copy(key).and_then(|(_, copy)| copy.assignment()).map(|now_on| now_on.server_id);
-    let is_lost = now_on.and_then(|id| state.servers.get(&id)).is_some_and(|server| server.lost.is_some());
+    let is_lost = matches!(entry.decision, Decision::Unplace { .. }) && is_with_lost_server(state, key);
     let changed = camera::change(state, position, key, |copy| match entry.decision {
         Decision::Assign { server_id, reason } => {
             assign(copy, Assignment { server_id, epoch, since: at, reason })
@@ -49,6 +48,12 @@ fn may_record(state: &State, key: CopyKey, decision: &Decision) -> bool {
         others.any(|(_, copy)| copy.servers().any(|server| server == server_id))
     });
     is_assignable && !has_another
+}
+
+/// Whether a copy has a server that is lost.
+fn is_with_lost_server(state: &State, key: CopyKey) -> bool {
+    let now_on = state.copy(key).and_then(|(_, copy)| copy.assignment());
+    now_on.and_then(|now_on| state.servers.get(&now_on.server_id)).is_some_and(|server| server.lost.is_some())
 }
 
 /// A copy that was [left](CameraCopy::left_with) with its server, now that this has returned: it never was elsewhere.
