@@ -11,7 +11,7 @@ use longwatch_events::log;
 use longwatch_events::log::jetstream::Lease;
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::service::Service;
 
@@ -31,7 +31,9 @@ pub async fn run(service: &Service, client: &Client, replicas: usize) {
     let mut last_answer = Instant::now();
     let mut behind = Behind::default();
     loop {
-        let end = service.log().end(LogStream::Log).await.unwrap_or_default();
+        // If nobody says where it ends, nobody can say that it has not been folded; and the lease does not wait for that.
+        let end = timeout(TRY_EVERY, service.log().end(LogStream::Log)).await;
+        let end = end.ok().and_then(Result::ok).unwrap_or_default();
         let could_act =
             could_act(service) && !behind.is_stuck(service.progress().borrow().log, end, Instant::now());
         match hold(&mut lease, could_act, service, client, replicas).await {
