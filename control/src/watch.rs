@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream;
-use longwatch_events::event::{Event, ServerDiskMeasured};
+use longwatch_events::event::Event;
 use longwatch_events::id::EventId;
 use longwatch_events::log::{self, MAX_ATOMIC_ENTRIES};
 use longwatch_events::position::Position;
@@ -60,16 +60,8 @@ async fn look(service: &Service) {
 /// What the log is to be told of the archives of servers.
 fn measured(service: &Service) -> Vec<Said> {
     let (state, observed) = (service.state(), service.observed());
-    let min_percent = state.policy.min_disk_free_percent;
-    let up = state.servers().filter(|(_, server)| server.is_assignable());
-    let news = up.filter_map(|(server_id, server)| {
-        let seen = observed.seen(server_id)?;
-        let free_percent = disk::free_percent(seen.load.disk_free_bytes, seen.load.disk_total_bytes)?;
-        let measured = ServerDiskMeasured { server_id, heartbeat: seen.position, free_percent };
-        disk::is_news(server.disk_free_percent, free_percent, min_percent)
-            .then_some((server.version, Event::ServerDiskMeasured(measured)))
-    });
-    news.take(MEASURES_PER_LOOK).collect()
+    let heard = |server_id| observed.seen(server_id).map(|seen| (seen.position, seen.load));
+    disk::news(&state, heard).take(MEASURES_PER_LOOK).collect()
 }
 
 fn judge(service: &Service) -> Judgement {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use longwatch_control::decide::command::{self, Command};
 use longwatch_control::decide::disk;
 use longwatch_control::decide::liveness::{self, Judgement, Rules};
-use longwatch_events::event::{Event, ServerDiskMeasured};
+use longwatch_events::event::Event;
 use longwatch_events::id::ServerId;
 use longwatch_events::position::Position;
 use longwatch_events::state::Membership;
@@ -177,16 +177,8 @@ fn judge(process: &Process) -> Judgement {
 /// What the log is to be told of archives.
 fn measured(process: &Process) -> Vec<(Position, Event)> {
     let Process { state, observed, .. } = process;
-    let min_percent = state.policy.min_disk_free_percent;
-    let up = state.servers().filter(|(_, server)| server.is_assignable());
-    let news = up.filter_map(|(server_id, server)| {
-        let seen = observed.seen(server_id)?;
-        let free_percent = disk::free_percent(seen.load.disk_free_bytes, seen.load.disk_total_bytes)?;
-        let measured = ServerDiskMeasured { server_id, heartbeat: seen.position, free_percent };
-        disk::is_news(server.disk_free_percent, free_percent, min_percent)
-            .then_some((server.version, Event::ServerDiskMeasured(measured)))
-    });
-    news.collect()
+    let heard = |server_id| observed.seen(server_id).map(|seen| (seen.position, seen.load));
+    disk::news(state, heard).collect()
 }
 
 /// The next step of letting a worker in: what is to be appended, or what it is told.
