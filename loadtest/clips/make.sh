@@ -38,3 +38,31 @@ ff -f lavfi -i "$(noisy 320x180 2)" -t 4 \
    -c:v libx264 -preset medium -profile:v main -bf 2 -b_strategy 0 -g 25 -keyint_min 25 -sc_threshold 0 -flags +cgop \
    -b:v 150k -maxrate 150k -bufsize 150k \
    -map_metadata -1 -fflags +bitexact -movflags +faststart h264-bframes.mp4
+
+# Another size than the small clip, to change to in mid-stream.
+ff -f lavfi -i "$(noisy 480x270 2)" -t 4 \
+   -c:v libx264 -preset medium -profile:v high -bf 0 -g 25 -keyint_min 25 -sc_threshold 0 \
+   -b:v 200k -maxrate 200k -bufsize 200k \
+   -map_metadata -1 -fflags +bitexact -movflags +faststart h264-wide.mp4
+
+# One keyframe in 12 s.
+ff -f lavfi -i "$(noisy 320x180 2)" -t 12 \
+   -c:v libx264 -preset medium -profile:v main -bf 0 -g 300 -keyint_min 300 -sc_threshold 0 \
+   -b:v 100k -maxrate 100k -bufsize 100k \
+   -map_metadata -1 -fflags +bitexact -movflags +faststart h264-long-gop.mp4
+
+# 50 pictures a second.
+ff -f lavfi -i "testsrc2=size=320x180:rate=50,noise=alls=2:allf=t,format=yuv420p" -t 4 \
+   -c:v libx264 -preset medium -profile:v main -bf 0 -g 50 -keyint_min 50 -sc_threshold 0 \
+   -b:v 200k -maxrate 200k -bufsize 200k \
+   -map_metadata -1 -fflags +bitexact -movflags +faststart h264-50fps.mp4
+
+# H.265 with B-frames and open GOPs: its keyframes are CRA pictures, followed by pictures that are shown before them.
+ff -f lavfi -i "$(noisy 320x180 2)" -t 4 \
+   -c:v libx265 -preset medium -tag:v hvc1 -b:v 150k \
+   -x265-params "log-level=error:bframes=2:b-adapt=0:keyint=25:min-keyint=25:scenecut=0:open-gop=1:vbv-maxrate=150:vbv-bufsize=150:info=0" \
+   -map_metadata -1 -fflags +bitexact -movflags +faststart h265-open-gop.mp4
+
+# G.711, without any container.
+ff -f lavfi -i "sine=frequency=440:beep_factor=4:sample_rate=8000" -t 2 -ac 1 -f mulaw sine.ulaw
+ff -f lavfi -i "sine=frequency=440:beep_factor=4:sample_rate=8000" -t 2 -ac 1 -f alaw sine.alaw

@@ -5,15 +5,18 @@
 //! whether somebody watches or not, every client of it sees the same frames with the same numbers, and one that
 //! nobody watches costs nothing. What is not here: UDP, multicast, RTSPS, PAUSE, seeking.
 //!
-//! Pure: [`timeline`], [`packet`], [`clip`], [`feed`], [`catalogue`], [`sdp`], [`digest`], [`message`].
+//! Pure: [`timeline`], [`packet`], [`clip`], [`feed`], [`clockwork`], [`oddity`], [`catalogue`], [`sdp`],
+//! [`digest`], [`message`].
 //! Shell: [`outbox`] (one client's socket), [`pump`] (sends what is due), [`connection`] (talks RTSP), [`server`].
 
 pub mod catalogue;
 pub mod clip;
+pub mod clockwork;
 pub mod connection;
 pub mod digest;
 pub mod feed;
 pub mod message;
+pub mod oddity;
 pub mod outbox;
 pub mod packet;
 pub mod pump;

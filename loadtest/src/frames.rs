@@ -109,7 +109,7 @@ pub fn inspect(path: &Path) -> Result<FileReport, Error> {
 /// [`Error::Mp4`], [`Error::NoVideo`].
 pub fn report(bytes: &[u8]) -> Result<FileReport, Error> {
     let movie = mp4::read(bytes)?;
-    let audio = movie.tracks.iter().filter(|track| matches!(track.format, Format::Aac { .. }));
+    let audio = movie.tracks.iter().filter(|track| matches!(track.format, Format::Aac { .. } | Format::G711));
     let audio_samples = audio.map(|track| track.samples.len() as u64).sum();
     let (track, format) = movie.tracks.iter().find_map(video).ok_or(Error::NoVideo)?;
     let mut numbers = Vec::with_capacity(track.samples.len());
@@ -146,7 +146,7 @@ pub fn report(bytes: &[u8]) -> Result<FileReport, Error> {
 fn video(track: &Track) -> Option<(&Track, &VideoFormat)> {
     match &track.format {
         Format::Video(format) => Some((track, format)),
-        Format::Aac { .. } | Format::Other => None,
+        Format::Aac { .. } | Format::G711 | Format::Other => None,
     }
 }
 

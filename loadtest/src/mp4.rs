@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use mp4_atom::{
-    Atom, Codec as Entry, DecodeAtom, DecodeMaybe, Header, Hvcc, Moof, Moov, Stbl, StszSamples, Traf, Trak,
-    Trex,
+    Atom, Codec as Entry, DecodeAtom, DecodeMaybe, FourCC, Header, Hvcc, Moof, Moov, Stbl, StszSamples, Traf,
+    Trak, Trex,
 };
 
 use crate::nal::Standard;
@@ -68,6 +68,8 @@ pub enum Format {
         /// 1 mono, 2 stereo.
         channels: u16,
     },
+    /// G.711, which this crate counts only.
+    G711,
     /// Something this crate has no use for.
     Other,
 }
@@ -325,6 +327,11 @@ fn format_of(stbl: &Stbl) -> Format {
     {
         // The sample entry's own count is 2 whatever is in it, in files by ffmpeg and by the book of old.
         return Format::Aac { config: specific.raw.clone(), channels: u16::from(specific.chan_conf) };
+    }
+    if let Entry::Unknown(kind, _) = entry
+        && [FourCC::new(b"ulaw"), FourCC::new(b"alaw")].contains(kind)
+    {
+        return Format::G711;
     }
     Format::Other
 }

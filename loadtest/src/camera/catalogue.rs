@@ -5,6 +5,9 @@
 //! | `/cam/N` | the clips given, or 1080p25 H.264 with AAC | N |
 //! | `/h265/N` `/small/N` `/auth/N` `/bframes/N` | the other built-in clips; `auth` wants a password | 1, 2, 3, 4 million + N |
 //! | `/silent/N` | as `/cam/N`, without audio | 5 million + N |
+//! | `/sha256/N` `/basic/N` | as `/auth/N`, with other schemes of authentication | 6, 7 million + N |
+//! | `/redirect/N` | sends to `/small/N` | 8 million + N |
+//! | `/odd/NAME/N` | can be recorded, but is odd, see [`Oddity`] | 10 million per name and on + N |
 //! | `/hostile/NAME` or `/hostile/NAME/M`, M up to 999 | misbehaves, see [`Behaviour`] | 9 million + 1,000 per name + M |
 //!
 //! N is 1 to the number of cameras served.
@@ -13,8 +16,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::camera::clip::{self, Clip, embedded};
-use crate::camera::digest::Credentials;
+use crate::camera::digest::{Credentials, Scheme};
 use crate::camera::feed::Feed;
+use crate::camera::oddity::Oddity;
 
 /// Everything a server can show.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ pub struct Catalogue {
     h265: Arc<Clip>,
     small: Arc<Clip>,
     bframes: Arc<Clip>,
+    odd: Vec<Arc<Clip>>,
 }
 
 /// A camera that was asked for.
@@ -37,6 +42,8 @@ pub struct Camera {
     pub behaviour: Behaviour,
     /// Whose password it wants.
     pub credentials: Option<Credentials>,
+    /// How it wants it.
+    pub scheme: Scheme,
 }
 
 /// How a camera behaves. The text is its name in the path.
@@ -62,9 +69,25 @@ pub enum Behaviour {
     Close,
     /// `close-after-5s`: closes it 5 s after PLAY.
     CloseAfter5s,
+    /// `cut`: closes it 3 s after PLAY, in the middle of a packet.
+    Cut,
+    /// `stale`: keeps a session for a minute that was not torn down, and plays for nobody else meanwhile.
+    Stale,
+    /// `audio-only`: offers nothing but sound.
+    AudioOnly,
+    /// `broken-sdp`: describes itself by text that is no SDP.
+    BrokenSdp,
+    /// `redirect-loop`: sends everybody to itself.
+    RedirectLoop,
+    /// `redirect-out`: sends everybody to `[::1]`.
+    RedirectOut,
+    /// `redirect-http`: sends everybody to a web server.
+    RedirectHttp,
+    /// Sends everybody to `/small/N`; not among the hostile ones.
+    Redirect,
 }
 
-const HOSTILE: [(&str, Behaviour); 9] = [
+const HOSTILE: [(&str, Behaviour); 16] = [
     ("401", Behaviour::Refuse),
     ("404", Behaviour::NotFound),
     ("hang", Behaviour::Hang),
@@ -74,6 +97,13 @@ const HOSTILE: [(&str, Behaviour); 9] = [
     ("garbage-after-play", Behaviour::GarbageAfterPlay),
     ("close", Behaviour::Close),
     ("close-after-5s", Behaviour::CloseAfter5s),
+    ("cut", Behaviour::Cut),
+    ("stale", Behaviour::Stale),
+    ("audio-only", Behaviour::AudioOnly),
+    ("broken-sdp", Behaviour::BrokenSdp),
+    ("redirect-loop", Behaviour::RedirectLoop),
+    ("redirect-out", Behaviour::RedirectOut),
+    ("redirect-http", Behaviour::RedirectHttp),
 ];
 const HOSTILE_COPIES: u32 = 999;
 const MILLION: u32 = 1_000_000;
@@ -101,6 +131,7 @@ impl Catalogue {
             h265: built_in("h265", embedded::H265)?,
             small: built_in("small", embedded::SMALL)?,
             bframes: built_in("bframes", embedded::BFRAMES)?,
+            odd: Oddity::ALL.iter().map(|(_, oddity)| oddity.clip()).collect::<Result<_, _>>()?,
         })
     }
 
@@ -114,6 +145,9 @@ impl Catalogue {
         if family == "hostile" {
             return self.hostile(name, copy);
         }
+        if family == "odd" {
+            return self.odd(name, number(copy?, self.count)?);
+        }
         let number = number(name, self.count).filter(|_| copy.is_none())?;
         let index = number - 1;
         let (clip, family) = match family {
@@ -123,13 +157,35 @@ impl Catalogue {
             "auth" => (in_turn(&self.main, index), 3),
             "bframes" => (&self.bframes, 4),
             "silent" => (in_turn(&self.silent, index), 5),
+            "sha256" => (&self.small, 6),
+            "basic" => (&self.small, 7),
+            "redirect" => (&self.small, 8),
             _ => return None,
         };
-        let fallback = (family == 3).then(|| Credentials::new("user", "pass"));
+        let (locked, scheme) = match family {
+            3 => (true, Scheme::Md5),
+            6 => (true, Scheme::Sha256),
+            7 => (true, Scheme::Basic),
+            _ => (false, Scheme::Md5),
+        };
+        let fallback = locked.then(|| Credentials::new("user", "pass"));
         Some(Camera {
             feed: Arc::new(Feed::new(family * MILLION + number, index, Arc::clone(clip))),
-            behaviour: Behaviour::Good,
+            behaviour: if family == 8 { Behaviour::Redirect } else { Behaviour::Good },
             credentials: self.digest.clone().or(fallback),
+            scheme,
+        })
+    }
+
+    fn odd(&self, name: &str, number: u32) -> Option<Camera> {
+        let mut kinds = (10_u32..).zip(Oddity::ALL).zip(&self.odd);
+        let ((kind, (_, oddity)), clip) = kinds.find(|((_, (odd, _)), _)| *odd == name)?;
+        let feed = Feed::new(kind * MILLION + number, number - 1, Arc::clone(clip));
+        Some(Camera {
+            feed: Arc::new(feed.with_traits(oddity.traits())),
+            behaviour: Behaviour::Good,
+            credentials: self.digest.clone(),
+            scheme: Scheme::Md5,
         })
     }
 
@@ -141,6 +197,7 @@ impl Catalogue {
             feed: Arc::new(Feed::new(number, copy, Arc::clone(&self.small))),
             behaviour,
             credentials: None,
+            scheme: Scheme::Md5,
         })
     }
 
@@ -170,7 +227,9 @@ mod tests {
         let catalogue = Catalogue::load(3, &[], None).unwrap();
         let mut paths: Vec<String> = HOSTILE.iter().map(|(name, _)| format!("/hostile/{name}")).collect();
         paths.push("/hostile/stall/2".to_owned());
-        for family in ["cam", "h265", "small", "auth", "bframes", "silent"] {
+        paths.extend(Oddity::ALL.map(|(name, _)| format!("/odd/{name}/1")));
+        paths.push("/odd/pcmu/3".to_owned());
+        for family in ["cam", "h265", "small", "auth", "bframes", "silent", "sha256", "basic", "redirect"] {
             paths.extend((1..=3).map(|number| format!("/{family}/{number}")));
         }
         let numbers: BTreeSet<u32> =
@@ -182,9 +241,20 @@ mod tests {
     #[test]
     fn other_paths_name_nothing() {
         let catalogue = Catalogue::load(3, &[], None).unwrap();
-        for path in
-            ["", "/", "/cam", "/cam/0", "/cam/4", "/cam/01", "/cam/+1", "/cam/1/2", "/x/1", "/hostile/x"]
-        {
+        for path in [
+            "",
+            "/",
+            "/cam",
+            "/cam/0",
+            "/cam/4",
+            "/cam/01",
+            "/cam/+1",
+            "/cam/1/2",
+            "/x/1",
+            "/hostile/x",
+            "/odd/pcmu",
+            "/odd/x/1",
+        ] {
             assert!(catalogue.find(path).is_none(), "{path}");
         }
     }

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use crate::camera::packet::{self, Unit};
+use crate::camera::packet::{self, MAX_PAYLOAD, Unit};
 use crate::camera::timeline::Looped;
-use crate::mp4::{self, Format, Movie, Track, VideoFormat};
+use crate::mp4::{self, Format, Movie, Sample, Track, VideoFormat};
 use crate::nal;
 
 /// Ticks per second of RTP timestamps of video.
 pub const VIDEO_RATE: u32 = 90_000;
+
+/// The same of G.711, and samples per second.
+const SOUND_RATE: u32 = 8_000;
 
 /// Why a clip cannot be shown.
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +58,42 @@ pub struct Clip {
 pub struct Audio {
     /// Its frames.
     pub media: Media,
-    /// AudioSpecificConfig.
-    pub config: Vec<u8>,
+    /// How it is coded.
+    pub coding: Coding,
     /// 1 mono, 2 stereo.
     pub channels: u16,
+}
+
+/// How audio is coded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Coding {
+    /// AAC.
+    Aac {
+        /// AudioSpecificConfig.
+        config: Vec<u8>,
+    },
+    /// Another.
+    Sound(Sound),
+}
+
+/// Sound that is no part of any file of video.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sound {
+    /// G.711 µ-law.
+    Pcmu,
+    /// G.711 A-law.
+    Pcma,
+    /// Opus in name only: it is offered, and holds nothing that could be played.
+    Opus,
+}
+
+/// How a clip is made of its files.
+#[derive(Debug, Clone, Copy)]
+pub struct Make {
+    /// Largest RTP payload of video in bytes.
+    pub max_payload: usize,
+    /// Bytes of filler data (H.264 only, `nal_unit_type` 12) in each keyframe.
+    pub keyframe_filler: usize,
 }
 
 /// The frames of one track, with what is needed to number their packets without counting.
@@ -77,19 +112,24 @@ pub struct Media {
 }
 
 impl Media {
-    fn new(rate: u32, track: &Track, units: Vec<Unit>) -> Option<Self> {
-        let timeline = Looped::new(track.timescale, track.samples.iter().map(|sample| sample.duration))?;
-        let first = track.samples.first()?.composition_offset;
-        let scaled = |ticks: i64| ticks.saturating_mul(i64::from(rate)) / i64::from(track.timescale.max(1));
+    fn new(rate: u32, timescale: u32, samples: &[Sample], units: Vec<Unit>) -> Option<Self> {
+        let timeline = Looped::new(timescale, samples.iter().map(|sample| sample.duration))?;
+        let first = samples.first()?.composition_offset;
+        let scaled = |ticks: i64| ticks.saturating_mul(i64::from(rate)) / i64::from(timescale.max(1));
         let composition =
-            track.samples.iter().map(|sample| scaled(sample.composition_offset.saturating_sub(first)));
+            samples.iter().map(|sample| scaled(sample.composition_offset.saturating_sub(first)));
+        let composition = composition.collect();
+        Some(Self::with(rate, timeline, composition, units))
+    }
+
+    fn with(rate: u32, timeline: Looped, composition: Vec<i64>, units: Vec<Unit>) -> Self {
         let mut sum = (0, 0);
         let mut totals = vec![sum];
         for unit in &units {
             sum = (sum.0 + unit.packet_count(), sum.1 + unit.payload_octets());
             totals.push(sum);
         }
-        Some(Self { rate, timeline, composition: composition.collect(), units, totals })
+        Self { rate, timeline, composition, units, totals }
     }
 
     /// The frame at a position of the endless loop.
@@ -119,6 +159,25 @@ impl Clip {
         Self { audio: None, bitrate_bps, ..self }
     }
 
+    /// The same with this sound in place of its audio.
+    pub fn with_sound(self, sound: Sound) -> Self {
+        /// Octets of a packet: 20 ms.
+        const PACKET: u32 = 160;
+        let (octets, payload_type) = match sound {
+            Sound::Pcmu => (embedded::PCMU, packet::PCMU_PAYLOAD_TYPE),
+            Sound::Pcma => (embedded::PCMA, packet::PCMA_PAYLOAD_TYPE),
+            Sound::Opus => (embedded::PCMU, packet::AUDIO_PAYLOAD_TYPE),
+        };
+        let packets = octets.chunks_exact(160);
+        let units: Vec<Unit> = packets.map(|octets| packet::sound_unit(payload_type, octets)).collect();
+        let count = units.len();
+        let timeline = Looped::new(SOUND_RATE, std::iter::repeat_n(PACKET, count))
+            .expect("invariant: the built-in sound lasts");
+        let media = Media::with(SOUND_RATE, timeline, vec![0; count], units);
+        let bitrate_bps = bitrate(&self.video) + bitrate(&media);
+        Self { audio: Some(Audio { media, coding: Coding::Sound(sound), channels: 1 }), bitrate_bps, ..self }
+    }
+
     /// Reads the file at `path`.
     ///
     /// # Errors
@@ -133,30 +192,47 @@ impl Clip {
     /// # Errors
     /// [`Error::Unusable`].
     pub fn from_mp4(name: &str, bytes: &[u8]) -> Result<Self, Error> {
-        let unusable = |reason: String| Error::Unusable { name: name.to_owned(), reason };
-        let movie = mp4::read(bytes).map_err(|error| unusable(error.to_string()))?;
-        Self::from_movie(&movie, bytes).map_err(|reason| unusable(reason.to_owned()))
+        Self::made(name, &[bytes], Make { max_payload: MAX_PAYLOAD, keyframe_filler: 0 })
     }
 
-    fn from_movie(movie: &Movie, bytes: &[u8]) -> Result<Self, &'static str> {
-        let (track, format) =
-            movie.tracks.iter().find_map(as_video).ok_or("it has no H.264 or H.265 track")?;
-        let mut units = Vec::with_capacity(track.samples.len());
-        let mut keyframes = Vec::with_capacity(track.samples.len());
-        for sample in &track.samples {
-            let nals = nal::split(&bytes[sample.data.clone()], format.length_size)
-                .map_err(|_| "a frame's NAL units are malformed")?;
-            let keyframe = nals.iter().any(|nal| format.standard.is_keyframe_slice(nal));
-            let sets: &[Vec<u8>] = if keyframe { &format.parameter_sets } else { &[] };
-            units.push(packet::video_unit(format.standard, sets, &nals));
-            keyframes.push(keyframe);
+    /// Prepares a clip of the video of these files, one after the other, with the first one's audio.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`].
+    pub fn made(name: &str, files: &[&[u8]], make: Make) -> Result<Self, Error> {
+        let unusable = |reason: String| Error::Unusable { name: name.to_owned(), reason };
+        let movies: Vec<(Movie, &[u8])> = files
+            .iter()
+            .map(|bytes| Ok((mp4::read(bytes).map_err(|error| unusable(error.to_string()))?, *bytes)))
+            .collect::<Result<_, Error>>()?;
+        Self::from_movies(&movies, make).map_err(|reason| unusable(reason.to_owned()))
+    }
+
+    fn from_movies(movies: &[(Movie, &[u8])], make: Make) -> Result<Self, &'static str> {
+        let (mut units, mut keyframes, mut samples) = (Vec::new(), Vec::new(), Vec::new());
+        let mut of_first = None;
+        for (movie, bytes) in movies {
+            let (track, format) =
+                movie.tracks.iter().find_map(as_video).ok_or("it has no H.264 or H.265 track")?;
+            for sample in &track.samples {
+                let (unit, keyframe) = unit(sample, format, bytes, make)?;
+                units.push(unit);
+                keyframes.push(keyframe);
+            }
+            samples.extend(track.samples.iter().cloned());
+            let (timescale, _) = *of_first.get_or_insert((track.timescale, format));
+            if track.timescale != timescale {
+                return Err("its files have different timescales");
+            }
         }
+        let (timescale, format) = of_first.ok_or("it has no file")?;
         if !keyframes.contains(&true) {
             return Err("its video has no keyframe");
         }
+        let (movie, bytes) = &movies[0];
         let audio = movie.tracks.iter().find_map(|track| match &track.format {
             Format::Aac { config, channels } => Some((track, config.clone(), *channels)),
-            Format::Video(_) | Format::Other => None,
+            Format::Video(_) | Format::G711 | Format::Other => None,
         });
         let audio = match audio {
             None => None,
@@ -165,15 +241,36 @@ impl Clip {
                     track.samples.iter().map(|sample| packet::audio_unit(&bytes[sample.data.clone()]));
                 let units: Option<Vec<Unit>> = frames.collect();
                 let units = units.ok_or("an audio frame does not fit a packet")?;
-                let media = Media::new(track.timescale, track, units).ok_or("its audio has no duration")?;
-                Some(Audio { media, config, channels })
+                let media = Media::new(track.timescale, track.timescale, &track.samples, units)
+                    .ok_or("its audio has no duration")?;
+                Some(Audio { media, coding: Coding::Aac { config }, channels })
             }
         };
-        let video = Media::new(VIDEO_RATE, track, units).ok_or("its video has no duration")?;
+        let video = Media::new(VIDEO_RATE, timescale, &samples, units).ok_or("its video has no duration")?;
         let bitrate_bps = bitrate(&video) + audio.as_ref().map_or(0, |audio| bitrate(&audio.media));
         let frame_rate = 1.0 / video.timeline.mean_interval().as_secs_f64();
         Ok(Self { format: format.clone(), video, keyframes, audio, frame_rate, bitrate_bps })
     }
+}
+
+/// The packets of a frame, and whether it is a keyframe.
+fn unit(
+    sample: &Sample,
+    format: &VideoFormat,
+    bytes: &[u8],
+    make: Make,
+) -> Result<(Unit, bool), &'static str> {
+    let mut nals = nal::split(&bytes[sample.data.clone()], format.length_size)
+        .map_err(|_| "a frame's NAL units are malformed")?;
+    let keyframe = nals.iter().any(|nal| format.standard.is_keyframe_slice(nal));
+    let sets: &[Vec<u8>] = if keyframe { &format.parameter_sets } else { &[] };
+    // H.264, 7.3.2.7: ones, and the bit that stops them.
+    let mut filler = vec![0xff; if keyframe { make.keyframe_filler } else { 0 }];
+    if let [first, .., last] = filler.as_mut_slice() {
+        (*first, *last) = (12, 0x80);
+        nals.push(&filler);
+    }
+    Ok((packet::video_unit(format.standard, sets, &nals, make.max_payload), keyframe))
 }
 
 fn bitrate(media: &Media) -> u64 {
@@ -186,7 +283,7 @@ fn bitrate(media: &Media) -> u64 {
 fn as_video(track: &Track) -> Option<(&Track, &VideoFormat)> {
     match &track.format {
         Format::Video(format) if !track.samples.is_empty() => Some((track, format)),
-        Format::Video(_) | Format::Aac { .. } | Format::Other => None,
+        Format::Video(_) | Format::Aac { .. } | Format::G711 | Format::Other => None,
     }
 }
 
@@ -200,6 +297,18 @@ pub mod embedded {
     pub const SMALL: &[u8] = include_bytes!("../../clips/h264-small.mp4");
     /// The same with B-frames.
     pub const BFRAMES: &[u8] = include_bytes!("../../clips/h264-bframes.mp4");
+    /// 480x270 H.264.
+    pub const WIDE: &[u8] = include_bytes!("../../clips/h264-wide.mp4");
+    /// 320x180 H.264 with one keyframe in 12 s.
+    pub const LONG_GOP: &[u8] = include_bytes!("../../clips/h264-long-gop.mp4");
+    /// 320x180 H.264 with 50 pictures a second.
+    pub const FPS50: &[u8] = include_bytes!("../../clips/h264-50fps.mp4");
+    /// 320x180 H.265 with B-frames and open GOPs.
+    pub const H265_OPEN_GOP: &[u8] = include_bytes!("../../clips/h265-open-gop.mp4");
+    /// 2 s of G.711 µ-law, octet by octet.
+    pub const PCMU: &[u8] = include_bytes!("../../clips/sine.ulaw");
+    /// The same with A-law.
+    pub const PCMA: &[u8] = include_bytes!("../../clips/sine.alaw");
 }
 
 #[cfg(test)]
@@ -220,6 +329,30 @@ mod tests {
         assert_eq!((small.units_per_keyframe(), small.audio.is_none()), (25, true));
         let bframes = Clip::from_mp4("bframes", embedded::BFRAMES).unwrap();
         assert!(bframes.video.composition.iter().any(|offset| *offset != 0));
+    }
+
+    #[test]
+    fn files_follow_one_another_with_parameter_sets_of_their_own() {
+        let usual = Make { max_payload: MAX_PAYLOAD, keyframe_filler: 0 };
+        let clip = Clip::made("both", &[embedded::SMALL, embedded::WIDE], usual).unwrap();
+        let (small, wide) = (
+            Clip::from_mp4("small", embedded::SMALL).unwrap(),
+            Clip::from_mp4("wide", embedded::WIDE).unwrap(),
+        );
+        assert_ne!(small.format.parameter_sets, wide.format.parameter_sets);
+        assert_eq!(clip.video.units.len(), small.video.units.len() + wide.video.units.len());
+        assert_eq!(
+            clip.video.sent_before(clip.video.timeline.len()).1,
+            small.video.sent_before(100).1 + wide.video.sent_before(100).1
+        );
+    }
+
+    #[test]
+    fn keyframes_can_be_made_large() {
+        let make = Make { max_payload: MAX_PAYLOAD, keyframe_filler: 100_000 };
+        let clip = Clip::made("large", &[embedded::SMALL], make).unwrap();
+        assert!(clip.video.units[0].payload_octets() > 100_000);
+        assert!(clip.video.units[1].payload_octets() < 10_000);
     }
 
     impl Clip {

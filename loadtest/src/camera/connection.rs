@@ -4,13 +4,14 @@
 //! counts as a sign of life; without one for the session timeout the connection is closed. A misbehaving camera
 //! (`/hostile/…`) misbehaves from the first request that names its path.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::camera::catalogue::{Behaviour, Camera, Catalogue};
-use crate::camera::digest;
+use crate::camera::digest::Scheme;
 use crate::camera::feed::Start;
 use crate::camera::message::{self, Channels, Inbound, Request, Status};
 use crate::camera::outbox::Outbox;
@@ -22,6 +23,10 @@ const METHODS: &str = "OPTIONS, DESCRIBE, SETUP, PLAY, GET_PARAMETER, SET_PARAME
 const STALL_AFTER: Duration = Duration::from_secs(3);
 /// How long a camera named `close-after-5s` does.
 const CLOSE_AFTER: Duration = Duration::from_secs(5);
+/// How long a camera named `cut` does.
+const CUT_AFTER: Duration = Duration::from_secs(3);
+/// How long a camera named `stale` keeps a session that was not torn down.
+const KEPT: Duration = Duration::from_secs(60);
 /// How often garbage is sent in place of packets.
 const GARBAGE_INTERVAL: Duration = Duration::from_millis(100);
 /// A client that sends more than this without a complete request is refused by the parser; this only sizes reads.
@@ -36,6 +41,8 @@ pub struct Shared {
     pub pump: Pump,
     /// Told to clients in `Session`, and held to.
     pub session_timeout: Duration,
+    /// Until when cameras by number keep a session whose client is gone.
+    pub kept: Mutex<BTreeMap<u32, Instant>>,
 }
 
 impl std::fmt::Debug for Pump {
@@ -56,6 +63,8 @@ pub struct Connection {
     close_at: Option<Instant>,
     /// When the next garbage is due.
     garbage_at: Option<Instant>,
+    /// How long the camera takes for each answer but the first.
+    answers_after: Option<Duration>,
 }
 
 struct Session {
@@ -78,7 +87,16 @@ impl Connection {
     /// A connection on a fresh socket.
     pub fn new(shared: Arc<Shared>, outbox: Arc<Outbox>) -> Self {
         let nonce = format!("{:032x}", rand::random::<u128>());
-        Self { shared, outbox, nonce, session: None, mute: false, close_at: None, garbage_at: None }
+        Self {
+            shared,
+            outbox,
+            nonce,
+            session: None,
+            mute: false,
+            close_at: None,
+            garbage_at: None,
+            answers_after: None,
+        }
     }
 
     /// Serves until either side closes.
@@ -92,6 +110,9 @@ impl Connection {
                 () = closed.cancelled() => Next::Close,
                 received = self.outbox.receive(&mut buffer) => {
                     heard_at = Instant::now();
+                    if let Some(pause) = self.answers_after {
+                        tokio::time::sleep(pause).await;
+                    }
                     match received {
                         Ok(0) | Err(_) => Next::Close,
                         Ok(_) => self.take_requests(&mut buffer),
@@ -108,8 +129,23 @@ impl Connection {
                 break;
             }
         }
+        self.forget_client();
         self.stop();
         closed.cancel();
+    }
+
+    /// The client is gone without a word: some cameras do not notice for long.
+    fn forget_client(&self) {
+        if let Some(session) = &self.session
+            && session.camera.behaviour == Behaviour::Stale
+            && session.playing.is_some()
+        {
+            self.kept().insert(session.camera.feed.number(), Instant::now() + KEPT);
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Instant>> {
+        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the client has taken its responses; false if it does not within the session timeout.
@@ -154,8 +190,11 @@ impl Connection {
         let (path, track) = request.path_and_track();
         let named = self.shared.catalogue.find(path);
         tracing::debug!(method = %request.method, uri = %request.uri, "request");
-        if let Some(next) = named.as_ref().and_then(|camera| self.misbehave(camera.behaviour, cseq)) {
-            return next;
+        if let Some(camera) = &named {
+            self.answers_after = camera.feed.traits().answers_after;
+            if let Some(next) = self.misbehave(camera, request) {
+                return next;
+            }
         }
         if self.mute {
             return Next::Read;
@@ -169,7 +208,7 @@ impl Connection {
             return self.reply(Status::NotFound, cseq, &[], "");
         };
         if !self.is_authorised(&camera, request) {
-            return self.challenge(cseq);
+            return self.challenge(camera.scheme, cseq);
         }
         match request.method.as_str() {
             "DESCRIBE" => self.describe(request, &camera),
@@ -182,9 +221,10 @@ impl Connection {
     }
 
     /// What a camera does that does not get as far as answering properly.
-    fn misbehave(&mut self, behaviour: Behaviour, cseq: Option<&str>) -> Option<Next> {
-        match behaviour {
-            Behaviour::Refuse => Some(self.challenge(cseq)),
+    fn misbehave(&mut self, camera: &Camera, request: &Request) -> Option<Next> {
+        let cseq = request.header("cseq");
+        match camera.behaviour {
+            Behaviour::Refuse => Some(self.challenge(camera.scheme, cseq)),
             Behaviour::NotFound => Some(self.reply(Status::NotFound, cseq, &[], "")),
             Behaviour::Hang => {
                 self.mute = true;
@@ -192,7 +232,20 @@ impl Connection {
             }
             Behaviour::Garbage => Some(self.send_random(256)),
             Behaviour::Close => Some(Next::Close),
+            Behaviour::RedirectLoop => Some(self.redirect(cseq, &request.uri)),
+            Behaviour::RedirectOut => Some(self.redirect(cseq, "rtsp://[::1]:554/small/1")),
+            Behaviour::RedirectHttp => Some(self.redirect(cseq, "http://127.0.0.1/small/1")),
+            Behaviour::Redirect => {
+                Some(self.redirect(cseq, &request.uri.replacen("/redirect/", "/small/", 1)))
+            }
+            Behaviour::Stale if request.method == "SETUP" && self.is_kept(camera) => {
+                Some(self.reply(Status::NotEnoughBandwidth, cseq, &[], ""))
+            }
             Behaviour::Good
+            | Behaviour::Cut
+            | Behaviour::Stale
+            | Behaviour::AudioOnly
+            | Behaviour::BrokenSdp
             | Behaviour::HangAfterPlay
             | Behaviour::Stall
             | Behaviour::GarbageAfterPlay
@@ -200,21 +253,35 @@ impl Connection {
         }
     }
 
+    fn redirect(&self, cseq: Option<&str>, to: &str) -> Next {
+        self.reply(Status::Found, cseq, &[("Location", to)], "")
+    }
+
+    fn is_kept(&self, camera: &Camera) -> bool {
+        self.kept().get(&camera.feed.number()).is_some_and(|until| Instant::now() < *until)
+    }
+
     fn is_authorised(&self, camera: &Camera, request: &Request) -> bool {
         let Some(credentials) = &camera.credentials else { return true };
         request.header("authorization").is_some_and(|answer| {
-            digest::verify(credentials, digest::REALM, &self.nonce, &request.method, &request.uri, answer)
+            camera.scheme.verify(credentials, &self.nonce, &request.method, &request.uri, answer)
         })
     }
 
-    fn challenge(&self, cseq: Option<&str>) -> Next {
-        let challenge = digest::challenge(&self.nonce);
+    fn challenge(&self, scheme: Scheme, cseq: Option<&str>) -> Next {
+        let challenge = scheme.challenge(&self.nonce);
         self.reply(Status::Unauthorized, cseq, &[("WWW-Authenticate", &challenge)], "")
     }
 
     fn describe(&self, request: &Request, camera: &Camera) -> Next {
         let base = format!("{}/", request.uri.trim_end_matches('/'));
-        let sdp = sdp::describe(camera.feed.number(), camera.feed.clip());
+        let (number, clip, traits) = (camera.feed.number(), camera.feed.clip(), camera.feed.traits());
+        #[allow(clippy::wildcard_enum_match_arm, reason = "all others describe themselves well")]
+        let sdp = match camera.behaviour {
+            Behaviour::AudioOnly => sdp::describe_sound(number),
+            Behaviour::BrokenSdp => "v=9\r\nm=video here\r\nthis is no SDP\r\n".to_owned(),
+            _ => sdp::describe(number, clip, traits.announced),
+        };
         let headers = [("Content-Base", base.as_str()), ("Content-Type", "application/sdp")];
         self.reply(Status::Ok, request.header("cseq"), &headers, &sdp)
     }
@@ -263,6 +330,7 @@ impl Connection {
             video: session.video,
             audio: session.audio,
             play_for: play_for(behaviour),
+            cut: behaviour == Behaviour::Cut,
         };
         let base = request.uri.trim_end_matches('/');
         let respond = |starts: Starts| {
@@ -278,6 +346,14 @@ impl Connection {
             Behaviour::CloseAfter5s => self.close_at = Some(Instant::now() + CLOSE_AFTER),
             Behaviour::GarbageAfterPlay => self.garbage_at = Some(Instant::now()),
             Behaviour::Good
+            | Behaviour::Cut
+            | Behaviour::Stale
+            | Behaviour::AudioOnly
+            | Behaviour::BrokenSdp
+            | Behaviour::RedirectLoop
+            | Behaviour::RedirectOut
+            | Behaviour::RedirectHttp
+            | Behaviour::Redirect
             | Behaviour::Refuse
             | Behaviour::NotFound
             | Behaviour::Hang
@@ -365,7 +441,15 @@ fn play_for(behaviour: Behaviour) -> Option<Duration> {
     match behaviour {
         Behaviour::HangAfterPlay | Behaviour::GarbageAfterPlay => Some(Duration::ZERO),
         Behaviour::Stall => Some(STALL_AFTER),
+        Behaviour::Cut => Some(CUT_AFTER),
         Behaviour::Good
+        | Behaviour::Stale
+        | Behaviour::AudioOnly
+        | Behaviour::BrokenSdp
+        | Behaviour::RedirectLoop
+        | Behaviour::RedirectOut
+        | Behaviour::RedirectHttp
+        | Behaviour::Redirect
         | Behaviour::CloseAfter5s
         | Behaviour::Refuse
         | Behaviour::NotFound

@@ -1,10 +1,13 @@
-//! HTTP digest authentication with MD5 (RFC 2617; RFC 7616 with `algorithm=MD5`), as cameras use it. Pure.
+//! HTTP digest authentication with MD5 (RFC 2617) or SHA-256 (RFC 7616), and Basic (RFC 7617), as cameras use them. Pure.
 //!
 //! The challenge names no `qop`, as most cameras' don't; an answer with `qop=auth` is understood all the same.
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use md5::{Digest as _, Md5};
+use sha2::Sha256;
 
 /// The realm that challenges name.
 pub const REALM: &str = "longwatch simulated camera";
@@ -41,13 +44,68 @@ impl std::str::FromStr for Credentials {
     }
 }
 
-/// The value of `WWW-Authenticate` for `nonce`.
-pub fn challenge(nonce: &str) -> String {
-    format!("Digest realm=\"{REALM}\", nonce=\"{nonce}\", algorithm=MD5")
+/// How a camera wants its password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// Digest with MD5.
+    #[default]
+    Md5,
+    /// Digest with SHA-256.
+    Sha256,
+    /// In clear text.
+    Basic,
 }
 
-/// Whether `authorization` (the header's value) answers the challenge for this request.
-pub fn verify(
+impl Scheme {
+    /// The value of `WWW-Authenticate` for `nonce`.
+    pub fn challenge(self, nonce: &str) -> String {
+        match self {
+            Self::Md5 => format!("Digest realm=\"{REALM}\", nonce=\"{nonce}\", algorithm=MD5"),
+            Self::Sha256 => {
+                format!("Digest realm=\"{REALM}\", nonce=\"{nonce}\", algorithm=SHA-256, qop=\"auth\"")
+            }
+            Self::Basic => format!("Basic realm=\"{REALM}\""),
+        }
+    }
+
+    /// Whether `authorization` (the header's value) answers the challenge for this request.
+    pub fn verify(
+        self,
+        credentials: &Credentials,
+        nonce: &str,
+        method: &str,
+        uri: &str,
+        authorization: &str,
+    ) -> bool {
+        match self {
+            Self::Md5 | Self::Sha256 => verify(self, credentials, REALM, nonce, method, uri, authorization),
+            Self::Basic => {
+                let wanted = BASE64.encode(format!("{}:{}", credentials.user, credentials.password));
+                let given = authorization.trim().split_once(' ');
+                given.is_some_and(|(scheme, text)| scheme.eq_ignore_ascii_case("basic") && text == wanted)
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Md5 => "MD5",
+            Self::Sha256 => "SHA-256",
+            Self::Basic => "",
+        }
+    }
+
+    fn hash(self, parts: &[&str]) -> String {
+        let text = parts.join(":");
+        match self {
+            Self::Sha256 => hex::encode(Sha256::digest(text)),
+            Self::Md5 | Self::Basic => hex::encode(Md5::digest(text)),
+        }
+    }
+}
+
+fn verify(
+    scheme: Scheme,
     credentials: &Credentials,
     realm: &str,
     nonce: &str,
@@ -60,21 +118,19 @@ pub fn verify(
     if field("username") != credentials.user || field("realm") != realm || field("nonce") != nonce {
         return false;
     }
-    if field("uri") != uri || !matches!(field("algorithm"), "" | "MD5") {
+    if field("uri") != uri
+        || !(field("algorithm") == scheme.name() || scheme == Scheme::Md5 && field("algorithm").is_empty())
+    {
         return false;
     }
-    let first = md5_hex(&[&credentials.user, realm, &credentials.password]);
-    let second = md5_hex(&[method, uri]);
+    let first = scheme.hash(&[&credentials.user, realm, &credentials.password]);
+    let second = scheme.hash(&[method, uri]);
     let wanted = match field("qop") {
-        "" => md5_hex(&[&first, nonce, &second]),
-        "auth" => md5_hex(&[&first, nonce, field("nc"), field("cnonce"), "auth", &second]),
+        "" => scheme.hash(&[&first, nonce, &second]),
+        "auth" => scheme.hash(&[&first, nonce, field("nc"), field("cnonce"), "auth", &second]),
         _ => return false,
     };
     field("response").eq_ignore_ascii_case(&wanted)
-}
-
-fn md5_hex(parts: &[&str]) -> String {
-    hex::encode(Md5::digest(parts.join(":")))
 }
 
 /// `Digest name="value", name=value, …` as a map with lower-case names.
@@ -111,7 +167,15 @@ mod tests {
     fn mufasa(password: &str, method: &str, authorization: &str) -> bool {
         let credentials = Credentials::new("Mufasa", password);
         let nonce = "dcd98b7102dd2f0e8b11d0f600bfb0c093";
-        verify(&credentials, "testrealm@host.com", nonce, method, "/dir/index.html", authorization)
+        verify(
+            Scheme::Md5,
+            &credentials,
+            "testrealm@host.com",
+            nonce,
+            method,
+            "/dir/index.html",
+            authorization,
+        )
     }
 
     #[test]
@@ -127,6 +191,28 @@ mod tests {
         // RFC 2069 style; the response was computed with Python's hashlib.
         let answer = r#"digest username="Mufasa",realm="testrealm@host.com",nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093",uri="/dir/index.html",response="670fd8c2df070c60b045671b8b24ff02""#;
         assert!(mufasa("Circle Of Life", "GET", answer));
+    }
+
+    #[test]
+    fn the_example_of_rfc_7616_with_sha_256_is_accepted() {
+        let credentials = Credentials::new("Mufasa", "Circle of Life");
+        let answer = r#"Digest username="Mufasa", realm="http-auth@example.org", uri="/dir/index.html", algorithm=SHA-256,
+            nonce="7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", nc=00000001,
+            cnonce="f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ", qop=auth,
+            response="753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1""#;
+        let nonce = "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v";
+        let verified = |scheme| {
+            verify(scheme, &credentials, "http-auth@example.org", nonce, "GET", "/dir/index.html", answer)
+        };
+        assert!(verified(Scheme::Sha256) && !verified(Scheme::Md5));
+    }
+
+    #[test]
+    fn basic_is_the_password_itself() {
+        let credentials = Credentials::new("user", "pass");
+        let verified = |answer| Scheme::Basic.verify(&credentials, "", "DESCRIBE", "/", answer);
+        assert!(verified("Basic dXNlcjpwYXNz"));
+        assert!(!verified("Basic dXNlcjpwYXNT") && !verified("Basic") && !verified(RFC_2617));
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::camera::clip::{Clip, Media};
+use crate::camera::oddity::Traits;
 use crate::camera::packet::Stamp;
 use crate::sei::FrameNumber;
 
@@ -21,6 +22,7 @@ pub struct Feed {
     shift: u64,
     /// When frame 0 is due.
     phase: Duration,
+    traits: Traits,
 }
 
 /// Which of a camera's tracks.
@@ -53,7 +55,18 @@ impl Feed {
         let silver = spread(index, 0x6a09_e668);
         let interval = u64::try_from(clip.video.timeline.mean_interval().as_nanos()).unwrap_or(u64::MAX);
         let shift = part(clip.video.timeline.len(), golden);
-        Self { number, shift, phase: Duration::from_nanos(part(interval, silver)), clip }
+        let phase = Duration::from_nanos(part(interval, silver));
+        Self { number, shift, phase, clip, traits: Traits::default() }
+    }
+
+    /// The same camera with these traits.
+    pub fn with_traits(self, traits: Traits) -> Self {
+        Self { traits, ..self }
+    }
+
+    /// How it differs from a good one.
+    pub fn traits(&self) -> &Traits {
+        &self.traits
     }
 
     /// The camera's number.
@@ -103,31 +116,34 @@ impl Feed {
     /// Appends the packets of video frame `frame`; see [`crate::camera::packet::Unit::write`] for `channels`.
     pub fn write_video(&self, frame: u64, out: &mut Vec<u8>, channels: &mut Vec<usize>) {
         let number = FrameNumber { camera: self.number, frame };
-        self.write(Kind::Video, &self.clip.video, self.shift + frame, Some(number), out, channels);
+        let stamp = Stamp {
+            sequence: self.sequence(Kind::Video, &self.clip.video, self.shift + frame),
+            time: self.video_time(frame),
+            ssrc: self.ssrc(Kind::Video),
+        };
+        self.clip.video.unit(self.shift + frame).write(out, channels, stamp, Some(number));
     }
 
     /// Appends the packets of audio frame `frame`, if the clip has audio.
     pub fn write_audio(&self, frame: u64, out: &mut Vec<u8>, channels: &mut Vec<usize>) {
         if let Some(audio) = &self.clip.audio {
-            self.write(Kind::Audio, &audio.media, frame, None, out, channels);
+            let media = &audio.media;
+            let shift = self.traits.clockwork.shift(self.audio_due(frame), media.rate);
+            let stamp = Stamp {
+                sequence: self.sequence(Kind::Audio, media, frame),
+                time: self.time_origin(Kind::Audio).wrapping_add(media.rtp_time(frame)).wrapping_add(shift),
+                ssrc: self.ssrc(Kind::Audio),
+            };
+            media.unit(frame).write(out, channels, stamp, None);
         }
     }
 
-    fn write(
-        &self,
-        kind: Kind,
-        media: &Media,
-        position: u64,
-        number: Option<FrameNumber>,
-        out: &mut Vec<u8>,
-        channels: &mut Vec<usize>,
-    ) {
-        let stamp = Stamp {
-            sequence: self.sequence(kind, media, position),
-            time: self.time_origin(kind).wrapping_add(media.rtp_time(position)),
-            ssrc: self.ssrc(kind),
-        };
-        media.unit(position).write(out, channels, stamp, number);
+    /// The RTP timestamp of video frame `frame`.
+    fn video_time(&self, frame: u64) -> u32 {
+        let (media, clockwork) = (&self.clip.video, &self.traits.clockwork);
+        let frame = clockwork.stamped_as(frame);
+        let exact = self.time_origin(Kind::Video).wrapping_add(media.rtp_time(self.shift + frame));
+        exact.wrapping_add(clockwork.shift(self.due(frame), media.rate))
     }
 
     /// Where the tracks start for a client whose first frame of video is `frame`; its first of audio is the first
@@ -135,9 +151,8 @@ impl Feed {
     pub fn start(&self, kind: Kind, frame: u64) -> Option<Start> {
         match kind {
             Kind::Video => {
-                let (media, position) = (&self.clip.video, self.shift + frame);
-                let time = self.time_origin(kind).wrapping_add(media.rtp_time(position));
-                Some(Start { sequence: self.sequence(kind, media, position), time })
+                let sequence = self.sequence(kind, &self.clip.video, self.shift + frame);
+                Some(Start { sequence, time: self.video_time(frame) })
             }
             Kind::Audio => {
                 let media = &self.clip.audio.as_ref()?.media;
@@ -149,7 +164,7 @@ impl Feed {
     }
 
     /// Writes an RTCP sender report (RFC 3550, 6.4.1) with a CNAME, framed for `channel`. `now` is the time since
-    /// the start and `ntp` the same moment as NTP timestamp. `None` if the camera has no such track.
+    /// the start and `ntp` the same moment as NTP timestamp. `None` if the camera has no such track, or sends none.
     pub fn sender_report(
         &self,
         kind: Kind,
@@ -162,7 +177,7 @@ impl Feed {
             Kind::Audio => (&self.clip.audio.as_ref()?.media, self.first_audio_after(now), 0),
         };
         let (sent, before) = (media.sent_before(position), media.sent_before(origin));
-        let ssrc = self.ssrc(kind).to_be_bytes();
+        let (ssrc, ntp) = (self.ssrc(kind).to_be_bytes(), self.traits.reports.tell(ntp)?);
         let mut report = [0; REPORT_LEN];
         report[..8].copy_from_slice(&[b'$', channel, 0, 48, 0x80, 200, 0, 6]);
         report[8..12].copy_from_slice(&ssrc);
@@ -184,7 +199,8 @@ impl Feed {
         };
         let running = (now + origin).saturating_sub(self.phase);
         let ticks = running.as_nanos() * u128::from(rate) / 1_000_000_000;
-        self.time_origin(kind).wrapping_add(low32(ticks))
+        let exact = self.time_origin(kind).wrapping_add(low32(ticks));
+        exact.wrapping_add(self.traits.clockwork.shift(now, rate))
     }
 
     fn sequence(&self, kind: Kind, media: &Media, position: u64) -> u16 {

@@ -108,6 +108,8 @@ fn parse_head(head: &str) -> Result<Request, Error> {
 pub enum Status {
     /// 200
     Ok,
+    /// 302
+    Found,
     /// 400
     BadRequest,
     /// 401
@@ -116,6 +118,8 @@ pub enum Status {
     NotFound,
     /// 405
     MethodNotAllowed,
+    /// 453
+    NotEnoughBandwidth,
     /// 454
     SessionNotFound,
     /// 455
@@ -128,10 +132,12 @@ impl Status {
     fn line(self) -> &'static str {
         match self {
             Self::Ok => "200 OK",
+            Self::Found => "302 Found",
             Self::BadRequest => "400 Bad Request",
             Self::Unauthorized => "401 Unauthorized",
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed",
+            Self::NotEnoughBandwidth => "453 Not Enough Bandwidth",
             Self::SessionNotFound => "454 Session Not Found",
             Self::MethodNotValidInThisState => "455 Method Not Valid in This State",
             Self::UnsupportedTransport => "461 Unsupported Transport",

@@ -12,6 +12,12 @@ use crate::sei::{self, FrameNumber};
 pub const VIDEO_PAYLOAD_TYPE: u8 = 96;
 /// Payload type of audio.
 pub const AUDIO_PAYLOAD_TYPE: u8 = 97;
+/// Payload type of G.711 µ-law (RFC 3551, table 4).
+pub const PCMU_PAYLOAD_TYPE: u8 = 0;
+/// Payload type of G.711 A-law.
+pub const PCMA_PAYLOAD_TYPE: u8 = 8;
+/// The largest RTP payload in bytes that interleaved framing has a length for.
+pub const LARGEST_PAYLOAD: usize = 0xffff - RTP_HEADER;
 /// Largest RTP payload in bytes: what cameras send so that a packet fits an Ethernet frame even over UDP.
 pub const MAX_PAYLOAD: usize = 1400;
 /// Bytes of interleaved framing before each packet.
@@ -77,10 +83,11 @@ impl Unit {
         }
     }
 
-    /// Appends a packet whose payload is `parts` joined. At most [`MAX_PAYLOAD`] plus small headers.
+    /// Appends a packet whose payload is `parts` joined. At most [`LARGEST_PAYLOAD`].
     fn push(&mut self, payload_type: u8, marker: bool, parts: &[&[u8]]) {
         let payload: usize = parts.iter().map(|part| part.len()).sum();
-        let length = u16::try_from(RTP_HEADER + payload).expect("invariant: packets are cut to MAX_PAYLOAD");
+        let length =
+            u16::try_from(RTP_HEADER + payload).expect("invariant: packets are cut to LARGEST_PAYLOAD");
         self.packets.push(self.bytes.len());
         self.bytes.extend_from_slice(&[b'$', 0]);
         self.bytes.extend_from_slice(&length.to_be_bytes());
@@ -93,25 +100,31 @@ impl Unit {
 }
 
 /// Cuts an access unit: first `parameter_sets` (given for keyframes: cameras repeat them in band), then the frame
-/// number, then `nals`. The marker is on the last packet.
-pub fn video_unit(standard: Standard, parameter_sets: &[Vec<u8>], nals: &[&[u8]]) -> Unit {
+/// number, then `nals`. The marker is on the last packet. `max_payload` is at most [`LARGEST_PAYLOAD`].
+pub fn video_unit(
+    standard: Standard,
+    parameter_sets: &[Vec<u8>],
+    nals: &[&[u8]],
+    max_payload: usize,
+) -> Unit {
     let mut unit = Unit::default();
+    let push_nal = |unit: &mut Unit, nal: &[u8], last| push_nal(unit, standard, nal, last, max_payload);
     for set in parameter_sets {
-        push_nal(&mut unit, standard, set, false);
+        push_nal(&mut unit, set, false);
     }
     let number = sei::encode(standard, FrameNumber { camera: 0, frame: 0 });
     let at = unit.bytes.len() + FRAMING + RTP_HEADER + sei::digits_offset(standard);
     unit.digits = Some(at);
-    push_nal(&mut unit, standard, &number, nals.is_empty());
+    push_nal(&mut unit, &number, nals.is_empty());
     for (index, nal) in nals.iter().enumerate() {
-        push_nal(&mut unit, standard, nal, index + 1 == nals.len());
+        push_nal(&mut unit, nal, index + 1 == nals.len());
     }
     unit
 }
 
-fn push_nal(unit: &mut Unit, standard: Standard, nal: &[u8], last: bool) {
+fn push_nal(unit: &mut Unit, standard: Standard, nal: &[u8], last: bool, max_payload: usize) {
     let Some((header, mut body)) = nal.split_at_checked(standard.header_len()) else { return };
-    if nal.len() <= MAX_PAYLOAD {
+    if nal.len() <= max_payload {
         unit.push(VIDEO_PAYLOAD_TYPE, last, &[nal]);
         return;
     }
@@ -120,7 +133,7 @@ fn push_nal(unit: &mut Unit, standard: Standard, nal: &[u8], last: bool) {
         Standard::H264 => (&[header[0] & 0xe0 | 28], header[0] & 0x1f),
         Standard::H265 => (&[header[0] & 0x81 | 49 << 1, header[1]], header[0] >> 1 & 0x3f),
     };
-    let room = MAX_PAYLOAD - indicator.len() - 1;
+    let room = max_payload - indicator.len() - 1;
     let mut start = 0x80;
     while !body.is_empty() {
         let (piece, rest) = body.split_at(room.min(body.len()));
@@ -140,6 +153,13 @@ pub fn audio_unit(frame: &[u8]) -> Option<Unit> {
     let mut unit = Unit::default();
     unit.push(AUDIO_PAYLOAD_TYPE, true, &[&16_u16.to_be_bytes(), &size.to_be_bytes(), frame]);
     Some(unit)
+}
+
+/// Wraps octets of sound that need no header of their own, at most [`LARGEST_PAYLOAD`].
+pub fn sound_unit(payload_type: u8, octets: &[u8]) -> Unit {
+    let mut unit = Unit::default();
+    unit.push(payload_type, false, &[octets]);
+    unit
 }
 
 #[cfg(test)]
@@ -218,7 +238,7 @@ mod tests {
         // Given an access unit cut into packets and stamped,
         let sets = vec![vec![0x67, 1, 2, 3], vec![0x68, 4]];
         let slices: Vec<&[u8]> = nals.iter().map(Vec::as_slice).collect();
-        let unit = video_unit(standard, &sets, &slices);
+        let unit = video_unit(standard, &sets, &slices, MAX_PAYLOAD);
         let number = FrameNumber { camera: 3, frame: 77 };
         let (mut wire, mut channels) = (b"before".to_vec(), Vec::new());
         unit.write(&mut wire, &mut channels, Stamp { sequence: 65_534, time: 9, ssrc: 4 }, Some(number));

@@ -47,6 +47,8 @@ pub struct Player {
     pub audio: Option<Channels>,
     /// How long after PLAY packets are sent; zero: none at all.
     pub play_for: Option<Duration>,
+    /// Then the connection is closed in the middle of a packet.
+    pub cut: bool,
 }
 
 /// What PLAY answers: where each track that was set up starts.
@@ -108,6 +110,9 @@ struct Playing {
     first_frame: u64,
     until: Duration,
     next_report: Duration,
+    /// What is held back, and when it is sent.
+    held: Vec<u8>,
+    flush_at: Duration,
 }
 
 /// Packets of the frame that is being sent: video, then audio.
@@ -171,7 +176,15 @@ impl Pump {
             Some(Duration::ZERO) => Duration::ZERO,
             Some(limit) => now + limit,
         };
-        active.players.push(Playing { id, player, first_frame, until, next_report: now });
+        active.players.push(Playing {
+            id,
+            player,
+            first_frame,
+            until,
+            next_report: now,
+            held: Vec::new(),
+            flush_at: now,
+        });
         self.counters.plays.fetch_add(1, Ordering::Relaxed);
         self.work.notify_one();
         Ok(id)
@@ -265,6 +278,9 @@ impl Active {
         let (feed, frame) = (&self.feed, self.next_frame);
         self.players.retain_mut(|playing| {
             if frame < playing.first_frame || due >= playing.until {
+                if playing.player.cut && due >= playing.until {
+                    playing.cut(scratch);
+                }
                 return !playing.player.outbox.closed().is_cancelled();
             }
             counters.frames.fetch_add(1, Ordering::Relaxed);
@@ -279,6 +295,23 @@ impl Active {
 }
 
 impl Playing {
+    /// Sends half a frame and hangs up.
+    fn cut(&self, scratch: &Scratch) {
+        let _gone = self.player.outbox.send(&scratch.bytes[..scratch.video_len / 2]);
+        self.player.outbox.closed().cancel();
+    }
+
+    /// Sends, or holds back what a camera that sends in bursts does not send yet.
+    fn put(&mut self, bytes: &[u8], now: Duration, burst: Option<Duration>) -> Result<(), Error> {
+        let Some(burst) = burst else { return self.player.outbox.send(bytes) };
+        self.held.extend_from_slice(bytes);
+        if now < self.flush_at {
+            return Ok(());
+        }
+        self.flush_at = now + burst;
+        self.player.outbox.send(&std::mem::take(&mut self.held))
+    }
+
     fn send(
         &mut self,
         feed: &Feed,
@@ -293,7 +326,7 @@ impl Playing {
             for (kind, channels) in tracks {
                 let report = channels.and_then(|to| feed.sender_report(kind, to.rtcp, now, ntp));
                 if let Some(report) = report {
-                    self.player.outbox.send(&report)?;
+                    self.put(&report, now, feed.traits().burst)?;
                 }
             }
         }
@@ -310,7 +343,7 @@ impl Playing {
         let with_audio = self.player.audio.is_some() && frame > self.first_frame;
         let end = if with_audio { scratch.bytes.len() } else { scratch.video_len };
         let start = if self.player.video.is_some() { 0 } else { scratch.video_len.min(end) };
-        if start < end { self.player.outbox.send(&scratch.bytes[start..end]) } else { Ok(()) }
+        if start < end { self.put(&scratch.bytes[start..end], now, feed.traits().burst) } else { Ok(()) }
     }
 }
 

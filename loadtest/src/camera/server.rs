@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longwatch_events::time::SystemClock;
@@ -80,7 +80,8 @@ impl Server {
             listeners.push(bound.map_err(|source| Error::Listen { address, source })?);
         }
         let pump = Pump::new(Box::new(SystemClock), options.join);
-        let shared = Shared { catalogue, pump, session_timeout: options.session_timeout };
+        let session_timeout = options.session_timeout;
+        let shared = Shared { catalogue, pump, session_timeout, kept: Mutex::default() };
         Ok(Self { listeners, shared: Arc::new(shared) })
     }
 
