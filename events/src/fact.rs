@@ -98,6 +98,10 @@ pub enum Codec {
     H265,
     /// AAC, ISO/IEC 14496-3.
     Aac,
+    /// G.711 with µ-law, as RTP calls it (RFC 3551, section 4.5.14).
+    Pcmu,
+    /// G.711 with A-law.
+    Pcma,
 }
 
 /// One thing that happened to the recording of one camera on one server.
@@ -130,6 +134,8 @@ pub struct Started {
     pub video: Codec,
     /// Its audio, if it has any that is recorded.
     pub audio: Option<Codec>,
+    /// What it offers besides and is not recorded, as `media/encoding`, such as `audio/opus`.
+    pub not_recorded: Vec<String>,
 }
 
 /// See [`Fact::FirstKeyframeDurable`].

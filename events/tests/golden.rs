@@ -95,6 +95,7 @@ const OTHERS: &[&str] = &[
     "recording.reported.v1",
     "recording.reported.v1.causes",
     "recording.reported.v1.lease_expired",
+    "recording.reported.v1.sound",
     "server.heartbeat.v1",
     "server.heartbeat.v1.lease",
     "server.heartbeat.v1.minimal",

@@ -1,6 +1,6 @@
 //! What a camera sends, in the worker's own terms: tracks, then frames of them.
 //!
-//! Not a decoder: samples stay as they came, in the format MP4 wants (length-prefixed NAL units, raw AAC).
+//! Not a decoder: samples stay as they came, in the format MP4 wants (length-prefixed NAL units, raw AAC, G.711 octets).
 //! Invariant: media times of both tracks of one session count from the same moment.
 
 use std::num::NonZeroU32;
@@ -27,14 +27,12 @@ pub struct VideoTrack {
 /// The audio track of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AudioTrack {
-    /// AAC.
+    /// AAC or G.711.
     pub codec: Codec,
     /// Units of media time in a second.
     pub timescale: NonZeroU32,
-    /// The whole `mp4a` box.
+    /// The whole `mp4a`, `ulaw` or `alaw` box.
     pub sample_entry: Bytes,
-    /// Duration of one frame, in the timescale.
-    pub frame_length: NonZeroU32,
 }
 
 /// What a session records. Two sets of tracks that are equal can share a segment.
@@ -44,6 +42,8 @@ pub struct Tracks {
     pub video: VideoTrack,
     /// The first audio stream this version can store, if any.
     pub audio: Option<AudioTrack>,
+    /// What the camera offers besides, as `media/encoding`: told, and not recorded.
+    pub not_recorded: Vec<String>,
 }
 
 /// When a frame was received, by both clocks.
@@ -71,10 +71,12 @@ pub struct VideoFrame {
 /// One coded audio frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AudioFrame {
-    /// A raw AAC frame.
+    /// A raw AAC frame, or the octets of one G.711 packet.
     pub data: Bytes,
     /// Presentation time in the track's timescale.
     pub media_time: i64,
+    /// How long it lasts, in the track's timescale. G.711 packets may be of any length.
+    pub duration: NonZeroU32,
 }
 
 /// The types of the NAL units of one sample, as their first header byte shows them; ends at the first broken length.
@@ -103,7 +105,7 @@ pub fn is_random_access(codec: Codec, data: &[u8]) -> bool {
             .map(|header| (header >> 1) & 0x3f)
             .find(|kind| *kind < 32)
             .is_some_and(|kind| (16..=21).contains(&kind)),
-        Codec::Aac => true,
+        Codec::Aac | Codec::Pcmu | Codec::Pcma => true,
     }
 }
 

@@ -251,6 +251,8 @@ shapes! {
         at: Timestamp,
         video: Codec,
         audio: Option<Codec>,
+        #[serde(default, skip_serializing_if = "is_default")]
+        not_recorded: Vec<String>,
     }
 
     /// See [`crate::fact::FirstKeyframeDurable`].

@@ -168,6 +168,7 @@ mod tests {
                 at: at(millis),
                 video: Codec::H264,
                 audio: None,
+                not_recorded: Vec::new(),
             })
         };
         let durable = Fact::FirstKeyframeDurable(FirstKeyframeDurable {

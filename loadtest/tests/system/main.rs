@@ -11,6 +11,8 @@ mod failing_cameras;
 mod failover;
 mod given;
 mod moves;
+mod odd_cameras;
+mod playing;
 mod recording;
 mod replay;
 mod replicas;

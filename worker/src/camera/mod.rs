@@ -373,7 +373,8 @@ impl Camera {
                 Some(recorder) => recorder.change_tracks(tracks),
                 None => {
                     let audio = tracks.audio.as_ref().map(|audio| audio.codec);
-                    self.reporter.started(take.plays_since, tracks.video.codec, audio);
+                    let not_recorded = tracks.not_recorded.clone();
+                    self.reporter.started(take.plays_since, tracks.video.codec, audio, not_recorded);
                     take.recorder =
                         Some(Recorder::new(self.reporter.identity(), self.settings.lengths, tracks));
                 }

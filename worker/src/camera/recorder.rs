@@ -213,6 +213,7 @@ mod tests {
                 height: 360,
             },
             audio: None,
+            not_recorded: Vec::new(),
         })
     }
 

@@ -72,10 +72,16 @@ impl Reporter {
     }
 
     /// `at`: when PLAY was answered. What the camera sends may be known only later.
-    pub(super) fn started(&self, at: Timestamp, video: Codec, audio: Option<Codec>) {
+    pub(super) fn started(
+        &self,
+        at: Timestamp,
+        video: Codec,
+        audio: Option<Codec>,
+        not_recorded: Vec<String>,
+    ) {
         let Identity { tenant_id, camera_id, epoch, .. } = self.identity();
         self.stats.set_state(CameraState::Connecting);
-        self.told.report(Fact::Started(Started { tenant_id, camera_id, epoch, at, video, audio }));
+        self.told.report(Fact::Started(Started { tenant_id, camera_id, epoch, at, video, audio, not_recorded }));
     }
 
     pub(super) fn resumed(&mut self, start: Timestamp, durable_at: Timestamp, ended: Option<Break>) {

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use longwatch_events::fact::Codec;
 use longwatch_events::time::Timestamp;
 
 use super::boxes::Boxes;
@@ -94,6 +95,29 @@ fn track(b: &mut Boxes, id: u32, media: &Media<'_>) {
             b.put(b"minf", |b| media_information(b, media));
         });
     });
+}
+
+/// The sample entry of G.711 (section 12.2.3; `ulaw` and `alaw` are QuickTime's names, which its readers and those that
+/// came after it know). Kept as it came: ffmpeg, VLC and mpv play it in this form, browsers do not play G.711 in any.
+pub fn g711_sample_entry(codec: Codec, channels: u16, rate: NonZeroU32) -> Option<Vec<u8>> {
+    let kind = match codec {
+        Codec::Pcmu => b"ulaw",
+        Codec::Pcma => b"alaw",
+        Codec::H264 | Codec::H265 | Codec::Aac => return None,
+    };
+    // The rate is 16.16 fixed point.
+    let rate = u16::try_from(rate.get()).ok()?;
+    let mut boxes = Boxes::default();
+    boxes.put(kind, |b| {
+        b.zeros(6);
+        b.u16(1); // data_reference_index
+        b.zeros(8);
+        b.u16(channels);
+        b.u16(16); // samplesize: of what it decodes to
+        b.zeros(4);
+        b.u32(u32::from(rate) << 16);
+    });
+    Some(boxes.into_bytes())
 }
 
 /// `mdhd`, section 8.4.2.

@@ -46,6 +46,8 @@ struct Track {
 struct Sample {
     data: Bytes,
     media_time: i64,
+    /// How long it lasts, if that is known.
+    duration: Option<NonZeroU32>,
     sync: bool,
 }
 
@@ -125,7 +127,7 @@ impl Muxer {
             audio: tracks
                 .audio
                 .as_ref()
-                .map(|audio| Track::new(audio.timescale, i64::from(audio.frame_length.get()))),
+                .map(|audio| Track::new(audio.timescale, 1)),
             zero: None,
             sequence: 0,
             bytes: 0,
@@ -138,6 +140,7 @@ impl Muxer {
         self.video.samples.push(Sample {
             data: frame.data,
             media_time: frame.media_time,
+            duration: None,
             sync: frame.random_access,
         });
     }
@@ -146,7 +149,8 @@ impl Muxer {
     pub fn push_audio(&mut self, frame: AudioFrame) {
         if let Some(audio) = &mut self.audio {
             self.bytes = self.bytes.saturating_add(frame.data.len());
-            audio.samples.push(Sample { data: frame.data, media_time: frame.media_time, sync: true });
+            let AudioFrame { data, media_time, duration } = frame;
+            audio.samples.push(Sample { data, media_time, duration: Some(duration), sync: true });
         }
     }
 
@@ -208,7 +212,9 @@ impl Muxer {
             // Audio of before the first picture is heard with it.
             .map(|time| i64::try_from(time.clamp(0, i128::from(MAX_TIME))).unwrap_or(MAX_TIME))
             .collect();
-        Some(track.timings(&presented, &presented, None))
+        let last = samples.last().and_then(|sample| sample.duration).zip(presented.last());
+        let next = last.map(|(duration, last)| last.saturating_add(i64::from(duration.get())));
+        Some(track.timings(&presented, &presented, next))
     }
 
     /// `moof` (section 8.8.4) and the header of `mdat` (section 8.1.1).

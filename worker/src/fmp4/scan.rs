@@ -70,6 +70,8 @@ pub fn movie(content: &[u8]) -> Option<Movie> {
             (VIDEO_TRACK, b"avc1") => video = Some((timescale, Codec::H264)),
             (VIDEO_TRACK, b"hvc1") => video = Some((timescale, Codec::H265)),
             (AUDIO_TRACK, b"mp4a") => audio = Some(Codec::Aac),
+            (AUDIO_TRACK, b"ulaw") => audio = Some(Codec::Pcmu),
+            (AUDIO_TRACK, b"alaw") => audio = Some(Codec::Pcma),
             _ => return None,
         }
     }

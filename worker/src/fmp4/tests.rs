@@ -13,6 +13,8 @@ use super::*;
 use crate::frame::{Arrival, AudioFrame, AudioTrack, Tracks, VideoFrame, VideoTrack};
 
 const ARRIVAL: Arrival = Arrival { at: Timestamp::UNIX_EPOCH, monotonic_us: 0 };
+/// Of AAC.
+const FRAME: NonZeroU32 = NonZeroU32::new(1_024).unwrap();
 const START: Timestamp = Timestamp::from_micros(1_795_420_800_123_456);
 
 fn tracks(audio: bool) -> Tracks {
@@ -28,8 +30,8 @@ fn tracks(audio: bool) -> Tracks {
             codec: Codec::Aac,
             timescale: NonZeroU32::new(16_000).unwrap(),
             sample_entry: Bytes::from_static(b"\0\0\0\x08mp4a"),
-            frame_length: NonZeroU32::new(1_024).unwrap(),
         }),
+        not_recorded: Vec::new(),
     }
 }
 
@@ -125,7 +127,7 @@ fn play(ops: &[Op], with_audio: bool) -> Played {
                 if with_audio {
                     waiting.1.push(data.clone());
                 }
-                muxer.push_audio(AudioFrame { data: data.into(), media_time });
+                muxer.push_audio(AudioFrame { data: data.into(), media_time, duration: FRAME });
             }
             Op::Cut { next_known } => {
                 let next = ops[n.min(ops.len())..].iter().find_map(|op| match op {
@@ -250,12 +252,13 @@ fn audio_counts_from_the_first_picture_and_never_below() {
     let ops = [audio(15_900), video(90_000), audio(16_500), audio(17_524), video(180_000)];
     let read = read_track(&play(&ops, true).file, AUDIO_TRACK);
     assert_eq!(read.iter().map(|sample| sample.decoded).collect::<Vec<_>>(), [0, 500, 1_524]);
+    assert_eq!(read.last().unwrap().duration, 1_024, "the last one lasts as long as it says");
 }
 
 #[test]
 fn a_fragment_needs_a_picture() {
     let mut muxer = Muxer::new(&tracks(true));
-    muxer.push_audio(AudioFrame { data: Bytes::from_static(b"a"), media_time: 0 });
+    muxer.push_audio(AudioFrame { data: Bytes::from_static(b"a"), media_time: 0, duration: FRAME });
     assert!(muxer.finish_fragment(None).unwrap().is_none());
 }
 

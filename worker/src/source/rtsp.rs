@@ -27,7 +27,11 @@ use url::{Host, Url};
 use super::address::AddressPolicy;
 use super::classify::{Redactor, cause, io_cause};
 use super::{Failure, Received, Session, Source};
+use crate::fmp4::init::g711_sample_entry;
 use crate::frame::{Arrival, AudioFrame, AudioTrack, Tracks, VideoFrame, VideoTrack, is_random_access};
+
+/// Streams that are told of one camera: more are not to be expected.
+const MAX_OTHERS: usize = 10;
 
 /// How long a camera may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,25 +278,27 @@ struct Chosen {
 fn choose(streams: &[Stream]) -> Result<Chosen, Failure> {
     let is_video = |stream: &Stream| stream.media() == "video" && video_codec(stream).is_some();
     let Some(video) = streams.iter().position(is_video) else {
-        let offered: Vec<_> =
-            streams.iter().map(|stream| format!("{}/{}", stream.media(), stream.encoding_name())).collect();
-        let detail: String = offered.join(", ").chars().filter(|c| !c.is_control()).take(200).collect();
+        let offered: Vec<_> = streams.iter().map(kind).take(MAX_OTHERS).collect();
+        let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
         return Err(Failure::new(
             Cause::UnsupportedCodec,
-            format!("the camera offers {detail}; needed is video in H.264 or H.265"),
+            format!("the camera offers {offered}; needed is video in H.264 or H.265"),
         ));
     };
     let audio = streams.iter().position(|stream| audio_track(stream).is_some());
-    for (index, stream) in streams.iter().enumerate() {
-        if index != video && Some(index) != audio {
-            tracing::info!(
-                media = stream.media(),
-                encoding = stream.encoding_name(),
-                "stream is not recorded"
-            );
-        }
-    }
     Ok(Chosen { video, audio })
+}
+
+/// The streams other than these, as `media/encoding`.
+fn others(streams: &[Stream], video: usize, audio: Option<usize>) -> Vec<String> {
+    let unchosen = streams.iter().enumerate().filter(|(index, _)| *index != video && Some(*index) != audio);
+    unchosen.map(|(_, stream)| kind(stream)).take(MAX_OTHERS).collect()
+}
+
+/// What a stream is, as `media/encoding`; the camera's own words, so of bounded length.
+fn kind(stream: &Stream) -> String {
+    let text = format!("{}/{}", stream.media(), stream.encoding_name());
+    text.chars().filter(|c| !c.is_control()).take(50).collect()
 }
 
 fn video_codec(stream: &Stream) -> Option<Codec> {
@@ -318,18 +324,32 @@ fn video_track(stream: &Stream) -> Option<VideoTrack> {
 }
 
 fn audio_track(stream: &Stream) -> Option<AudioTrack> {
-    if stream.media() != "audio" || stream.encoding_name() != "mpeg4-generic" {
+    if stream.media() != "audio" {
         return None;
     }
     let Some(ParametersRef::Audio(parameters)) = stream.parameters() else {
         return None;
     };
-    Some(AudioTrack {
-        codec: Codec::Aac,
-        timescale: NonZeroU32::new(parameters.clock_rate())?,
-        sample_entry: parameters.mp4_sample_entry().build().ok()?.into(),
-        frame_length: parameters.frame_length()?,
-    })
+    let timescale = NonZeroU32::new(parameters.clock_rate())?;
+    let g711 = |codec| g711_sample_entry(codec, parameters.channels().get(), timescale);
+    let (codec, sample_entry) = match stream.encoding_name() {
+        "mpeg4-generic" => (Codec::Aac, parameters.mp4_sample_entry().build().ok()?),
+        "pcmu" => (Codec::Pcmu, g711(Codec::Pcmu)?),
+        "pcma" => (Codec::Pcma, g711(Codec::Pcma)?),
+        _ => return None,
+    };
+    Some(AudioTrack { codec, timescale, sample_entry: sample_entry.into() })
+}
+
+/// How long an audio frame lasts. Of G.711 the library counts octets; one of each channel lasts one unit of time.
+fn audio_duration(stream: &Stream, frame_length: NonZeroU32) -> NonZeroU32 {
+    match (stream.encoding_name(), stream.parameters()) {
+        ("pcmu" | "pcma", Some(ParametersRef::Audio(parameters))) => {
+            NonZeroU32::new(frame_length.get() / u32::from(parameters.channels().get()))
+                .unwrap_or(NonZeroU32::MIN)
+        }
+        _ => frame_length,
+    }
 }
 
 /// A camera that plays.
@@ -358,7 +378,8 @@ impl RtspSession {
         let streams = self.demuxed.streams();
         let video = video_track(streams.get(self.video)?)?;
         let audio = self.audio.and_then(|index| streams.get(index)).and_then(audio_track);
-        Some(Tracks { video, audio })
+        let not_recorded = others(streams, self.video, audio.as_ref().and(self.audio));
+        Some(Tracks { video, audio, not_recorded })
     }
 
     fn take_picture(&mut self, frame: retina::codec::VideoFrame) {
@@ -390,9 +411,11 @@ impl RtspSession {
     fn take_audio(&mut self, frame: &retina::codec::AudioFrame) {
         // Before the first picture nobody knows where it belongs.
         if self.tracks.is_some() && Some(frame.stream_id()) == self.audio {
+            let Some(stream) = self.demuxed.streams().get(frame.stream_id()) else { return };
+            let duration = audio_duration(stream, frame.frame_length());
             let data = Bytes::copy_from_slice(frame.data());
-            self.queued
-                .push_back(Received::Audio(AudioFrame { data, media_time: frame.timestamp().elapsed() }));
+            let media_time = frame.timestamp().elapsed();
+            self.queued.push_back(Received::Audio(AudioFrame { data, media_time, duration }));
         }
     }
 }

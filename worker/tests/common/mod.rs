@@ -77,8 +77,8 @@ impl Clip {
                 codec: Codec::Aac,
                 timescale: NonZeroU32::new(16_000).unwrap(),
                 sample_entry: entries[index].clone(),
-                frame_length: NonZeroU32::new(1_024).unwrap(),
             }),
+            not_recorded: Vec::new(),
         };
         let file = Bytes::from(file);
         let frames = probed["packets"].as_array().unwrap().iter().map(|packet| {
@@ -94,7 +94,8 @@ impl Clip {
                     arrival: Arrival { at: start.plus_micros(decoded_us), monotonic_us: decoded_us },
                 })
             } else {
-                ClipFrame::Audio(AudioFrame { data, media_time })
+                let duration = NonZeroU32::new(1_024).unwrap();
+                ClipFrame::Audio(AudioFrame { data, media_time, duration })
             }
         });
         Self { tracks: Arc::new(tracks), frames: frames.collect() }

@@ -171,7 +171,15 @@ impl<'m> World<'m> {
 
 pub(super) fn started(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, second: i64) -> Fact {
     let (video, audio) = (Codec::H264, Some(Codec::Aac));
-    Fact::Started(Started { tenant_id, camera_id, epoch, at: at(second), video, audio })
+    Fact::Started(Started {
+        tenant_id,
+        camera_id,
+        epoch,
+        at: at(second),
+        video,
+        audio,
+        not_recorded: Vec::new(),
+    })
 }
 
 pub(super) fn keyframe(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, second: i64) -> Fact {

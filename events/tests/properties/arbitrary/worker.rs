@@ -47,7 +47,7 @@ fn load() -> impl Strategy<Value = Load> {
 }
 
 fn codec() -> impl Strategy<Value = Codec> {
-    select(vec![Codec::H264, Codec::H265, Codec::Aac])
+    select(vec![Codec::H264, Codec::H265, Codec::Aac, Codec::Pcmu, Codec::Pcma])
 }
 
 fn cause() -> impl Strategy<Value = Cause> {
@@ -99,9 +99,11 @@ fn stored() -> impl Strategy<Value = Fact> {
 fn fact() -> impl Strategy<Value = Fact> {
     let of = || (tenant_id(), camera_id(), epoch(), timestamp());
     prop_oneof![
-        (of(), codec(), option::of(codec())).prop_map(|((tenant_id, camera_id, epoch, at), video, audio)| {
-            Fact::Started(Started { tenant_id, camera_id, epoch, at, video, audio })
-        }),
+        (of(), codec(), option::of(codec()), vec("[a-z]{5}/[a-z0-9.-]{1,20}", 0..3)).prop_map(
+            |((tenant_id, camera_id, epoch, at), video, audio, not_recorded)| {
+                Fact::Started(Started { tenant_id, camera_id, epoch, at, video, audio, not_recorded })
+            }
+        ),
         (of(), timestamp()).prop_map(|((tenant_id, camera_id, epoch, start), durable_at)| {
             Fact::FirstKeyframeDurable(FirstKeyframeDurable {
                 tenant_id,

@@ -189,7 +189,15 @@ impl Worker {
         audit.keyframe(key, epoch, server_id);
         env.note(format_args!("s{index} records {} under epoch {epoch}", key.camera_id));
         let (Key { tenant_id, camera_id }, at) = (key, self.wall_clock(env));
-        let started = Started { tenant_id, camera_id, epoch, at, video: Codec::H264, audio: None };
+        let started = Started {
+            tenant_id,
+            camera_id,
+            epoch,
+            at,
+            video: Codec::H264,
+            audio: None,
+            not_recorded: Vec::new(),
+        };
         let durable = FirstKeyframeDurable { tenant_id, camera_id, epoch, start: at, durable_at: at };
         self.tell(env, vec![Fact::Started(started), Fact::FirstKeyframeDurable(durable)]);
     }

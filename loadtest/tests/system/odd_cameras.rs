@@ -1,0 +1,158 @@
+//! Cameras that are odd, and can be recorded all the same: no frame of them is lost, and what is stored plays.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "of what is told only a part is looked at")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use longwatch_events::event::Event;
+use longwatch_events::fact::{Fact, Started};
+use longwatch_events::subject::LogStream;
+use longwatch_loadtest::camera::clip::embedded;
+use longwatch_loadtest::system::cameras::Cameras;
+use longwatch_loadtest::system::cluster::{Cluster, Options};
+use longwatch_loadtest::system::history;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::given::{Given, until};
+use crate::playing::{g711, play};
+use crate::recording::assert_no_frame_lost;
+
+/// Long enough for every change that a camera makes by itself.
+const RECORDED: Duration = Duration::from_secs(25);
+
+/// A camera: its path, its codec as ffprobe names it, and that of its sound.
+type Kind = (&'static str, &'static str, Option<&'static str>);
+
+const CODECS: [Kind; 6] = [
+    ("/odd/pcmu/1", "h264", Some("pcm_mulaw")),
+    ("/odd/pcma/1", "h264", Some("pcm_alaw")),
+    ("/odd/opus/1", "h264", None),
+    ("/odd/h265-open-gop/1", "hevc", None),
+    ("/bframes/1", "h264", None),
+    ("/odd/sps-change/1", "h264", None),
+];
+
+const PACKAGING: [Kind; 7] = [
+    ("/odd/no-sps/1", "h264", None),
+    ("/odd/wrong-sps/1", "h264", None),
+    ("/odd/long-gop/1", "h264", None),
+    ("/odd/50fps/1", "h264", None),
+    ("/odd/large-keyframes/1", "h264", None),
+    ("/odd/large-packets/1", "h264", Some("aac")),
+    ("/odd/zero-durations/1", "h264", None),
+];
+
+/// Records all of them for [`RECORDED`], stops, and gives each one's files. Nothing of them is lost and everything plays.
+async fn record(kinds: &[Kind]) -> (Given, Vec<Vec<PathBuf>>) {
+    let given = Given::start(5_000, 1).await;
+    let mut ids = Vec::new();
+    for (path, ..) in kinds {
+        ids.push(given.api.add_camera(path, &given.cameras.url(path)).await.unwrap());
+    }
+    for id in &ids {
+        given.until_recording(id).await;
+    }
+    sleep(RECORDED).await;
+    for (id, (path, ..)) in ids.iter().zip(kinds) {
+        let camera = given.camera(id).await.unwrap();
+        assert_eq!(camera["state"], "recording", "{path}: {camera:#}");
+    }
+    given.stop().await;
+    let files: Vec<_> = ids.iter().map(|id| given.files(id)).collect();
+    for (kind, files) in kinds.iter().zip(&files) {
+        assert_plays(*kind, files);
+    }
+    (given, files)
+}
+
+fn assert_plays((path, codec, sound): Kind, files: &[PathBuf]) {
+    let frames = assert_no_frame_lost(files);
+    assert!(frames >= RECORDED.as_secs() * 25, "{path}: {frames} frames");
+    for file in files {
+        let streams = play(file);
+        let [video, others @ ..] = streams.as_slice() else { panic!("{path}: nothing in {}", file.display()) };
+        assert_eq!(video.codec, codec, "{path}");
+        // Behind a CRA picture at the beginning, what is shown before it cannot be decoded, and need not be.
+        let leading = if path.contains("open-gop") { 2 } else { 0 };
+        let decoded = video.packets - leading..=video.packets;
+        assert!(decoded.contains(&video.frames), "{path}: {video:?} in {}", file.display());
+        assert_eq!(others.first().map(|other| other.codec.as_str()), sound, "{path}: {others:?}");
+        assert!(others.iter().all(|other| other.packets > 0 && other.frames > 0), "{path}: {others:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_codec_is_recorded_as_it_came() {
+    let (given, files) = record(&CODECS).await;
+    for (files, format, sent) in
+        [(&files[0], "mulaw", embedded::PCMU), (&files[1], "alaw", embedded::PCMA)]
+    {
+        let endless = sent.repeat(8);
+        for file in files {
+            let octets = g711(file, format);
+            assert!(octets.len() > 8_000, "{}: {} octets", file.display(), octets.len());
+            let found = endless.windows(octets.len()).any(|part| part == octets);
+            assert!(found, "{}: not what was sent", file.display());
+        }
+    }
+    let widths: Vec<u64> = files[5].iter().map(|file| play(file)[0].width).collect();
+    assert!(widths.contains(&320) && widths.contains(&480), "new parameters, new segment: {widths:?}");
+    drop(given);
+}
+
+#[tokio::test]
+async fn however_it_is_packed_no_frame_is_lost() {
+    record(&PACKAGING).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_says_so() {
+    let given = Given::start(5_000, 1).await;
+    let url = given.cameras.url("/hostile/audio-only");
+    let id = given.api.add_camera("sound", &url).await.unwrap();
+    until("a camera without video says what it offers", Duration::from_secs(20), async || {
+        let camera = given.camera(&id).await?;
+        let detail = camera["state_detail"].as_str().unwrap_or_default();
+        let told = camera["state_reason"] == "unsupported_codec"
+            && detail.contains("audio/pcmu")
+            && detail.contains("H.264 or H.265");
+        if told { Ok(()) } else { Err(camera) }
+    })
+    .await;
+    given.single.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_log_tells_what_is_left_out_of_a_recording() {
+    let folder = tempfile::tempdir().unwrap();
+    let cameras = Cameras::start(1).unwrap();
+    let options = Options {
+        folder: folder.path().to_owned(),
+        controls: 1,
+        database: None,
+        servers: 1,
+        capacity: None,
+        segment_ms: Some(5_000),
+    };
+    let cluster = Cluster::start(&options).await.unwrap();
+    let api = cluster.api(0);
+    let opus = api.add_camera("opus", &cameras.url("/odd/opus/1")).await.unwrap();
+    let log = cluster.log().await.unwrap();
+    let told = until("the camera has started", Duration::from_secs(30), async || {
+        let entries = history::read(&log, LogStream::Recordings).await.map_err(|e| e.to_string())?;
+        let facts = entries.into_iter().filter_map(|entry| match entry.event {
+            Event::RecordingReported(report) => Some(report.facts),
+            _ => None,
+        });
+        let started = facts.flatten().filter_map(|fact| match fact {
+            Fact::Started(started) => Some(started),
+            _ => None,
+        });
+        let mine = |started: &Started| started.camera_id.to_string() == opus;
+        started.into_iter().find(mine).ok_or(Value::from("not started"))
+    })
+    .await;
+    assert_eq!((told.audio, told.not_recorded), (None, vec!["audio/opus".to_owned()]));
+}
