@@ -413,6 +413,9 @@ pub struct Load {
     pub disk_total_bytes: u64,
     /// Facts that wait for the log.
     pub outbox_facts: u64,
+    /// By how many milliseconds somebody set the server's wall clock since the worker began, all steps together. Recordings
+    /// that run go on by the time as it was; those that begin later have the new one.
+    pub clock_stepped_ms: i64,
 }
 
 /// See [`Event::ControlTicked`].

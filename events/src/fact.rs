@@ -35,7 +35,7 @@ pub enum Cause {
     NotAllowed,
     /// The camera offers nothing this version records.
     UnsupportedCodec,
-    /// The camera's media clock jumped.
+    /// The camera's media clock jumps all the time.
     TimestampJump,
     /// Writing to the archive failed, or was too slow.
     StorageError,
@@ -117,6 +117,8 @@ pub enum Fact {
     Interrupted(Interrupted),
     /// Video that should exist and does not.
     Gap(Gap),
+    /// The camera's media clock jumped; nothing was lost by it.
+    TimestampJumped(TimestampJumped),
 }
 
 /// See [`Fact::Started`].
@@ -216,6 +218,21 @@ pub struct Gap {
     pub cause: Cause,
 }
 
+/// See [`Fact::TimestampJumped`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimestampJumped {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment.
+    pub epoch: Epoch,
+    /// When the first picture behind the jump was received.
+    pub at: Timestamp,
+    /// How far, in milliseconds; back if negative.
+    pub by_ms: i64,
+}
+
 impl Fact {
     /// The owner of the camera it is about.
     pub const fn tenant_id(&self) -> TenantId {
@@ -225,6 +242,7 @@ impl Fact {
             Self::SegmentStored(f) => f.tenant_id,
             Self::Interrupted(f) => f.tenant_id,
             Self::Gap(f) => f.tenant_id,
+            Self::TimestampJumped(f) => f.tenant_id,
         }
     }
 
@@ -236,6 +254,7 @@ impl Fact {
             Self::SegmentStored(f) => f.camera_id,
             Self::Interrupted(f) => f.camera_id,
             Self::Gap(f) => f.camera_id,
+            Self::TimestampJumped(f) => f.camera_id,
         }
     }
 }

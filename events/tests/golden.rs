@@ -94,9 +94,11 @@ const OTHERS: &[&str] = &[
     "control.ticked.v1",
     "recording.reported.v1",
     "recording.reported.v1.causes",
+    "recording.reported.v1.jumped",
     "recording.reported.v1.lease_expired",
     "recording.reported.v1.sound",
     "server.heartbeat.v1",
+    "server.heartbeat.v1.clock",
     "server.heartbeat.v1.lease",
     "server.heartbeat.v1.minimal",
 ];

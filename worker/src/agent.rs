@@ -203,14 +203,14 @@ async fn start(
         learnt: learnt_out,
     };
     let interval_ms = known.map_or(membership::DEFAULT_HEARTBEAT_MS, |(_, last)| last.heartbeat_interval_ms);
-    let link = bus.link();
+    let (link, meter_clock) = (bus.link(), Arc::clone(&clock));
     let agent = Agent {
         home,
         heartbeats: Heartbeats::new(bus, boot_id, Arc::clone(&clock), lease.clone(), interval_ms),
         clock,
         recorders,
         told,
-        meter: Meter::new(config.archive.clone()),
+        meter: Meter::new(config.archive.clone(), meter_clock),
         outbox,
         link,
         standing: standing_out,
@@ -462,6 +462,7 @@ impl Agent {
             disk_free_bytes: sample.disk_free_bytes,
             disk_total_bytes: sample.disk_total_bytes,
             outbox_facts: self.outbox.waiting_facts() as u64,
+            clock_stepped_ms: sample.clock_stepped_ms,
         }
     }
 }

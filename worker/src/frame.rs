@@ -46,12 +46,12 @@ pub struct Tracks {
     pub not_recorded: Vec<String>,
 }
 
-/// When a frame was received, by both clocks.
+/// When something was received, by two clocks that never step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
-    /// By the wall clock, which may step.
+    /// By the wall clock, without its steps: see [`crate::timeline::steady`].
     pub at: Timestamp,
-    /// By a clock that never steps, in microseconds since some moment before the session.
+    /// In microseconds since some moment before the session.
     pub monotonic_us: i64,
 }
 
@@ -77,6 +77,19 @@ pub struct AudioFrame {
     pub media_time: i64,
     /// How long it lasts, in the track's timescale. G.711 packets may be of any length.
     pub duration: NonZeroU32,
+    /// When it was received.
+    pub arrival: Arrival,
+}
+
+/// What a camera's sender report says of its two clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SenderReport {
+    /// A moment by the clock of the video track, in its timescale.
+    pub media_time: i64,
+    /// The same by the camera's wall clock, as an NTP timestamp.
+    pub ntp: u64,
+    /// When the report was received.
+    pub arrival: Arrival,
 }
 
 /// The types of the NAL units of one sample, as their first header byte shows them; ends at the first broken length.

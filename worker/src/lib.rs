@@ -1,6 +1,6 @@
 //! The recording worker of Longwatch: reads cameras, writes segments, reports facts.
 //!
-//! Pure core: [`rotation`] (where to cut), [`timeline`] (which wall-clock time a frame has), [`fmp4`] (the bytes of a
+//! Pure core: [`rotation`] (where to cut), [`timeline`] (which wall-clock time a frame has), [`ntp`], [`fmp4`] (the bytes of a
 //! segment), [`backoff`] and [`retry`] (when to try again), [`archive::layout`] (where a segment lies), [`plan`] (what to
 //! start and stop), [`lease`] (whether others may have taken over). Thin shell: [`source`] (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the
 //! two), [`bus`] (NATS), [`tick`] (the threads cameras' tasks run on), [`outbox`] (facts on their way to the log), [`agent`] (joins everything).
@@ -19,6 +19,7 @@ pub mod frame;
 pub mod identity;
 pub mod lease;
 pub mod load;
+pub mod ntp;
 pub mod outbox;
 pub mod plan;
 pub mod retry;

@@ -1,4 +1,4 @@
-//! How busy this process and its disk are, for the heartbeat. Linux: `/proc/self/status`, `clock_gettime(2)`,
+//! How busy this process and its disk are, and whether somebody set the clock, for the heartbeat. Linux: `/proc/self/status`, `clock_gettime(2)`,
 //! `statvfs(3)`.
 //!
 //! What cannot be read counts as 0 and is said once: a heartbeat without a figure is better than none. A volume that
@@ -9,9 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use longwatch_events::time::Clock;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+use crate::timeline::steady::StepWatch;
+use crate::uptime::since_boot;
 
 /// No heartbeat waits longer for the volume.
 const DISK_LIMIT: Duration = Duration::from_millis(200);
@@ -25,6 +29,8 @@ pub struct Meter {
     asking: Option<JoinHandle<io::Result<Volume>>>,
     last: Reading,
     complained: bool,
+    clock: Arc<dyn Clock>,
+    steps: StepWatch,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,23 +60,27 @@ pub struct Sample {
     pub disk_free_bytes: u64,
     /// Size of the archive's volume.
     pub disk_total_bytes: u64,
+    /// By how many milliseconds the wall clock was set since the meter began, all steps together.
+    pub clock_stepped_ms: i64,
 }
 
 impl Meter {
-    /// A meter of this process and the volume that `archive` lies on.
-    pub fn new(archive: PathBuf) -> Self {
-        Self::of(move || {
+    /// A meter of this process, the volume that `archive` lies on, and the wall clock.
+    pub fn new(archive: PathBuf, clock: Arc<dyn Clock>) -> Self {
+        let volume = move || {
             let volume = rustix::fs::statvfs(&archive)?;
             Ok(Volume {
                 free_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
                 total_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
             })
-        })
+        };
+        Self::of(volume, clock)
     }
 
-    fn of(volume: impl Fn() -> io::Result<Volume> + Send + Sync + 'static) -> Self {
+    fn of(volume: impl Fn() -> io::Result<Volume> + Send + Sync + 'static, clock: Arc<dyn Clock>) -> Self {
         let (volume, known) = (Arc::new(volume), Volume::default());
-        Self { volume, known, asking: None, last: Reading::now(0), complained: false }
+        let steps = StepWatch::new(clock.now(), boot_us());
+        Self { volume, known, asking: None, last: Reading::now(0), complained: false, clock, steps }
     }
 
     /// Reads everything. `received_bytes` is a total that only grows.
@@ -78,7 +88,19 @@ impl Meter {
         let now = Reading::now(received_bytes);
         let before = std::mem::replace(&mut self.last, now);
         let Volume { free_bytes: disk_free_bytes, total_bytes: disk_total_bytes } = self.disk().await;
-        Sample { memory_bytes: self.memory(), disk_free_bytes, disk_total_bytes, ..rates(before, now) }
+        let (memory_bytes, clock_stepped_ms) = (self.memory(), self.clock_stepped_ms());
+        Sample { memory_bytes, disk_free_bytes, disk_total_bytes, clock_stepped_ms, ..rates(before, now) }
+    }
+
+    fn clock_stepped_ms(&mut self) -> i64 {
+        if let Some(by_us) = self.steps.look(self.clock.now(), boot_us()) {
+            let by_ms = by_us / 1_000;
+            tracing::warn!(
+                by_ms,
+                "the server's clock was set; recordings that run go on by the time as it was"
+            );
+        }
+        self.steps.stepped_us() / 1_000
     }
 
     /// What the volume says, or said last if it takes longer than [`DISK_LIMIT`] now.
@@ -119,6 +141,11 @@ impl Meter {
     }
 }
 
+/// Time since the machine was started.
+fn boot_us() -> i64 {
+    i64::try_from(since_boot().as_micros()).unwrap_or(i64::MAX)
+}
+
 impl Reading {
     fn now(received_bytes: u64) -> Self {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
@@ -148,6 +175,7 @@ fn resident(status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use longwatch_events::time::{ManualClock, SystemClock};
     use std::time::Duration;
 
     #[test]
@@ -174,19 +202,34 @@ mod tests {
     #[tokio::test]
     async fn this_process_has_a_load() {
         let folder = tempfile::tempdir().unwrap();
-        let sample = Meter::new(folder.path().into()).sample(0).await;
+        let sample = Meter::new(folder.path().into(), Arc::new(SystemClock)).sample(0).await;
+        assert_eq!(sample.clock_stepped_ms, 0);
         assert!(sample.memory_bytes > 0);
         assert!(sample.disk_total_bytes >= sample.disk_free_bytes && sample.disk_total_bytes > 0);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_is_told() {
+        let clock = Arc::new(ManualClock::starting_at(SystemClock.now()));
+        let mut meter = Meter::of(|| Ok(Volume::default()), Arc::<ManualClock>::clone(&clock));
+        // Given a clock that was set forward by an hour and back by two, then what it comes to is told.
+        for (by_ms, expected_ms) in [(3_600_000, 3_600_000), (-7_200_000, -3_600_000)] {
+            clock.advance_millis(by_ms);
+            let told = meter.sample(0).await.clock_stepped_ms;
+            // The clock stands still otherwise, for as long as this test takes.
+            assert!((told - expected_ms).abs() < 30_000, "{told}");
+        }
     }
 
     #[tokio::test]
     async fn a_volume_that_hangs_counts_as_what_it_said_last() {
         let (answers, volume) = std::sync::mpsc::channel::<u64>();
         let volume = std::sync::Mutex::new(volume);
-        let mut meter = Meter::of(move || {
+        let asked = move || {
             let free_bytes = volume.lock().unwrap().recv().map_err(io::Error::other)?;
             Ok(Volume { free_bytes, total_bytes: 100 })
-        });
+        };
+        let mut meter = Meter::of(asked, Arc::new(SystemClock));
         answers.send(7).unwrap();
         assert_eq!(meter.sample(0).await.disk_free_bytes, 7);
         // When it hangs …

@@ -327,7 +327,7 @@ impl Batch {
 const fn is_passing(fact: &Fact) -> bool {
     match fact {
         Fact::Started(_) | Fact::FirstKeyframeDurable(_) | Fact::Interrupted(_) => true,
-        Fact::SegmentStored(_) | Fact::Gap(_) => false,
+        Fact::SegmentStored(_) | Fact::Gap(_) | Fact::TimestampJumped(_) => false,
     }
 }
 

@@ -95,9 +95,11 @@ impl Recorded {
             .iter()
             .filter_map(|fact| match fact {
                 Fact::SegmentStored(stored) => Some(stored),
-                Fact::Started(_) | Fact::FirstKeyframeDurable(_) | Fact::Interrupted(_) | Fact::Gap(_) => {
-                    None
-                }
+                Fact::Started(_)
+                | Fact::FirstKeyframeDurable(_)
+                | Fact::Interrupted(_)
+                | Fact::Gap(_)
+                | Fact::TimestampJumped(_) => None,
             })
             .collect()
     }
@@ -111,6 +113,7 @@ impl Recorded {
                 Fact::SegmentStored(_) => "stored",
                 Fact::Interrupted(_) => "interrupted",
                 Fact::Gap(_) => "gap",
+                Fact::TimestampJumped(_) => "jumped",
             })
             .collect()
     }

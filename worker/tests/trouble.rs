@@ -299,7 +299,10 @@ async fn is_told_after(end_badly: impl AsyncFnOnce(&mut Rig)) {
         match rig.next().await {
             Fact::SegmentStored(stored) => break stored,
             Fact::Interrupted(_) => {}
-            other @ (Fact::Started(_) | Fact::FirstKeyframeDurable(_) | Fact::Gap(_)) => panic!("{other:?}"),
+            other @ (Fact::Started(_)
+            | Fact::FirstKeyframeDurable(_)
+            | Fact::Gap(_)
+            | Fact::TimestampJumped(_)) => panic!("{other:?}"),
         }
     };
     let pictures = pictures_in(folder.path(), &stored);

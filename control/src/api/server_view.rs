@@ -118,6 +118,8 @@ struct ServerLoad {
     disk_total_bytes: u64,
     /// Facts that wait for the log.
     outbox_facts: u64,
+    /// By how much somebody set the server's clock since its worker began; back if negative.
+    clock_stepped_ms: i64,
 }
 
 impl From<Load> for ServerLoad {
@@ -132,6 +134,7 @@ impl From<Load> for ServerLoad {
             disk_free_bytes: load.disk_free_bytes,
             disk_total_bytes: load.disk_total_bytes,
             outbox_facts: load.outbox_facts,
+            clock_stepped_ms: load.clock_stepped_ms,
         }
     }
 }

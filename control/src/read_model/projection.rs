@@ -280,31 +280,36 @@ fn of_copy(
 
 /// What the facts at `position` of `RECORDINGS` do to the rows.
 pub fn of_recording(position: Position, report: &RecordingReported) -> Vec<Change> {
-    let changes = (0..).zip(&report.facts).map(|(index, fact)| {
+    let changes = (0..).zip(&report.facts).filter_map(|(index, fact)| {
         let place = (position, index);
-        of_fact(report, place, fact).unwrap_or_else(|why| Change::RejectFact { position, fact: index, why })
+        of_fact(report, place, fact)
+            .unwrap_or_else(|why| Some(Change::RejectFact { position, fact: index, why }))
     });
     changes.collect()
 }
 
-fn of_fact(report: &RecordingReported, place: (Position, u32), fact: &Fact) -> Result<Change, String> {
+fn of_fact(
+    report: &RecordingReported,
+    place: (Position, u32),
+    fact: &Fact,
+) -> Result<Option<Change>, String> {
     let RecordingReported { server_id, boot_id, .. } = *report;
     let (tenant_id, camera_id) = (fact.tenant_id(), fact.camera_id());
     let key = |epoch| StatusKey { tenant_id, camera_id, epoch, server_id, boot_id };
-    match fact {
-        Fact::Started(f) => Ok(Change::Started(key(f.epoch), f.at, place.0)),
-        Fact::FirstKeyframeDurable(f) => Ok(Change::Recording(key(f.epoch), f.start, place.0)),
-        Fact::Interrupted(f) => Ok(Change::Interrupted {
+    Ok(Some(match fact {
+        Fact::Started(f) => Change::Started(key(f.epoch), f.at, place.0),
+        Fact::FirstKeyframeDurable(f) => Change::Recording(key(f.epoch), f.start, place.0),
+        Fact::Interrupted(f) => Change::Interrupted {
             key: key(f.epoch),
             at: f.at,
             cause: f.cause,
             detail: f.detail.clone(),
             position: place.0,
             fact: place.1,
-        }),
+        },
         Fact::SegmentStored(f) => {
             ordered("segment", f.camera_id, f.start, f.end)?;
-            Ok(Change::PutSegment(SegmentRow {
+            Change::PutSegment(SegmentRow {
                 tenant_id: f.tenant_id,
                 camera_id: f.camera_id,
                 epoch: f.epoch,
@@ -318,11 +323,11 @@ fn of_fact(report: &RecordingReported, place: (Position, u32), fact: &Fact) -> R
                 video: f.video,
                 audio: f.audio,
                 repaired: f.repaired,
-            }))
+            })
         }
         Fact::Gap(f) => {
             ordered("gap", f.camera_id, f.start, f.end)?;
-            Ok(Change::PutGap(ReportedGap {
+            Change::PutGap(ReportedGap {
                 tenant_id: f.tenant_id,
                 camera_id: f.camera_id,
                 epoch: f.epoch,
@@ -330,9 +335,11 @@ fn of_fact(report: &RecordingReported, place: (Position, u32), fact: &Fact) -> R
                 start: f.start,
                 end: f.end,
                 cause: f.cause,
-            }))
+            })
         }
-    }
+        // Nothing is missing by it: whoever asks why finds it in the log.
+        Fact::TimestampJumped(_) => return Ok(None),
+    }))
 }
 
 fn ordered(what: &str, camera_id: CameraId, start: Timestamp, end: Timestamp) -> Result<(), String> {

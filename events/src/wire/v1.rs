@@ -228,6 +228,8 @@ shapes! {
         disk_free_bytes: u64,
         disk_total_bytes: u64,
         outbox_facts: u64,
+        #[serde(default, skip_serializing_if = "is_default")]
+        clock_stepped_ms: i64,
     }
 
     /// See [`crate::event::ControlTicked`].
@@ -298,6 +300,15 @@ shapes! {
         start: Timestamp,
         end: Timestamp,
         cause: Cause,
+    }
+
+    /// See [`crate::fact::TimestampJumped`].
+    TimestampJumped = fact::TimestampJumped {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        at: Timestamp,
+        by_ms: i64,
     }
 
     /// See [`crate::assignment::AssignmentSet`].
@@ -420,6 +431,8 @@ pub enum Fact {
     Interrupted(Interrupted),
     /// Video that should exist and does not.
     Gap(Gap),
+    /// The camera's media clock jumped.
+    TimestampJumped(TimestampJumped),
 }
 
 impl From<fact::Fact> for Fact {
@@ -430,6 +443,7 @@ impl From<fact::Fact> for Fact {
             fact::Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
             fact::Fact::Interrupted(f) => Self::Interrupted(f.into()),
             fact::Fact::Gap(f) => Self::Gap(f.into()),
+            fact::Fact::TimestampJumped(f) => Self::TimestampJumped(f.into()),
         }
     }
 }
@@ -442,6 +456,7 @@ impl From<Fact> for fact::Fact {
             Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
             Fact::Interrupted(f) => Self::Interrupted(f.into()),
             Fact::Gap(f) => Self::Gap(f.into()),
+            Fact::TimestampJumped(f) => Self::TimestampJumped(f.into()),
         }
     }
 }

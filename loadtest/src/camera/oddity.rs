@@ -40,8 +40,8 @@ pub enum Oddity {
     JumpBack,
     /// `fast-clock`: its media clock is fast by 300 ppm.
     FastClock,
-    /// `reports-ahead`: its reports are 2 s ahead.
-    ReportsAhead,
+    /// `reports-behind`: its reports are 1 s behind.
+    ReportsBehind,
     /// `reports-wrong`: its reports are 20 years behind.
     ReportsWrong,
     /// `no-reports`: it sends none.
@@ -95,7 +95,7 @@ impl Oddity {
         ("jump-forward", Self::JumpForward),
         ("jump-back", Self::JumpBack),
         ("fast-clock", Self::FastClock),
-        ("reports-ahead", Self::ReportsAhead),
+        ("reports-behind", Self::ReportsBehind),
         ("reports-wrong", Self::ReportsWrong),
         ("no-reports", Self::NoReports),
         ("slow", Self::Slow),
@@ -126,7 +126,7 @@ impl Oddity {
             | Self::JumpForward
             | Self::JumpBack
             | Self::FastClock
-            | Self::ReportsAhead
+            | Self::ReportsBehind
             | Self::ReportsWrong
             | Self::NoReports
             | Self::Slow => small(usual)?,
@@ -152,10 +152,8 @@ impl Oddity {
             Self::FastClock => {
                 Traits { clockwork: Clockwork { fast_ppm: 300, ..Clockwork::default() }, ..usual }
             }
-            Self::ReportsAhead => Traits { reports: Reports::Ahead { ms: 2_000 }, ..usual },
-            Self::ReportsWrong => {
-                Traits { reports: Reports::Ahead { ms: -20 * 365 * 86_400_000 }, ..usual }
-            }
+            Self::ReportsBehind => Traits { reports: Reports::Ahead { ms: -1_000 }, ..usual },
+            Self::ReportsWrong => Traits { reports: Reports::Ahead { ms: -20 * 365 * 86_400_000 }, ..usual },
             Self::NoReports => Traits { reports: Reports::None, ..usual },
             Self::Slow => Traits {
                 answers_after: Some(Duration::from_secs(1)),

@@ -54,6 +54,7 @@ const LOAD: Load = Load {
     disk_free_bytes: 6 << 40,
     disk_total_bytes: 10 << 40,
     outbox_facts: 0,
+    clock_stepped_ms: 0,
 };
 /// Between looks at the log.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -111,7 +111,8 @@ impl Takeover {
             | Fact::FirstKeyframeDurable(_)
             | Fact::SegmentStored(_)
             | Fact::Interrupted(_)
-            | Fact::Gap(_) => {}
+            | Fact::Gap(_)
+            | Fact::TimestampJumped(_) => {}
         }
     }
 }

@@ -385,6 +385,11 @@ impl Camera {
                     self.picture(frame, take)?;
                 }
             }
+            Received::Report(report) => {
+                if let Some(recorder) = &mut take.recorder {
+                    recorder.report(report);
+                }
+            }
             Received::Audio(frame) => {
                 stats.count_bytes(frame.data.len());
                 if self.has_room(take, frame.data.len())
@@ -397,10 +402,13 @@ impl Camera {
         Ok(())
     }
 
-    fn picture(&mut self, frame: VideoFrame, take: &mut Take) -> Result<(), Failure> {
+    fn picture(&mut self, mut frame: VideoFrame, take: &mut Take) -> Result<(), Failure> {
         let Some(recorder) = &mut take.recorder else {
             return Ok(());
         };
+        if let Some(by_us) = recorder.place(&mut frame)? {
+            self.reporter.jumped(frame.arrival.at, by_us);
+        }
         if let Some(pause_us) = recorder.pause_before(&frame)
             && self.break_off(take, Cause::Stalled)
         {

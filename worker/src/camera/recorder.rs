@@ -12,10 +12,13 @@ use longwatch_events::time::Timestamp;
 use crate::archive::layout::SegmentName;
 use crate::archive::writer::{Codecs, Piece};
 use crate::fmp4::{Muxer, init};
-use crate::frame::{AudioFrame, Tracks, VideoFrame};
+use crate::frame::{AudioFrame, SenderReport, Tracks, VideoFrame};
+use crate::ntp;
 use crate::rotation::{Lengths, Rotation, Step};
 use crate::source::Failure;
-use crate::timeline::{JumpGuard, PauseGuard, Timeline, to_micros};
+use crate::timeline::media_clock::{MediaClock, Restless};
+use crate::timeline::reports::{Report, Reports};
+use crate::timeline::{PauseGuard, Timeline, to_micros};
 
 /// Whose recording it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +41,9 @@ pub struct Recorder {
     /// Of the next segment.
     tracks: Arc<Tracks>,
     timeline: Option<Timeline>,
-    guard: JumpGuard,
+    reports: Reports,
+    video_clock: MediaClock,
+    audio_clock: Option<MediaClock>,
     pauses: PauseGuard,
     /// It was logged that audio had to be dropped.
     audio_flood: bool,
@@ -61,9 +66,11 @@ impl Recorder {
         Self {
             identity,
             rotation: Rotation::new(lengths, identity.camera_id),
-            tracks,
             timeline: None,
-            guard: JumpGuard::default(),
+            reports: Reports::new(tracks.video.timescale),
+            video_clock: MediaClock::new(tracks.video.timescale),
+            audio_clock: tracks.audio.as_ref().map(|audio| MediaClock::new(audio.timescale)),
+            tracks,
             pauses: PauseGuard::default(),
             audio_flood: false,
             open: None,
@@ -80,25 +87,45 @@ impl Recorder {
         }
     }
 
-    /// How long the camera paused before this picture, which comes next, in microseconds of media time; `None` if it did
-    /// not. After a pause [`Self::interrupt`] should be called, or the picture before it lasts until this one.
+    /// Takes the jumps of the camera's clock out of this picture's media time, which comes next; returns by how many
+    /// microseconds it jumped just before.
+    ///
+    /// # Errors
+    ///
+    /// [`Cause::TimestampJump`]: it jumps all the time, and the session should end.
+    pub fn place(&mut self, frame: &mut VideoFrame) -> Result<Option<i64>, Failure> {
+        let placed = self.video_clock.read(frame.media_time, frame.arrival.monotonic_us);
+        let placed = placed.map_err(|e: Restless| Failure::new(Cause::TimestampJump, e.to_string()))?;
+        frame.media_time = placed.media_time;
+        Ok(placed.jumped_us)
+    }
+
+    /// Takes note of what the camera says of its clocks.
+    pub fn report(&mut self, report: SenderReport) {
+        let arrived_at = report.arrival.at;
+        let media_time = self.video_clock.place(report.media_time);
+        let at = ntp::read(report.ntp, arrived_at);
+        self.reports.take(Report { media_time, at }, arrived_at);
+    }
+
+    /// How long the camera paused before this [placed](Self::place) picture, in microseconds of media time; `None` if it
+    /// did not. After a pause [`Self::interrupt`] should be called, or the picture before it lasts until this one.
     pub fn pause_before(&mut self, frame: &VideoFrame) -> Option<i64> {
         self.pauses.check(to_micros(frame.media_time, self.tracks.video.timescale))
     }
 
-    /// Takes the next picture; returns what it completed.
+    /// Takes the next [placed](Self::place) picture; returns what it completed.
     ///
     /// # Errors
     ///
-    /// [`Cause::TimestampJump`]: the picture was not taken, and the session should end.
+    /// If a fragment grew larger than one can be: its frames are lost, and the session should end.
     pub fn video(&mut self, frame: VideoFrame) -> Result<Vec<Piece>, Failure> {
         let timescale = self.tracks.video.timescale;
         let media_us = to_micros(frame.media_time, timescale);
-        self.guard.check(media_us, frame.arrival.monotonic_us).map_err(|off_us| {
-            Failure::new(Cause::TimestampJump, format!("the camera's time jumped by {} ms", off_us / 1_000))
-        })?;
+        let reports = &self.reports;
+        let first_at = || reports.time_of(frame.media_time).unwrap_or(frame.arrival.at);
         self.timeline
-            .get_or_insert_with(|| Timeline::anchored(timescale, frame.media_time, frame.arrival.at))
+            .get_or_insert_with(|| Timeline::anchored(timescale, frame.media_time, first_at()))
             .observe(frame.media_time, frame.arrival.at);
         let mut pieces = Vec::new();
         match self.rotation.next(media_us / 1_000, frame.random_access, frame.data.len()) {
@@ -118,8 +145,16 @@ impl Recorder {
     }
 
     /// Takes the next audio frame; it is dropped while no segment is open, and when far too many come without a picture.
-    pub fn audio(&mut self, frame: AudioFrame) {
-        let Some(open) = &mut self.open else { return };
+    pub fn audio(&mut self, mut frame: AudioFrame) {
+        let (Some(open), Some(clock)) = (&mut self.open, &mut self.audio_clock) else { return };
+        match clock.read(frame.media_time, frame.arrival.monotonic_us) {
+            Ok(placed) => frame.media_time = placed.media_time,
+            // The pictures' clock says what is to be done.
+            Err(restless) => {
+                tracing::debug!(camera_id = %self.identity.camera_id, %restless, "audio dropped");
+                return;
+            }
+        }
         if self.rotation.count_audio(frame.data.len()) {
             open.muxer.push_audio(frame);
         } else if !std::mem::replace(&mut self.audio_flood, true) {
@@ -183,6 +218,9 @@ impl Recorder {
         let cut = self.cut(next, pieces);
         let end = self.open.take().and_then(|open| open.end);
         if let (Some(end), Some(timeline)) = (end, &mut self.timeline) {
+            if let Some(told) = self.reports.time_of(end) {
+                timeline.reported(end, told);
+            }
             let at = timeline.close_segment(end);
             self.follows = Some(at);
             pieces.push(Piece::End { at });
@@ -237,8 +275,13 @@ mod tests {
         }
     }
 
+    fn take(recorder: &mut Recorder, mut frame: VideoFrame) -> Vec<Piece> {
+        recorder.place(&mut frame).unwrap();
+        recorder.video(frame).unwrap()
+    }
+
     fn record(recorder: &mut Recorder, pictures: std::ops::Range<i64>) -> Vec<Piece> {
-        pictures.flat_map(|n| recorder.video(picture(n)).unwrap()).collect()
+        pictures.flat_map(|n| take(recorder, picture(n))).collect()
     }
 
     fn ends(pieces: &[Piece]) -> Vec<Timestamp> {
@@ -282,13 +325,58 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_of_the_cameras_clock_ends_the_session_and_keeps_what_came_before() {
+    fn a_jump_of_the_cameras_clock_is_told_and_costs_no_picture() {
+        for hour in [3_600 * 90_000, -3_600 * 90_000] {
+            let mut recorder = recorder();
+            let mut pieces = record(&mut recorder, 0..40);
+            for n in 40..60 {
+                let mut jumped = VideoFrame { media_time: n * 3_600 + hour, ..picture(n) };
+                let by_us = recorder.place(&mut jumped).unwrap();
+                assert_eq!(by_us, (n == 40).then_some(hour / 90_000 * 1_000_000));
+                pieces.extend(recorder.video(jumped).unwrap());
+            }
+            pieces.extend(recorder.interrupt());
+            assert_eq!(ends(&pieces), [START.plus_millis(60 * 40)]);
+            assert_eq!(begins(&pieces).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_all_the_time_ends_the_session() {
         let mut recorder = recorder();
-        let mut pieces = record(&mut recorder, 0..40);
-        let jumped = VideoFrame { media_time: 3_600 * 90_000, ..picture(40) };
-        assert_eq!(recorder.video(jumped).unwrap_err().cause, Cause::TimestampJump);
+        let failed = (0..100).find_map(|n| {
+            let mut jumped = VideoFrame { media_time: n * 3_600 * 90_000, ..picture(n) };
+            recorder.place(&mut jumped).err()
+        });
+        assert_eq!(failed.unwrap().cause, Cause::TimestampJump);
+    }
+
+    /// A report on picture `n` that says it was `off_ms` later than it arrives.
+    fn report(n: i64, off_ms: i64) -> SenderReport {
+        let VideoFrame { media_time, arrival, .. } = picture(n);
+        SenderReport { media_time, ntp: ntp::of(arrival.at.plus_millis(off_ms)), arrival }
+    }
+
+    #[test]
+    fn a_sane_report_says_when_a_session_begins() {
+        for (off_ms, expected_ms) in [(-700, -700), (-3_600_000, 0), (3_600_000, 0)] {
+            let mut recorder = recorder();
+            recorder.report(report(0, off_ms));
+            let pieces = record(&mut recorder, 0..30);
+            assert_eq!(begins(&pieces)[0].0, START.plus_millis(expected_ms), "{off_ms}");
+        }
+    }
+
+    #[test]
+    fn a_report_moves_a_segment_that_is_open_by_its_share() {
+        // Given 100 s of video, of which a report says that it is 700 ms older than it seems, then it lasts 50 ms less.
+        let mut recorder = recorder();
+        let mut pieces = record(&mut recorder, 0..50);
+        recorder.report(report(50, -700));
+        pieces.extend(record(&mut recorder, 50..2_500));
         pieces.extend(recorder.interrupt());
-        assert_eq!(ends(&pieces), [START.plus_millis(40 * 40)]);
+        let end = *ends(&pieces).last().unwrap();
+        assert_eq!(end, START.plus_millis(2_500 * 40 - 50));
     }
 
     #[test]

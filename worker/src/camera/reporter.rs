@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longwatch_events::fact::{
-    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
+    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started, TimestampJumped,
 };
 use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::mpsc::UnboundedSender;
@@ -81,7 +81,23 @@ impl Reporter {
     ) {
         let Identity { tenant_id, camera_id, epoch, .. } = self.identity();
         self.stats.set_state(CameraState::Connecting);
-        self.told.report(Fact::Started(Started { tenant_id, camera_id, epoch, at, video, audio, not_recorded }));
+        self.told.report(Fact::Started(Started {
+            tenant_id,
+            camera_id,
+            epoch,
+            at,
+            video,
+            audio,
+            not_recorded,
+        }));
+    }
+
+    /// The camera's media clock jumped by `by_us` at `at`, and nothing was lost by it.
+    pub(super) fn jumped(&self, at: Timestamp, by_us: i64) {
+        let Identity { tenant_id, camera_id, epoch, .. } = self.identity();
+        let by_ms = by_us / 1_000;
+        tracing::info!(%camera_id, by_ms, "the camera's clock jumped");
+        self.told.report(Fact::TimestampJumped(TimestampJumped { tenant_id, camera_id, epoch, at, by_ms }));
     }
 
     pub(super) fn resumed(&mut self, start: Timestamp, durable_at: Timestamp, ended: Option<Break>) {

@@ -8,6 +8,7 @@ use longwatch_events::time::Timestamp;
 use super::boxes::Boxes;
 use super::{AUDIO_TRACK, VIDEO_TRACK};
 use crate::frame::{AudioTrack, Tracks, VideoTrack};
+use crate::ntp;
 
 /// No rotation, no scaling (section 6.2.2).
 const UNITY_MATRIX: [u32; 9] = [0x0001_0000, 0, 0, 0, 0x0001_0000, 0, 0, 0, 0x4000_0000];
@@ -17,9 +18,6 @@ const UNDETERMINED_LANGUAGE: u16 = 0x55c4;
 pub(super) const SYNC_SAMPLE: u32 = 0x0200_0000;
 /// `sample_depends_on = 1`, `sample_is_non_sync_sample = 1`.
 pub(super) const DEPENDENT_SAMPLE: u32 = 0x0101_0000;
-
-/// Seconds from 1900 (NTP) to 1970 (RFC 5905, figure 4).
-pub(super) const NTP_UNIX_EPOCH_S: i64 = 2_208_988_800;
 
 /// The beginning of a segment whose media time 0 is `start`.
 pub fn header(tracks: &Tracks, start: Timestamp) -> Vec<u8> {
@@ -186,15 +184,7 @@ fn track_extends(b: &mut Boxes, track: u32, default_flags: u32) {
 fn producer_reference_time(b: &mut Boxes, start: Timestamp) {
     b.put_full(b"prft", 1, 0, |b| {
         b.u32(VIDEO_TRACK);
-        b.u64(ntp_time(start));
+        b.u64(ntp::of(start));
         b.u64(0);
     });
-}
-
-/// 32 bits of seconds since 1900, modulo 2^32, and 32 bits of fraction, rounded up so that it reads back exactly.
-pub(super) fn ntp_time(at: Timestamp) -> u64 {
-    let micros = at.as_micros();
-    let seconds = (micros.div_euclid(1_000_000) + NTP_UNIX_EPOCH_S).rem_euclid(1 << 32);
-    let fraction = ((i128::from(micros.rem_euclid(1_000_000)) << 32) + 999_999) / 1_000_000;
-    u64::try_from((i128::from(seconds) << 32) | fraction).expect("invariant: both halves have 32 bits")
 }

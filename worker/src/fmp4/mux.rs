@@ -124,10 +124,7 @@ impl Muxer {
         Self {
             // Until two pictures came, a picture lasts as short as can be said: nothing is made up.
             video: Track::new(tracks.video.timescale, 1),
-            audio: tracks
-                .audio
-                .as_ref()
-                .map(|audio| Track::new(audio.timescale, 1)),
+            audio: tracks.audio.as_ref().map(|audio| Track::new(audio.timescale, 1)),
             zero: None,
             sequence: 0,
             bytes: 0,
@@ -149,7 +146,7 @@ impl Muxer {
     pub fn push_audio(&mut self, frame: AudioFrame) {
         if let Some(audio) = &mut self.audio {
             self.bytes = self.bytes.saturating_add(frame.data.len());
-            let AudioFrame { data, media_time, duration } = frame;
+            let AudioFrame { data, media_time, duration, .. } = frame;
             audio.samples.push(Sample { data, media_time, duration: Some(duration), sync: true });
         }
     }

@@ -6,8 +6,8 @@
 use longwatch_events::fact::Codec;
 use longwatch_events::time::Timestamp;
 
-use super::init::NTP_UNIX_EPOCH_S;
 use super::{AUDIO_TRACK, VIDEO_TRACK};
+use crate::ntp;
 
 /// The header of a box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,13 +109,7 @@ pub fn fragment(content: &[u8]) -> Option<FragmentInfo> {
 
 /// Reads the content of a `prft` box: the wall-clock time of media time 0. `near` tells which era of NTP's 136 years.
 pub fn reference_time(content: &[u8], near: Timestamp) -> Option<Timestamp> {
-    let mut read = Reader(content.get(8..)?);
-    let seconds = i64::from(read.u32()?);
-    let micros = (i64::from(read.u32()?) * 1_000_000) >> 32;
-    let era = 1_i64 << 32;
-    let near_s = near.as_micros().div_euclid(1_000_000) + NTP_UNIX_EPOCH_S;
-    let eras = (near_s - seconds + era / 2).div_euclid(era);
-    Some(Timestamp::from_micros((seconds + eras * era - NTP_UNIX_EPOCH_S) * 1_000_000 + micros))
+    Some(ntp::read(Reader(content.get(8..)?).u64()?, near))
 }
 
 /// The boxes directly inside `content`, up to the first broken one.
@@ -154,7 +148,6 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::init::ntp_time;
     use super::*;
     use proptest::prelude::*;
 
@@ -163,7 +156,7 @@ mod tests {
         fn a_reference_time_reads_back_to_the_microsecond(micros in 0..4_000_000_000_000_000_i64, off_s in -1_000_000..1_000_000_i64) {
             let at = Timestamp::from_micros(micros);
             let mut content = vec![0; 8];
-            content.extend_from_slice(&ntp_time(at).to_be_bytes());
+            content.extend_from_slice(&ntp::of(at).to_be_bytes());
             content.extend_from_slice(&[0; 8]);
             prop_assert_eq!(reference_time(&content, at.plus_millis(off_s * 1_000)), Some(at));
         }

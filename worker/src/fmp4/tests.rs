@@ -127,7 +127,12 @@ fn play(ops: &[Op], with_audio: bool) -> Played {
                 if with_audio {
                     waiting.1.push(data.clone());
                 }
-                muxer.push_audio(AudioFrame { data: data.into(), media_time, duration: FRAME });
+                muxer.push_audio(AudioFrame {
+                    data: data.into(),
+                    media_time,
+                    duration: FRAME,
+                    arrival: ARRIVAL,
+                });
             }
             Op::Cut { next_known } => {
                 let next = ops[n.min(ops.len())..].iter().find_map(|op| match op {
@@ -258,7 +263,12 @@ fn audio_counts_from_the_first_picture_and_never_below() {
 #[test]
 fn a_fragment_needs_a_picture() {
     let mut muxer = Muxer::new(&tracks(true));
-    muxer.push_audio(AudioFrame { data: Bytes::from_static(b"a"), media_time: 0, duration: FRAME });
+    muxer.push_audio(AudioFrame {
+        data: Bytes::from_static(b"a"),
+        media_time: 0,
+        duration: FRAME,
+        arrival: ARRIVAL,
+    });
     assert!(muxer.finish_fragment(None).unwrap().is_none());
 }
 

@@ -70,6 +70,10 @@ fn shorten(fact: &mut Fact) {
                 interrupted.detail.push('…');
             }
         }
-        Fact::Started(_) | Fact::FirstKeyframeDurable(_) | Fact::SegmentStored(_) | Fact::Gap(_) => {}
+        Fact::Started(_)
+        | Fact::FirstKeyframeDurable(_)
+        | Fact::SegmentStored(_)
+        | Fact::Gap(_)
+        | Fact::TimestampJumped(_) => {}
     }
 }

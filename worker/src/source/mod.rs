@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use longwatch_events::fact::Cause;
 
-use crate::frame::{AudioFrame, Tracks, VideoFrame};
+use crate::frame::{AudioFrame, SenderReport, Tracks, VideoFrame};
 
 pub mod address;
 mod classify;
@@ -39,6 +39,8 @@ pub enum Received {
     Video(VideoFrame),
     /// The next audio frame.
     Audio(AudioFrame),
+    /// What the camera says of its clocks.
+    Report(SenderReport),
 }
 
 /// A place to record from.

@@ -21,6 +21,7 @@ use retina::client::{
     SessionGroup, SessionIdPolicy, SessionOptions, SetupOptions, Stream, TeardownPolicy, Transport,
 };
 use retina::codec::{CodecItem, FrameFormat, ParametersRef};
+use retina::rtcp::ReceivedCompoundPacket;
 use tokio::time::{Instant, timeout, timeout_at};
 use url::{Host, Url};
 
@@ -28,7 +29,10 @@ use super::address::AddressPolicy;
 use super::classify::{Redactor, cause, io_cause};
 use super::{Failure, Received, Session, Source};
 use crate::fmp4::init::g711_sample_entry;
-use crate::frame::{Arrival, AudioFrame, AudioTrack, Tracks, VideoFrame, VideoTrack, is_random_access};
+use crate::frame::{
+    Arrival, AudioFrame, AudioTrack, SenderReport, Tracks, VideoFrame, VideoTrack, is_random_access,
+};
+use crate::timeline::steady::SteadyClock;
 
 /// Streams that are told of one camera: more are not to be expected.
 const MAX_OTHERS: usize = 10;
@@ -179,7 +183,9 @@ impl RtspSource {
             audio,
             tracks: None,
             queued: VecDeque::new(),
+            early_report: None,
             opened: now,
+            steady: SteadyClock::new(self.clock.now(), 0),
             picture_due: now + self.timeouts.frame,
             timeouts: self.timeouts,
             clock: Arc::clone(&self.clock),
@@ -360,7 +366,10 @@ pub struct RtspSession {
     /// What was told last.
     tracks: Option<Arc<Tracks>>,
     queued: VecDeque<Received>,
+    /// The newest report, until the first picture gives it a meaning.
+    early_report: Option<SenderReport>,
     opened: Instant,
+    steady: SteadyClock,
     picture_due: Instant,
     timeouts: Timeouts,
     clock: Arc<dyn Clock>,
@@ -382,6 +391,28 @@ impl RtspSession {
         Some(Tracks { video, audio, not_recorded })
     }
 
+    /// What is taken now was received now, as near as can be told.
+    fn arrival(&mut self) -> Arrival {
+        let passed = Instant::now().duration_since(self.opened);
+        let monotonic_us = i64::try_from(passed.as_micros()).unwrap_or(i64::MAX);
+        Arrival { at: self.steady.read(self.clock.now(), monotonic_us), monotonic_us }
+    }
+
+    fn take_report(&mut self, packet: &ReceivedCompoundPacket) {
+        if packet.stream_id() != self.video {
+            return;
+        }
+        let (Some(time), Some(first)) = (packet.rtp_timestamp(), packet.pkts().next()) else { return };
+        let Ok(Some(report)) = first.as_sender_report() else { return };
+        let (media_time, ntp) = (time.elapsed(), report.ntp_timestamp().0);
+        let report = SenderReport { media_time, ntp, arrival: self.arrival() };
+        if self.tracks.is_some() {
+            self.queued.push_back(Received::Report(report));
+        } else {
+            self.early_report = Some(report);
+        }
+    }
+
     fn take_picture(&mut self, frame: retina::codec::VideoFrame) {
         if self.tracks.is_none() || frame.has_new_parameters() {
             let Some(tracks) = self.current_tracks() else {
@@ -391,17 +422,14 @@ impl RtspSession {
                 let tracks = Arc::new(tracks);
                 self.tracks = Some(Arc::clone(&tracks));
                 self.queued.push_back(Received::Tracks(tracks));
+                self.queued.extend(self.early_report.take().map(Received::Report));
             }
         }
         let Some(codec) = self.tracks.as_ref().map(|tracks| tracks.video.codec) else {
             return;
         };
-        let now = Instant::now();
-        self.picture_due = now + self.timeouts.frame;
-        let arrival = Arrival {
-            at: self.clock.now(),
-            monotonic_us: i64::try_from(now.duration_since(self.opened).as_micros()).unwrap_or(i64::MAX),
-        };
+        let arrival = self.arrival();
+        self.picture_due = Instant::now() + self.timeouts.frame;
         let media_time = frame.timestamp().elapsed();
         let random_access = is_random_access(codec, frame.data());
         let data = frame.into_data().into();
@@ -414,8 +442,8 @@ impl RtspSession {
             let Some(stream) = self.demuxed.streams().get(frame.stream_id()) else { return };
             let duration = audio_duration(stream, frame.frame_length());
             let data = Bytes::copy_from_slice(frame.data());
-            let media_time = frame.timestamp().elapsed();
-            self.queued.push_back(Received::Audio(AudioFrame { data, media_time, duration }));
+            let (media_time, arrival) = (frame.timestamp().elapsed(), self.arrival());
+            self.queued.push_back(Received::Audio(AudioFrame { data, media_time, duration, arrival }));
         }
     }
 }
@@ -432,7 +460,8 @@ impl Session for RtspSession {
                 Some(Err(e)) => return Err(failure(&self.redactor, &e)),
                 Some(Ok(CodecItem::VideoFrame(frame))) => self.take_picture(frame),
                 Some(Ok(CodecItem::AudioFrame(frame))) => self.take_audio(&frame),
-                // Metadata and sender reports; the library may add kinds.
+                Some(Ok(CodecItem::Rtcp(packet))) => self.take_report(&packet),
+                // Metadata; the library may add kinds.
                 Some(Ok(_)) => {}
             }
             // Sound without pictures is a stall as well.

@@ -95,7 +95,9 @@ impl Clip {
                 })
             } else {
                 let duration = NonZeroU32::new(1_024).unwrap();
-                ClipFrame::Audio(AudioFrame { data, media_time, duration })
+                let heard_us = media_time * 1_000_000 / 16_000;
+                let arrival = Arrival { at: start.plus_micros(heard_us), monotonic_us: heard_us };
+                ClipFrame::Audio(AudioFrame { data, media_time, duration, arrival })
             }
         });
         Self { tracks: Arc::new(tracks), frames: frames.collect() }

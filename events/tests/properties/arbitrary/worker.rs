@@ -3,7 +3,7 @@
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
 use longwatch_events::event::{Load, RecordingReported, ServerHeartbeat};
 use longwatch_events::fact::{
-    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
+    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started, TimestampJumped,
 };
 use longwatch_events::hash::Sha256;
 use longwatch_events::position::Position;
@@ -29,8 +29,8 @@ pub(super) fn reported() -> impl Strategy<Value = RecordingReported> {
 }
 
 fn load() -> impl Strategy<Value = Load> {
-    (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>())).prop_map(|(wide, narrow, lease_ms)| {
-        Load {
+    (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>()), any::<i64>()).prop_map(
+        |(wide, narrow, lease_ms, clock_stepped_ms)| Load {
             applied_revision: Position(wide[0]),
             lease_ms,
             cameras: narrow[0],
@@ -42,8 +42,9 @@ fn load() -> impl Strategy<Value = Load> {
             disk_free_bytes: wide[3],
             disk_total_bytes: wide[4],
             outbox_facts: wide[5],
-        }
-    })
+            clock_stepped_ms,
+        },
+    )
 }
 
 fn codec() -> impl Strategy<Value = Codec> {
@@ -119,6 +120,9 @@ fn fact() -> impl Strategy<Value = Fact> {
         }),
         (of(), timestamp(), cause()).prop_map(|((tenant_id, camera_id, epoch, start), end, cause)| {
             Fact::Gap(Gap { tenant_id, camera_id, epoch, start, end, cause })
+        }),
+        (of(), any::<i64>()).prop_map(|((tenant_id, camera_id, epoch, at), by_ms)| {
+            Fact::TimestampJumped(TimestampJumped { tenant_id, camera_id, epoch, at, by_ms })
         }),
     ]
 }
