@@ -1,0 +1,46 @@
+//! What cameras and their clients say, and names that become paths.
+
+use longwatch_loadtest::camera::digest::{Credentials, Scheme};
+use longwatch_loadtest::camera::message::{self, Channels, Inbound};
+use longwatch_worker::archive::layout::SegmentName;
+use longwatch_worker::source::greeting;
+use longwatch_worker::source::rtsp::parse_url;
+
+/// A camera's first answer.
+pub(crate) fn camera_greeting(data: &[u8]) {
+    greeting::read(&String::from_utf8_lossy(data));
+}
+
+/// A camera's address, as a tenant or a redirect gives it: what is used holds no credentials and has a host.
+pub(crate) fn camera_address(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(url) = parse_url(text) else { return };
+    assert!(url.username().is_empty() && url.password().is_none(), "credentials are left in {url}");
+    assert!(url.scheme() == "rtsp" && url.host_str().is_some_and(|host| !host.is_empty()), "{url}");
+}
+
+/// What a client of a simulated camera sends.
+pub(crate) fn rtsp_request(data: &[u8]) {
+    let mut rest = data;
+    while let Ok(Some((inbound, length))) = message::parse(rest) {
+        assert!(length > 0 && length <= rest.len(), "a message of {length} of {} bytes", rest.len());
+        rest = &rest[length..];
+        let Inbound::Request(request) = inbound else { continue };
+        let _ = request.path_and_track();
+        let _ = request.header("transport").map(|it| message::interleaved(it, Channels { rtp: 0, rtcp: 1 }));
+        let answer = request.header("authorization").unwrap_or_default();
+        for scheme in [Scheme::Md5, Scheme::Sha256, Scheme::Basic] {
+            let nobody = Credentials::new("nobody", "\u{0}knows");
+            assert!(!scheme.verify(&nobody, "nonce", &request.method, &request.uri, answer));
+        }
+    }
+}
+
+/// The name of a file in the archive: one that is read is written as it was.
+pub(crate) fn segment_name(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Some(name) = SegmentName::parse(text) else { return };
+    let key = name.key();
+    assert_eq!(text.strip_suffix(".part").unwrap_or(text), key);
+    assert!(!key.contains("..") && !key.starts_with('/'), "{key} leaves the archive");
+}
