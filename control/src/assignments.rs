@@ -204,11 +204,12 @@ async fn publish_if_changed(
 fn reseal(service: &Service, desired: &Desired, key: Key) -> Result<Resealed, secrets::Error> {
     let source = desired.sources.get(&key).ok_or(secrets::Error::NoDataKey(key.0))?;
     let opened = service.open_source(key.0, &source.sealed)?;
-    let WantedSource { single_session, live_latency_ms, .. } = *source;
+    let WantedSource { single_session, live_latency_ms, priority, .. } = *source;
     Ok(Resealed {
         source: secrets::seal_to_worker(&desired.public_key, &opened)?,
         single_session,
         live_latency_ms,
+        priority,
     })
 }
 

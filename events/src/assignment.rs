@@ -8,6 +8,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::id::{CameraId, ServerId, TenantId};
 use crate::position::{Epoch, Position};
 use crate::sealed::Base64Bytes;
+use crate::settings::Priority;
 
 /// One part of the whole desired set of one server. Parts of one `revision` belong together; a set counts only when
 /// all its parts are there.
@@ -49,6 +50,9 @@ pub struct AssignedCamera {
     pub single_session: bool,
     /// How late its newest video may be, in milliseconds; `None` in sets from before it was told.
     pub live_latency_ms: Option<u16>,
+    /// How important it is when many cameras want to connect at once; `None` in sets from before it was told. It counts
+    /// from when the camera is assigned or its source changes: a new priority alone is no reason to tell it.
+    pub priority: Option<Priority>,
 }
 
 /// The address of a camera with everything needed to open it. A secret: it has no `Debug`, `Display` or `Serialize`;

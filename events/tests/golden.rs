@@ -89,6 +89,7 @@ const OTHERS: &[&str] = &[
     "assignments.published.v1.latency",
     "assignments.published.v1.lease",
     "assignments.published.v1.minimal",
+    "assignments.published.v1.priority",
     "camera.backlogged.v1",
     "camera.backlogged.v1.copy",
     "control.ticked.v1",

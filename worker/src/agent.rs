@@ -25,6 +25,7 @@ use crate::archive::Archive;
 use crate::bus::{self, Bus, Link};
 use crate::camera::{STOP_LIMIT, Settings};
 use crate::config::Config;
+use crate::dials::{self, Dials};
 use crate::identity::{self, Home, Identity, Unsaved};
 use crate::lease::Lease;
 use crate::load::Meter;
@@ -237,7 +238,8 @@ fn means(
         told,
         clock,
         settings: Settings { lengths, ..Settings::default() },
-        policy: AddressPolicy::new(config.rtsp_allow.clone()),
+        policy: AddressPolicy::new(config.rtsp_allow.clone()).with_basic(config.rtsp_allow_basic),
+        dials: Dials::new(dials::AT_ONCE),
         lease,
         ticks: Arc::new(Ticks::new(threads)),
     })

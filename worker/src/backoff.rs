@@ -25,6 +25,11 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// How often it has failed since it last went well.
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// The delay before the next attempt, after one that recorded for `recorded` and ended with `cause`.
     /// `random` is drawn uniformly from 0 to 1.
     pub fn next_delay(&mut self, recorded: Duration, cause: Cause, random: f64) -> Duration {

@@ -43,6 +43,10 @@ pub struct Arguments {
     /// A network that cameras may be in, repeatable [default: everywhere except loopback and link-local addresses]
     #[arg(long, env = "LONGWATCH_RTSP_ALLOW", value_name = "CIDR", value_delimiter = ',')]
     rtsp_allow: Vec<String>,
+    /// Tell cameras their password in clear text if they want it so (Basic); anybody on the way can read it
+    /// [default: false]
+    #[arg(long, env = "LONGWATCH_RTSP_ALLOW_BASIC", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    rtsp_allow_basic: Option<bool>,
     /// Length of a segment in milliseconds, 1000 to 3600000; cut at the next keyframe [default: 60000]
     #[arg(long, env = "LONGWATCH_SEGMENT_MS", value_name = "MS")]
     segment_ms: Option<u32>,
@@ -83,6 +87,7 @@ struct File {
     label: OneOrMany,
     #[serde(default)]
     rtsp_allow: OneOrMany,
+    rtsp_allow_basic: Option<bool>,
     segment_ms: Option<u32>,
     log_format: Option<LogFormat>,
     log_filter: Option<String>,
@@ -121,6 +126,8 @@ pub struct Config {
     pub labels: Labels,
     /// Where cameras may be; empty: the default policy.
     pub rtsp_allow: Vec<IpNet>,
+    /// Whether cameras get their password in clear text if they want it so.
+    pub rtsp_allow_basic: bool,
     /// Length of a segment.
     pub segment_ms: u32,
     /// How log lines look.
@@ -202,6 +209,7 @@ impl Arguments {
             capacity: capacity(self.capacity.or(file.capacity))?,
             labels: labels(file.label.unless(self.label))?,
             rtsp_allow: networks(file.rtsp_allow.unless(self.rtsp_allow))?,
+            rtsp_allow_basic: self.rtsp_allow_basic.or(file.rtsp_allow_basic).unwrap_or(false),
             segment_ms: segment_ms(self.segment_ms.or(file.segment_ms).unwrap_or(60_000))?,
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_filter: self
@@ -330,7 +338,8 @@ mod tests {
         let config = with(&[]).unwrap();
         assert_eq!(config.nats, ["nats://a:4222", "nats://b:4222"]);
         assert_eq!((config.segment_ms, config.capacity), (60_000, Capacity::default()));
-        assert!(config.rtsp_allow.is_empty() && config.labels.is_empty());
+        assert!(config.rtsp_allow.is_empty() && config.labels.is_empty() && !config.rtsp_allow_basic);
+        assert!(with(&["--rtsp-allow-basic"]).unwrap().rtsp_allow_basic);
     }
 
     #[test]

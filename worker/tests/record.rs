@@ -21,6 +21,7 @@ use longwatch_worker::archive::{Archive, repair};
 use longwatch_worker::camera::{
     self, Break, CameraState, CameraTask, Hold, Identity, Settings, Stats, Stopped,
 };
+use longwatch_worker::dials::Dials;
 use longwatch_worker::rotation::Lengths;
 use longwatch_worker::source::{Failure, Received, Session, Source};
 use longwatch_worker::tick::Ticker;
@@ -141,6 +142,7 @@ async fn record(root: &Path, clips: Vec<Clip>, resume: Option<Break>, settings: 
         cancel: cancel.clone(),
         hold: Hold::always(),
         ticker: Ticker::none(),
+        dials: (Dials::new(1), 0),
         resume,
     }));
     let all_received = async {
@@ -284,7 +286,8 @@ async fn a_reconnect_tells_its_gap() {
             Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
             | Fact::Interrupted(_)
-            | Fact::SegmentStored(_) => None,
+            | Fact::SegmentStored(_)
+            | Fact::TimestampJumped(_) => None,
         })
         .collect();
     let end = recorded.segments()[0].end;
@@ -360,6 +363,7 @@ async fn a_disk_that_fails_is_told_and_tried_again() {
         cancel: cancel.clone(),
         hold: Hold::always(),
         ticker: Ticker::none(),
+        dials: (Dials::new(1), 0),
         resume: None,
     }));
     let next = async |facts: &mut mpsc::UnboundedReceiver<Fact>| {

@@ -100,8 +100,14 @@ fn polite(request: &str, base: &str, session: &str, media: &str) -> Option<Strin
 }
 
 fn source(url: String, allowed: &[&str]) -> RtspSource {
+    source_with(url, allowed, false)
+}
+
+/// The same for a server that may tell passwords in clear text, or not.
+fn source_with(url: String, allowed: &[&str], allows_basic: bool) -> RtspSource {
     let secret = SourceSecret { url, username: Some("operator".into()), password: Some("hunter2".into()) };
     let policy = AddressPolicy::new(allowed.iter().map(|network| network.parse().unwrap()).collect());
+    let policy = policy.with_basic(allows_basic);
     let short = Duration::from_millis(300);
     let timeouts = Timeouts { connect: short, play: short, frame: short, teardown: short };
     RtspSource::new(secret, policy, timeouts, Arc::new(SystemClock))
@@ -169,7 +175,103 @@ async fn it_refuses_the_password() {
     let challenge = "WWW-Authenticate: Digest realm=\"x\", nonce=\"y\"\r\n";
     let camera = Camera::start(move |request| answer(request, "401 Unauthorized", challenge, "")).await;
     assert_eq!(failure(camera.url()).await.cause, Cause::Unauthorized);
-    assert_eq!(camera.asked.lock().unwrap().len(), 2, "asked once without and once with credentials");
+    let asked = camera.asked.lock().unwrap();
+    let with_credentials =
+        asked.iter().filter(|request| !header(request, "Authorization").is_empty()).count();
+    assert_eq!((asked.len(), with_credentials), (3, 1), "asked how, then without and with credentials");
+}
+
+#[tokio::test]
+async fn it_wants_the_password_in_clear_text() {
+    let challenge = "WWW-Authenticate: Basic realm=\"x\"\r\n";
+    let camera = Camera::start(move |request| match header(request, "Authorization") {
+        "" => answer(request, "401 Unauthorized", challenge, ""),
+        _ => polite(request, "rtsp://127.0.0.1/stream/", "", VIDEO),
+    })
+    .await;
+    // Given a server that does not tell it, then the camera never hears it, and a person hears what can be done …
+    let refused = failure(camera.url()).await;
+    assert!(
+        refused.cause == Cause::Unauthorized && refused.detail.contains("--rtsp-allow-basic"),
+        "{refused}"
+    );
+    assert!(camera.asked.lock().unwrap().iter().all(|request| header(request, "Authorization").is_empty()));
+    // … and one that may tell it does.
+    source_with(camera.url(), &["127.0.0.0/8"], true).open().await.unwrap().close().await;
+    assert!(
+        camera
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|request| header(request, "Authorization").starts_with("Basic"))
+    );
+}
+
+#[tokio::test]
+async fn it_offers_clear_text_and_better() {
+    for challenges in [
+        "WWW-Authenticate: Basic realm=\"x\"\r\nWWW-Authenticate: Digest realm=\"x\", nonce=\"y\"\r\n",
+        "WWW-Authenticate: Digest realm=\"x\", nonce=\"y\", algorithm=SHA-256, qop=\"auth\"\r\n",
+    ] {
+        let camera = Camera::start(move |request| match header(request, "Authorization") {
+            "" => answer(request, "401 Unauthorized", challenges, ""),
+            told if told.starts_with("Digest") => polite(request, "rtsp://127.0.0.1/stream/", "", VIDEO),
+            _ => None,
+        })
+        .await;
+        open(camera.url()).await.unwrap().close().await;
+    }
+}
+
+#[tokio::test]
+async fn it_gets_no_password_that_it_did_not_ask_for() {
+    // Given a camera that describes itself to anybody, and then wants the password in clear text,
+    let challenge = "WWW-Authenticate: Basic realm=\"x\"\r\n";
+    let camera = Camera::start(move |request| {
+        if request.starts_with("SETUP") {
+            answer(request, "401 Unauthorized", challenge, "")
+        } else {
+            polite(request, "rtsp://127.0.0.1/stream/", "", VIDEO)
+        }
+    })
+    .await;
+    assert_eq!(failure(camera.url()).await.cause, Cause::Unauthorized);
+    assert!(camera.asked.lock().unwrap().iter().all(|request| header(request, "Authorization").is_empty()));
+}
+
+#[tokio::test]
+async fn it_sends_us_elsewhere() {
+    let there = Camera::start(|request| polite(request, "rtsp://127.0.0.1/stream/", "", VIDEO)).await;
+    let redirect = |to: String| {
+        Camera::start(move |request| {
+            answer(request, "302 Moved Temporarily", &format!("Location: {to}\r\n"), "")
+        })
+    };
+    // Within the policy we go there …
+    let camera = redirect(there.url()).await;
+    open(camera.url()).await.unwrap().close().await;
+    assert!(there.was_asked("PLAY"));
+    // … but not out of it, nor to another kind of server, nor for ever.
+    for (to, cause) in [
+        ("rtsp://127.0.0.2:9/".to_owned(), Cause::NotAllowed),
+        ("http://127.0.0.1/".to_owned(), Cause::NotAllowed),
+        ("rtsps://127.0.0.1/".to_owned(), Cause::NotAllowed),
+        ("nonsense".to_owned(), Cause::Unreachable),
+    ] {
+        let camera = redirect(to.clone()).await;
+        let failure = source(camera.url(), &["127.0.0.1/32"]).open().await.err().unwrap();
+        assert_eq!(failure.cause, cause, "{to}: {failure}");
+    }
+    let turns = Arc::new(Mutex::new(String::new()));
+    let to = Arc::clone(&turns);
+    let camera = Camera::start(move |request| {
+        answer(request, "301 Moved", &format!("Location: {}\r\n", to.lock().unwrap()), "")
+    })
+    .await;
+    *turns.lock().unwrap() = camera.url();
+    let failure = failure(camera.url()).await;
+    assert!(failure.cause == Cause::ProtocolError && failure.detail.contains("elsewhere"), "{failure}");
 }
 
 #[tokio::test]
@@ -181,8 +283,9 @@ async fn it_echoes_the_credentials() {
         }
     })
     .await;
-    let failure = failure(camera.url()).await;
-    assert_eq!(failure.cause, Cause::ProtocolError);
+    let opened = source_with(camera.url(), &["127.0.0.0/8"], true).open().await;
+    let failure = opened.err().unwrap();
+    assert!(failure.cause == Cause::ProtocolError && !failure.detail.contains("hunter2"), "{failure}");
     // base64 of operator:hunter2
     assert!(!failure.detail.contains("b3BlcmF0b3I6aHVudGVyMg"), "{failure}");
 }

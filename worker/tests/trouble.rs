@@ -18,6 +18,7 @@ use longwatch_worker::archive::Archive;
 use longwatch_worker::camera::{
     self, CameraState, CameraTask, DISK_STALL, Hold, Identity, Settings, Stats, Stopped,
 };
+use longwatch_worker::dials::Dials;
 use longwatch_worker::frame::{Arrival, VideoFrame};
 use longwatch_worker::lease::{Lease, MARGIN_LEAST, SETTLE};
 use longwatch_worker::rotation::Lengths;
@@ -106,6 +107,7 @@ impl Rig {
             cancel: cancel.clone(),
             hold,
             ticker: Ticker::none(),
+            dials: (Dials::new(1), 0),
             resume: None,
         }));
         Self { feed, opened, facts, stats, cancel, task }

@@ -11,6 +11,7 @@ use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed};
+use longwatch_events::settings::Priority;
 use longwatch_events::state::State;
 
 use crate::observed::Pace;
@@ -46,6 +47,8 @@ pub struct WantedSource {
     pub single_session: bool,
     /// How late its newest video may be, in milliseconds.
     pub live_latency_ms: u16,
+    /// How important it is when many want to connect at once.
+    pub priority: Priority,
 }
 
 /// What State wants of `server_id`; `None` if its worker was never seen. A server that was let go is told to stop.
@@ -62,7 +65,9 @@ pub fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired
         let sealed = camera.settings.secret();
         let single_session = camera.settings.single_session;
         let live_latency_ms = camera.settings.wanted_live_latency_ms();
-        sources.insert((tenant_id, camera_id), WantedSource { sealed, single_session, live_latency_ms });
+        let priority = camera.settings.failover_priority;
+        let source = WantedSource { sealed, single_session, live_latency_ms, priority };
+        sources.insert((tenant_id, camera_id), source);
     }
     Some(Desired { wanted, sources, public_key, pace })
 }
@@ -162,6 +167,8 @@ pub struct Resealed {
     pub single_session: bool,
     /// See [`WantedSource`].
     pub live_latency_ms: u16,
+    /// See [`WantedSource`].
+    pub priority: Priority,
 }
 
 /// What a server is to be told. `reseal` opens a camera's source and seals it to the server; it is asked only for what
@@ -178,7 +185,7 @@ pub fn compose<E>(
         let camera = match known.filter(|known| known.settings_version == *settings_version) {
             Some(known) => Some(AssignedCamera { epoch: *epoch, ..known.clone() }),
             None => match reseal(*key) {
-                Ok(Resealed { source, single_session, live_latency_ms }) => Some(AssignedCamera {
+                Ok(Resealed { source, single_session, live_latency_ms, priority }) => Some(AssignedCamera {
                     tenant_id,
                     camera_id,
                     epoch: *epoch,
@@ -186,6 +193,7 @@ pub fn compose<E>(
                     source,
                     single_session,
                     live_latency_ms: Some(live_latency_ms),
+                    priority: Some(priority),
                 }),
                 Err(error) => {
                     composed.unopened.push((*key, error));

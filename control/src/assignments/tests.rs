@@ -377,6 +377,7 @@ fn no_part_is_too_large_for_a_message() {
             source: source.clone(),
             single_session: true,
             live_latency_ms: None,
+            priority: None,
         };
         let cameras: Vec<_> = (0..count).map(camera).collect();
         let pace = Pace { interval_ms: u32::MAX, lease_ms: u32::MAX };

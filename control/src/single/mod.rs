@@ -63,6 +63,10 @@ pub struct SingleArgs {
     #[arg(long, env = "LONGWATCH_RTSP_ALLOW", value_name = "CIDR", value_delimiter = ',', num_args = 1..)]
     pub rtsp_allow: Vec<IpNet>,
 
+    /// Tell cameras their password in clear text if they want it so (Basic); anybody on the way can read it.
+    #[arg(long, env = "LONGWATCH_RTSP_ALLOW_BASIC")]
+    pub rtsp_allow_basic: bool,
+
     /// Length of a segment in milliseconds. Default: the worker's own.
     #[arg(long, env = "LONGWATCH_SEGMENT_MS", value_name = "MS")]
     pub segment_ms: Option<u64>,
@@ -277,6 +281,9 @@ fn worker_args(
     flag("--join-key-file", layout.file("join.key").into());
     for network in &args.rtsp_allow {
         flag("--rtsp-allow", network.to_string().into());
+    }
+    if args.rtsp_allow_basic {
+        flag("--rtsp-allow-basic", "true".into());
     }
     if let Some(milliseconds) = args.segment_ms {
         flag("--segment-ms", milliseconds.to_string().into());

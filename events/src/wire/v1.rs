@@ -334,6 +334,8 @@ shapes! {
         single_session: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         live_latency_ms: Option<u16>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        priority: Option<Priority>,
     }
 
     /// See [`crate::event::CameraBacklogged`].

@@ -195,6 +195,7 @@ mod tests {
                 source,
                 single_session: false,
                 live_latency_ms: None,
+                priority: None,
             }];
             let set = AssignmentSet {
                 server_id,

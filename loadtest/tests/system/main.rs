@@ -10,6 +10,7 @@ mod crashes;
 mod failing_cameras;
 mod failover;
 mod given;
+mod hostile_cameras;
 mod moves;
 mod odd_cameras;
 mod playing;

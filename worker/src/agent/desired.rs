@@ -181,6 +181,7 @@ mod tests {
             source: Base64Bytes(vec![1, 2, 3]),
             single_session: false,
             live_latency_ms: None,
+            priority: None,
         };
         message(Event::AssignmentsPublished(AssignmentSet {
             server_id: server(1),

@@ -12,7 +12,7 @@ use longwatch_events::fact::{Cause, Fact, Interrupted};
 use longwatch_events::id::ServerId;
 use longwatch_events::position::Epoch;
 use longwatch_events::sealed::Base64Bytes;
-use longwatch_events::settings::CameraSettings;
+use longwatch_events::settings::{CameraSettings, Priority};
 use longwatch_events::time::Clock;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::told::Told;
 use crate::archive::Archive;
 use crate::camera::{self, Break, CameraState, CameraTask, Hold, Settings, Stats, Stopped};
+use crate::dials::Dials;
 use crate::identity::Identity;
 use crate::lease::Lease;
 use crate::plan::{self, Action, Key, Version};
@@ -48,6 +49,8 @@ pub(super) struct Means {
     pub(super) settings: Settings,
     /// Which addresses cameras may have.
     pub(super) policy: AddressPolicy,
+    /// Where cameras wait for their turn to connect.
+    pub(super) dials: Dials,
     /// Whether cameras that serve one client only may be recorded.
     pub(super) lease: watch::Receiver<Lease>,
     /// The threads that read cameras.
@@ -84,6 +87,8 @@ struct Order {
     single_session: bool,
     /// How late its newest video may be.
     live_latency: Duration,
+    /// How early it may connect when many want to; 0 goes first.
+    rank: u8,
 }
 
 impl Order {
@@ -91,7 +96,18 @@ impl Order {
         let (source, single_session) = (camera.source.clone(), camera.single_session);
         let live_latency_ms = camera.live_latency_ms.unwrap_or(CameraSettings::DEFAULT_LIVE_LATENCY_MS);
         let live_latency = Duration::from_millis(live_latency_ms.into());
-        Self { server_id, version, source, single_session, live_latency }
+        let rank = rank(camera.priority.unwrap_or_default());
+        Self { server_id, version, source, single_session, live_latency, rank }
+    }
+}
+
+/// Who is taken over first connects first.
+const fn rank(priority: Priority) -> u8 {
+    match priority {
+        Priority::High => 0,
+        Priority::Medium => 1,
+        Priority::Low => 2,
+        Priority::Never => 3,
     }
 }
 
@@ -267,6 +283,7 @@ impl Recorders {
                     cancel: cancel.clone(),
                     hold: Hold::new(means.lease, single_session_out),
                     ticker,
+                    dials: (means.dials, order.rank),
                     resume,
                 };
                 let recording = async move {

@@ -29,6 +29,7 @@ async fn started(archive: &tempfile::TempDir) -> (Agent, Tasks) {
         capacity: longwatch_events::settings::Capacity::default(),
         labels: longwatch_events::settings::Labels::new(),
         rtsp_allow: Vec::new(),
+        rtsp_allow_basic: false,
         segment_ms: 60_000,
         log_format: LogFormat::Human,
         log_filter: String::new(),

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::Archive;
 use crate::archive::writer::{Done, Piece, Writer};
 use crate::backoff::Backoff;
+use crate::dials::Dials;
 use crate::frame::VideoFrame;
 use crate::rotation::Lengths;
 use crate::source::{Failure, Received, Session, Source};
@@ -104,6 +105,8 @@ pub struct CameraTask<S> {
     pub hold: Hold,
     /// How the thread ticks that the task runs on.
     pub ticker: Ticker,
+    /// Where it waits for its turn to connect, and how important it is there: 0 goes first.
+    pub dials: (Dials, u8),
     /// Up to when this camera is stored already, and why it stopped then; `None` if it never was.
     pub resume: Option<Break>,
 }
@@ -122,8 +125,21 @@ pub struct Stopped {
 
 /// Records until cancelled. Then the open segment is closed, which takes at most [`STOP_LIMIT`].
 pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
-    let CameraTask { identity, source, settings, archive, facts, clock, stats, cancel, hold, ticker, resume } =
-        task;
+    let CameraTask {
+        identity,
+        source,
+        settings,
+        archive,
+        facts,
+        clock,
+        stats,
+        cancel,
+        hold,
+        ticker,
+        dials,
+        resume,
+    } = task;
+    let (dials, rank) = dials;
     let reporter = Reporter::new(Told { identity, facts }, Arc::clone(&clock), stats);
     let mut camera = Camera {
         settings,
@@ -151,6 +167,11 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
             () = cancel.cancelled() => break,
             () = hold.begins() => {}
         }
+        let turn = tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            turn = dials.turn(rank, backoff.failures()) => turn,
+        };
         let hurry = ticker.hurry(HURRY_OPENING);
         let opened = tokio::select! {
             biased;
@@ -158,7 +179,7 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
             () = hold.ends(&ticker) => Err(hold::expired()),
             opened = source.open() => opened,
         };
-        drop(hurry);
+        drop((hurry, turn));
         let (failure, recorded) = match opened {
             Ok(session) => match camera.record(session).await {
                 Ended { failure: Some(failure), recorded } => (failure, recorded),

@@ -8,17 +8,28 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Which addresses may be connected to.
+/// Which addresses may be connected to, and whether a password may go there in clear text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddressPolicy {
     allowed: Vec<IpNet>,
+    allows_basic: bool,
 }
 
 impl AddressPolicy {
     /// Exactly these networks; or, if there are none, every unicast address that is not loopback, link-local or
     /// unspecified.
     pub const fn new(allowed: Vec<IpNet>) -> Self {
-        Self { allowed }
+        Self { allowed, allows_basic: false }
+    }
+
+    /// The same, and whether cameras that want their password in clear text (Basic, RFC 7617) get it.
+    pub fn with_basic(self, allows_basic: bool) -> Self {
+        Self { allows_basic, ..self }
+    }
+
+    /// Whether a password may be told in clear text.
+    pub const fn allows_basic(&self) -> bool {
+        self.allows_basic
     }
 
     /// Whether `address` may be connected to.

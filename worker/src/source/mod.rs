@@ -11,6 +11,7 @@ use crate::frame::{AudioFrame, SenderReport, Tracks, VideoFrame};
 
 pub mod address;
 mod classify;
+pub mod greeting;
 pub mod rtsp;
 
 /// Why there are no frames.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +27,21 @@ use url::{Host, Url};
 
 use super::address::AddressPolicy;
 use super::classify::{Redactor, cause, io_cause};
+use super::greeting::{self, Answer};
 use super::{Failure, Received, Session, Source};
 use crate::fmp4::init::g711_sample_entry;
 use crate::frame::{
     Arrival, AudioFrame, AudioTrack, SenderReport, Tracks, VideoFrame, VideoTrack, is_random_access,
 };
 use crate::timeline::steady::SteadyClock;
+
+/// Who we say we are.
+const USER_AGENT: &str = concat!("Longwatch/", env!("CARGO_PKG_VERSION"));
+/// How often a camera may send us elsewhere.
+const MAX_REDIRECTS: usize = 3;
+/// Why a camera does not get its password.
+const NO_BASIC: &str = "the camera wants its password in clear text (Basic), which this server does not tell: let the \
+    camera ask by Digest, or start the worker with --rtsp-allow-basic";
 
 /// Streams that are told of one camera: more are not to be expected.
 const MAX_OTHERS: usize = 10;
@@ -90,9 +99,8 @@ impl RtspSource {
         failure(&self.redactor, error)
     }
 
-    /// Resolves the host and returns the URL with the first allowed address in its place.
-    async fn pinned(&self) -> Result<Url, Failure> {
-        let mut url = self.url.clone()?;
+    /// Resolves the host of `url` and returns the URL with the first allowed address in its place.
+    async fn pinned(&self, mut url: Url) -> Result<(Url, SocketAddr), Failure> {
         let port = url.port().unwrap_or(554);
         let host = url.host_str().unwrap_or_default().to_owned();
         let addresses: Vec<IpAddr> = match literal(&url) {
@@ -119,34 +127,77 @@ impl RtspSource {
         // Whatever comes now, no name is resolved again.
         url.set_ip_host(*allowed)
             .map_err(|()| Failure::new(Cause::NotAllowed, "the address cannot hold a host"))?;
-        Ok(url)
+        Ok((url, SocketAddr::new(*allowed, port)))
     }
 
-    fn options(&self, teardown: TeardownPolicy) -> SessionOptions {
-        let credentials = self.secret.username.as_ref().map(|username| Credentials {
+    fn options(&self, teardown: TeardownPolicy, password: bool) -> SessionOptions {
+        let credentials = self.secret.username.as_ref().filter(|_| password).map(|username| Credentials {
             username: username.clone(),
             password: self.secret.password.clone().unwrap_or_default(),
         });
         SessionOptions::default()
             .creds(credentials)
-            .user_agent(concat!("Longwatch/", env!("CARGO_PKG_VERSION")).to_owned())
+            .user_agent(USER_AGENT.to_owned())
             .session_group(Arc::clone(&self.group))
             .teardown(teardown)
             .session_id(SessionIdPolicy::UseFirst)
     }
 
+    /// Asks where the camera is, and how it wants the password: it may send us elsewhere, but not out of the policy; and a
+    /// password is told only to who wants it, and in clear text only by permission.
+    async fn find(&self) -> Result<(Url, bool), Failure> {
+        let mut url = self.url.clone()?;
+        for _ in 0..=MAX_REDIRECTS {
+            let (pinned, address) = self.pinned(url).await?;
+            let answer = greeting::ask(address, &pinned, USER_AGENT).await.map_err(|e| {
+                let cause = io_cause(e.kind()).unwrap_or(Cause::Unreachable);
+                Failure::new(cause, self.redactor.detail(&e.to_string()))
+            })?;
+            match answer {
+                Answer::Elsewhere(to) => url = parse_url(&to)?,
+                Answer::Digest => return Ok((pinned, true)),
+                Answer::Basic if self.policy.allows_basic() => return Ok((pinned, true)),
+                Answer::Basic if self.secret.username.is_some() => {
+                    return Err(Failure::new(Cause::Unauthorized, NO_BASIC));
+                }
+                Answer::Basic | Answer::Welcome | Answer::Other => return Ok((pinned, false)),
+            }
+        }
+        let detail = format!("the camera sends us elsewhere more than {MAX_REDIRECTS} times");
+        Err(Failure::new(Cause::ProtocolError, detail))
+    }
+
+    /// Describes the camera, wherever it sends us; returns where that is, too, and whether it may have the password.
+    async fn describe_anywhere(&self) -> Result<(RetinaSession<Described>, Url, bool), Failure> {
+        let has_password = self.secret.username.is_some();
+        // Only who has a password has it to lose; all others are asked by the library alone, which is one connection less.
+        let (url, password) = if has_password && !self.policy.allows_basic() {
+            self.find().await?
+        } else {
+            (self.pinned(self.url.clone()?).await?.0, has_password)
+        };
+        let options = self.options(TeardownPolicy::Auto, password);
+        match RetinaSession::describe(url.clone(), options).await {
+            Ok(described) => Ok((described, url, password)),
+            Err(e) if matches!(e.status_code(), Some(300..=399)) => {
+                let (url, password) = self.find().await?;
+                let options = self.options(TeardownPolicy::Auto, password);
+                let described = RetinaSession::describe(url.clone(), options).await;
+                described.map(|described| (described, url, password)).map_err(|e| self.failure(&e))
+            }
+            Err(e) => Err(self.failure(&e)),
+        }
+    }
+
     async fn describe(&self) -> Result<RetinaSession<Described>, Failure> {
-        let url = self.pinned().await?;
-        let described = RetinaSession::describe(url.clone(), self.options(TeardownPolicy::Auto))
-            .await
-            .map_err(|e| self.failure(&e))?;
+        let (described, url, password) = self.describe_anywhere().await?;
         // To servers with a certain bug the library says goodbye over a new connection, to an address that the server
         // itself tells. That address was checked by nobody, so unless it is plainly the same one, there is no goodbye.
         if described.tool().is_some_and(retina::client::Tool::has_live555_tcp_bug)
             && !stays_at(&described, &url)
         {
             drop(described);
-            let options = self.options(TeardownPolicy::Never);
+            let options = self.options(TeardownPolicy::Never, password);
             return RetinaSession::describe(url, options).await.map_err(|e| self.failure(&e));
         }
         Ok(described)
@@ -225,10 +276,20 @@ fn failure(redactor: &Redactor, error: &retina::Error) -> Failure {
     Failure::new(cause(error.status_code(), &text), redactor.detail(&text))
 }
 
-fn parse_url(text: &str) -> Result<Url, Failure> {
+/// A camera's address, without the credentials in it.
+///
+/// # Errors
+///
+/// If it is none that this version can record from; the detail repeats nothing of it.
+pub fn parse_url(text: &str) -> Result<Url, Failure> {
     // The text itself may hold a credential, so no detail repeats it.
     let mut url = Url::parse(text)
         .map_err(|e| Failure::new(Cause::Unreachable, format!("the address is no URL: {e}")))?;
+    if url.scheme() == "rtsps" {
+        let detail = "rtsps:// (RTSP within TLS) is not supported by this version: use rtsp://, over a network that \
+            others cannot read";
+        return Err(Failure::new(Cause::NotAllowed, detail));
+    }
     if url.scheme() != "rtsp" {
         return Err(Failure::new(Cause::NotAllowed, "only rtsp:// addresses can be recorded"));
     }
@@ -486,6 +547,8 @@ mod tests {
     #[test]
     fn only_rtsp_addresses_are_taken() {
         assert_eq!(parse_url("http://10.0.0.7/").unwrap_err().cause, Cause::NotAllowed);
+        let within_tls = parse_url("rtsps://10.0.0.7/").unwrap_err();
+        assert!(within_tls.cause == Cause::NotAllowed && within_tls.detail.contains("not supported"));
         assert_eq!(parse_url("rtsp:///stream").unwrap_err().cause, Cause::Unreachable);
         assert_eq!(parse_url("not a url").unwrap_err().cause, Cause::Unreachable);
         assert_eq!(parse_url("rtsp://u:p@10.0.0.7:8554/s").unwrap().as_str(), "rtsp://10.0.0.7:8554/s");

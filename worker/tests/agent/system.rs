@@ -346,6 +346,7 @@ pub(crate) fn camera(number: u32, epoch: u64, url: &str, key: PublicKey) -> Assi
         ),
         single_session: false,
         live_latency_ms: None,
+        priority: None,
     }
 }
 

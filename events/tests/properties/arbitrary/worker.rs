@@ -12,7 +12,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{boot_id, bytes, camera_id, epoch, position, server_id, tenant_id, text, timestamp};
+use super::{boot_id, bytes, camera_id, epoch, position, priority, server_id, tenant_id, text, timestamp};
 
 pub(super) fn heartbeat() -> impl Strategy<Value = ServerHeartbeat> {
     (server_id(), boot_id(), any::<u64>(), load()).prop_map(|(server_id, boot_id, sequence, load)| {
@@ -128,21 +128,27 @@ fn fact() -> impl Strategy<Value = Fact> {
 }
 
 pub(super) fn assignments() -> impl Strategy<Value = AssignmentSet> {
-    let camera =
-        (tenant_id(), camera_id(), epoch(), position(), bytes(), any::<bool>(), option::of(any::<u16>()))
-            .prop_map(
-                |(tenant_id, camera_id, epoch, settings_version, source, single_session, live_latency_ms)| {
-                    AssignedCamera {
-                        tenant_id,
-                        camera_id,
-                        epoch,
-                        settings_version,
-                        source,
-                        single_session,
-                        live_latency_ms,
-                    }
-                },
-            );
+    let camera = (
+        (tenant_id(), camera_id(), epoch(), position(), bytes(), any::<bool>()),
+        (option::of(any::<u16>()), option::of(priority())),
+    )
+        .prop_map(
+            |(
+                (tenant_id, camera_id, epoch, settings_version, source, single_session),
+                (live_latency_ms, priority),
+            )| {
+                AssignedCamera {
+                    tenant_id,
+                    camera_id,
+                    epoch,
+                    settings_version,
+                    source,
+                    single_session,
+                    live_latency_ms,
+                    priority,
+                }
+            },
+        );
     let numbers = (any::<[u32; 3]>(), option::of(any::<u32>()));
     (server_id(), position(), numbers, vec(camera, 0..4)).prop_map(
         |(server_id, revision, ([part, parts, heartbeat_interval_ms], lease_ms), cameras)| AssignmentSet {

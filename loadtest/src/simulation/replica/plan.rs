@@ -327,9 +327,10 @@ fn parts(
     let desired = set::desired(state, server_id, pace)?;
     let composed = set::compose(&desired.wanted, standing, |key| {
         let source = desired.sources.get(&key).ok_or(())?;
-        let WantedSource { sealed, single_session, live_latency_ms } = source;
-        let (single_session, live_latency_ms) = (*single_session, *live_latency_ms);
-        Ok::<_, ()>(Resealed { source: Base64Bytes(sealed.bytes.0.clone()), single_session, live_latency_ms })
+        let WantedSource { sealed, single_session, live_latency_ms, priority } = source;
+        let (single_session, live_latency_ms, priority) = (*single_session, *live_latency_ms, *priority);
+        let source = Base64Bytes(sealed.bytes.0.clone());
+        Ok::<_, ()>(Resealed { source, single_session, live_latency_ms, priority })
     });
     if standing.is(&composed.cameras, pace) {
         return None;

@@ -28,6 +28,7 @@ fn given() -> Given {
         settings: Settings::default(),
         // Loopback is not allowed: every attempt fails at once, without a connection.
         policy: AddressPolicy::default(),
+        dials: Dials::new(1),
         lease,
         ticks: Arc::new(Ticks::new(0)),
     };
@@ -47,6 +48,7 @@ fn camera(identity: &Identity, epoch: u64) -> AssignedCamera {
         source: Base64Bytes(sealed.unwrap()),
         single_session: false,
         live_latency_ms: None,
+        priority: None,
     }
 }
 
