@@ -15,7 +15,7 @@ mod time;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the name of their folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("assignment", events::assignment),
     ("camera_address", network::camera_address),
     ("camera_greeting", network::camera_greeting),
@@ -28,6 +28,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("segment_boxes", media::segment_boxes),
     ("segment_name", network::segment_name),
     ("snapshot", events::snapshot),
+    ("worker_config", network::worker_config),
 ];
 
 /// Runs the target of that name, if there is one.

@@ -1,8 +1,9 @@
-//! What cameras and their clients say, and names that become paths.
+//! What cameras, their clients and operators say, and names that become paths.
 
 use longwatch_loadtest::camera::digest::{Credentials, Scheme};
 use longwatch_loadtest::camera::message::{self, Channels, Inbound};
 use longwatch_worker::archive::layout::SegmentName;
+use longwatch_worker::config::Config;
 use longwatch_worker::source::greeting;
 use longwatch_worker::source::rtsp::parse_url;
 
@@ -17,6 +18,15 @@ pub(crate) fn camera_address(data: &[u8]) {
     let Ok(url) = parse_url(text) else { return };
     assert!(url.username().is_empty() && url.password().is_none(), "credentials are left in {url}");
     assert!(url.scheme() == "rtsp" && url.host_str().is_some_and(|host| !host.is_empty()), "{url}");
+}
+
+/// A worker's configuration file: what is taken is within its bounds.
+pub(crate) fn worker_config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(config) = Config::from_toml(text) else { return };
+    assert!(!config.nats.is_empty() && config.capacity.max_cameras > 0);
+    assert!((1_000..=3_600_000).contains(&config.segment_ms), "{} ms", config.segment_ms);
+    assert!((1..=100).contains(&config.name.chars().count()), "{:?}", config.name);
 }
 
 /// What a client of a simulated camera sends.

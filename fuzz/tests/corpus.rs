@@ -210,6 +210,14 @@ const TEXTS: &[Text] = &[
         "open",
         "00000000-0000-7000-8000-000000000001/01989c5e-7c1f-7d6e-8f6b-0d3f4a5b6c7d/2026-11-23/08-00-00.123Z_7_01989c5e-7c1f-7d6e-8f6b-0d3f4a5b6c7e.mp4.part",
     ),
+    (
+        "worker_config",
+        "all",
+        "nats = ['nats://a:4222', 'tls://b:4222']\nname = 'w1'\narchive = '/a'\njoin_key_file = '/k'\ncapacity = 7\n\
+         label = ['zone=north', 'rack=2']\nrtsp_allow = ['10.0.0.0/8', 'fd00::/8']\nrtsp_allow_basic = false\n\
+         segment_ms = 5000\nlog_format = 'json'\nlog_filter = 'info'\n",
+    ),
+    ("worker_config", "least", "nats = 'nats://a'\nname = 'w'\narchive = '/a'\njoin_key_file = '/k'\n"),
     ("snapshot", "none", "{\"format\":1}\n{}"),
     (
         "rtsp_request",

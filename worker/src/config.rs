@@ -166,6 +166,16 @@ pub enum Error {
 }
 
 impl Config {
+    /// What a file with this text says, without any flag or variable.
+    ///
+    /// # Errors
+    ///
+    /// Says the first thing that is wrong.
+    pub fn from_toml(text: &str) -> Result<Self, Error> {
+        let failed = |e: toml::de::Error| Error::File { path: PathBuf::new(), detail: e.to_string() };
+        Arguments::default().join(toml::from_str(text).map_err(failed)?)
+    }
+
     /// What the command line, the environment and the file say. Ends the process if they ask for help, or make no
     /// sense (exit code 2).
     pub fn from_command_line() -> Self {
@@ -189,6 +199,10 @@ impl Arguments {
     /// Says the first thing that is wrong.
     pub fn resolve(self) -> Result<Config, Error> {
         let file = self.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        self.join(file)
+    }
+
+    fn join(self, file: File) -> Result<Config, Error> {
         let nats = file.nats.unless(self.nats);
         if nats.is_empty() {
             return Err(missing("--nats", "LONGWATCH_NATS"));
@@ -340,6 +354,15 @@ mod tests {
         assert_eq!((config.segment_ms, config.capacity), (60_000, Capacity::default()));
         assert!(config.rtsp_allow.is_empty() && config.labels.is_empty() && !config.rtsp_allow_basic);
         assert!(with(&["--rtsp-allow-basic"]).unwrap().rtsp_allow_basic);
+    }
+
+    #[test]
+    fn a_file_alone_is_enough() {
+        let text = "nats = ['nats://a:1', 'nats://b:2']\nname = 'w'\narchive = '/a'\njoin_key_file = '/k'\nrtsp_allow_basic = true";
+        let config = Config::from_toml(text).unwrap();
+        assert!(config.nats.len() == 2 && config.rtsp_allow_basic);
+        let wrong = Config::from_toml("name = 5").err().unwrap();
+        assert!(wrong.to_string().contains("invalid type"), "{wrong}");
     }
 
     #[test]

@@ -3,13 +3,16 @@
 //!
 //! `LONGWATCH_GOOD_CAMERAS=49` records more good ones than `make test` has time for.
 
+#![allow(clippy::print_stdout, reason = "how long a camera was missed is what one runs it for")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longwatch_loadtest::frames;
+use longwatch_loadtest::system::process;
 use longwatch_worker::archive::layout::SegmentName;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::given::{Given, until};
 use crate::playing::play;
@@ -147,6 +150,31 @@ async fn a_camera_of_one_session_is_left_so_that_it_can_be_had_again_at_once() {
         }
     })
     .await;
+    given.single.stop().await.unwrap();
+}
+
+/// By hand: `cargo test -p longwatch-loadtest --test system dead_session -- --ignored`.
+#[tokio::test]
+#[ignore = "the camera forgets only after a minute"]
+async fn a_camera_that_keeps_a_dead_session_is_had_again_when_it_forgets() {
+    let given = Given::start(5_000, 1).await;
+    let id = given.record("stale", "/hostile/stale").await;
+    // Given a worker that is killed, so that nobody tears the session down,
+    let killed = Instant::now();
+    process::kill_9(given.single.pid_of("worker").unwrap()).unwrap();
+    until("the camera refuses", Duration::from_secs(30), async || {
+        let camera = given.camera(&id).await?;
+        if camera["state_reason"] == "protocol_error" { Ok(()) } else { Err(camera) }
+    })
+    .await;
+    // then it is recorded again soon after the camera has forgotten.
+    until("it is had again", Duration::from_secs(90), async || {
+        let camera = given.camera(&id).await?;
+        if camera["state"] == "recording" { Ok(()) } else { Err(camera) }
+    })
+    .await;
+    println!("had again {:.1} s after the worker was killed", killed.elapsed().as_secs_f64());
+    assert!(killed.elapsed() < Duration::from_secs(60 + 20));
     given.single.stop().await.unwrap();
 }
 
