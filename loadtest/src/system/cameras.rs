@@ -21,6 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// `longwatch-loadtest cameras` on a free port; killed with this value.
 pub struct Cameras {
     child: Child,
+    count: u32,
     address: String,
 }
 
@@ -32,13 +33,29 @@ impl Cameras {
     /// # Errors
     /// If they cannot be started.
     pub fn start(count: u32) -> anyhow::Result<Self> {
+        Self::start_at(count, "127.0.0.1:0")
+    }
+
+    /// Switches all of them off at once, and on again `after` a while.
+    ///
+    /// # Errors
+    /// If they do not come back.
+    pub async fn switch_off_for(&mut self, after: Duration) -> anyhow::Result<()> {
+        self.child.kill().context("cannot switch the cameras off")?;
+        self.child.wait().context("the cameras do not end")?;
+        sleep(after).await;
+        *self = Self::start_at(self.count, &self.address)?;
+        Ok(())
+    }
+
+    fn start_at(count: u32, listen: &str) -> anyhow::Result<Self> {
         let mut child = tied(&program("longwatch-loadtest")?)?
-            .args(["cameras", "--listen", "127.0.0.1:0", "--count", &count.to_string()])
+            .args(["cameras", "--listen", listen, "--count", &count.to_string()])
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start the simulated cameras")?;
         let out = child.stdout.take().context("the cameras have no output")?;
-        let mut cameras = Self { child, address: String::new() };
+        let mut cameras = Self { child, count, address: String::new() };
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line).context("the cameras said nothing")?;
         let (_, url) = line.split_once("rtsp://").with_context(|| format!("the cameras said {line:?}"))?;

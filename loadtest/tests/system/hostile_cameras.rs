@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longwatch_loadtest::frames;
+use longwatch_loadtest::system::cameras::record_family;
 use longwatch_loadtest::system::process;
 use longwatch_worker::archive::layout::SegmentName;
 use serde_json::json;
@@ -55,13 +56,13 @@ const ODD: [&str; 8] = [
     "/odd/slow/1",
 ];
 
-fn good_cameras() -> u32 {
-    std::env::var("LONGWATCH_GOOD_CAMERAS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+fn from_env(name: &str, usual: u32) -> u32 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 #[tokio::test]
 async fn bad_cameras_hurt_neither_the_good_ones_nor_the_odd_ones() {
-    let good = good_cameras();
+    let good = from_env("LONGWATCH_GOOD_CAMERAS", 10);
     let given = Given::start(10_000, good.max(1)).await;
     let add = async |path: &str| given.api.add_camera(path, &given.cameras.url(path)).await.unwrap();
     let (mut fine, mut odd, mut hostile) = (Vec::new(), Vec::new(), Vec::new());
@@ -175,6 +176,43 @@ async fn a_camera_that_keeps_a_dead_session_is_had_again_when_it_forgets() {
     .await;
     println!("had again {:.1} s after the worker was killed", killed.elapsed().as_secs_f64());
     assert!(killed.elapsed() < Duration::from_secs(60 + 20));
+    given.single.stop().await.unwrap();
+}
+
+/// `LONGWATCH_RETURNING_CAMERAS=1000` has more of them come back than `make test` has time for.
+#[tokio::test]
+async fn cameras_that_vanished_together_come_back_together() {
+    let count = from_env("LONGWATCH_RETURNING_CAMERAS", 80);
+    let mut given = Given::start(60_000, count).await;
+    let within = Duration::from_secs(300);
+    let server = until("the server has joined", Duration::from_secs(20), async || {
+        let servers = given.api.get("/v1/servers").await.unwrap();
+        let id = servers["items"][0]["id"].as_str().map(|id| format!("/v1/servers/{id}"));
+        id.ok_or(servers)
+    })
+    .await;
+    let roomy = json!({ "capacity": { "max_cameras": count } });
+    given.api.call(reqwest::Method::PATCH, &server, Some(&roomy)).await.unwrap();
+    record_family(&given.api, &given.cameras, "small", count, within).await.unwrap();
+    // Given cameras that all lose their power for longer than anybody waits for a picture, when it is back,
+    given.cameras.switch_off_for(Duration::from_secs(12)).await.unwrap();
+    let back = Instant::now();
+    // then 95 of a hundred are recorded within a minute, and the others, too.
+    let mut most = None;
+    let all = loop {
+        assert!(back.elapsed() < within, "only {} of {count}", given.api.recording().await.unwrap());
+        let recording = u32::try_from(given.api.recording().await.unwrap()).unwrap();
+        if recording * 100 >= count * 95 {
+            most.get_or_insert(back.elapsed());
+        }
+        if recording == count {
+            break back.elapsed();
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
+    let most = most.unwrap();
+    println!("{count} cameras are back: 95 % after {most:.1?}, all after {all:.1?}");
+    assert!(most < Duration::from_secs(60), "{most:?}");
     given.single.stop().await.unwrap();
 }
 
