@@ -1,4 +1,4 @@
-//! Cameras over RTSP/1.0 (RFC 2326), media interleaved in its TCP connection. The only module that names `retina`.
+//! Cameras over RTSP/1.0 (RFC 2326), media interleaved in its TCP connection. The only module that names `retina`, with its part [`streams`].
 //!
 //! A thin shell: it connects, chooses streams, and turns the library's frames and errors into ours. Invariants: every
 //! wait has a bound; the only address ever connected to is the one the policy allowed; no credential leaves it.
@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +13,13 @@ use base64::Engine;
 use bytes::Bytes;
 use futures::StreamExt;
 use longwatch_events::assignment::SourceSecret;
-use longwatch_events::fact::{Cause, Codec};
+use longwatch_events::fact::Cause;
 use longwatch_events::time::Clock;
 use retina::client::{
     Credentials, Demuxed, Described, InitialTimestampPolicy, PlayOptions, Session as RetinaSession,
-    SessionGroup, SessionIdPolicy, SessionOptions, SetupOptions, Stream, TeardownPolicy, Transport,
+    SessionGroup, SessionIdPolicy, SessionOptions, SetupOptions, TeardownPolicy, Transport,
 };
-use retina::codec::{CodecItem, FrameFormat, ParametersRef};
+use retina::codec::{CodecItem, FrameFormat};
 use retina::rtcp::ReceivedCompoundPacket;
 use tokio::time::{Instant, timeout, timeout_at};
 use url::{Host, Url};
@@ -29,11 +28,12 @@ use super::address::AddressPolicy;
 use super::classify::{Redactor, cause, io_cause};
 use super::greeting::{self, Answer};
 use super::{Failure, Received, Session, Source};
-use crate::fmp4::init::g711_sample_entry;
-use crate::frame::{
-    Arrival, AudioFrame, AudioTrack, SenderReport, Tracks, VideoFrame, VideoTrack, is_random_access,
-};
+use crate::frame::{Arrival, AudioFrame, SenderReport, Tracks, VideoFrame, is_random_access};
 use crate::timeline::steady::SteadyClock;
+
+mod streams;
+
+use streams::{audio_duration, audio_track, choose, others, video_track};
 
 /// Who we say we are.
 const USER_AGENT: &str = concat!("Longwatch/", env!("CARGO_PKG_VERSION"));
@@ -42,9 +42,6 @@ const MAX_REDIRECTS: usize = 3;
 /// Why a camera does not get its password.
 const NO_BASIC: &str = "the camera wants its password in clear text (Basic), which this server does not tell: let the \
     camera ask by Digest, or start the worker with --rtsp-allow-basic";
-
-/// Streams that are told of one camera: more are not to be expected.
-const MAX_OTHERS: usize = 10;
 
 /// How long a camera may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -334,89 +331,6 @@ fn stays_at(session: &RetinaSession<Described>, url: &Url) -> bool {
     let absolute = session.sdp().windows(3).any(|window| window == b"://");
     let same = |control: &Url| literal(control) == literal(url) && control.port() == url.port();
     !absolute && session.streams().iter().all(|stream| stream.control().is_some_and(same))
-}
-
-struct Chosen {
-    video: usize,
-    audio: Option<usize>,
-}
-
-/// The first video stream and the first audio stream this version records.
-fn choose(streams: &[Stream]) -> Result<Chosen, Failure> {
-    let is_video = |stream: &Stream| stream.media() == "video" && video_codec(stream).is_some();
-    let Some(video) = streams.iter().position(is_video) else {
-        let offered: Vec<_> = streams.iter().map(kind).take(MAX_OTHERS).collect();
-        let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
-        return Err(Failure::new(
-            Cause::UnsupportedCodec,
-            format!("the camera offers {offered}; needed is video in H.264 or H.265"),
-        ));
-    };
-    let audio = streams.iter().position(|stream| audio_track(stream).is_some());
-    Ok(Chosen { video, audio })
-}
-
-/// The streams other than these, as `media/encoding`.
-fn others(streams: &[Stream], video: usize, audio: Option<usize>) -> Vec<String> {
-    let unchosen = streams.iter().enumerate().filter(|(index, _)| *index != video && Some(*index) != audio);
-    unchosen.map(|(_, stream)| kind(stream)).take(MAX_OTHERS).collect()
-}
-
-/// What a stream is, as `media/encoding`; the camera's own words, so of bounded length.
-fn kind(stream: &Stream) -> String {
-    let text = format!("{}/{}", stream.media(), stream.encoding_name());
-    text.chars().filter(|c| !c.is_control()).take(50).collect()
-}
-
-fn video_codec(stream: &Stream) -> Option<Codec> {
-    match stream.encoding_name() {
-        "h264" => Some(Codec::H264),
-        "h265" => Some(Codec::H265),
-        _ => None,
-    }
-}
-
-fn video_track(stream: &Stream) -> Option<VideoTrack> {
-    let Some(ParametersRef::Video(parameters)) = stream.parameters() else {
-        return None;
-    };
-    let (width, height) = parameters.pixel_dimensions();
-    Some(VideoTrack {
-        codec: video_codec(stream)?,
-        timescale: NonZeroU32::new(stream.clock_rate_hz())?,
-        sample_entry: parameters.mp4_sample_entry().build().ok()?.into(),
-        width: u16::try_from(width).unwrap_or(u16::MAX),
-        height: u16::try_from(height).unwrap_or(u16::MAX),
-    })
-}
-
-fn audio_track(stream: &Stream) -> Option<AudioTrack> {
-    if stream.media() != "audio" {
-        return None;
-    }
-    let Some(ParametersRef::Audio(parameters)) = stream.parameters() else {
-        return None;
-    };
-    let timescale = NonZeroU32::new(parameters.clock_rate())?;
-    let g711 = |codec| g711_sample_entry(codec, parameters.channels().get(), timescale);
-    let (codec, sample_entry) = match stream.encoding_name() {
-        "mpeg4-generic" => (Codec::Aac, parameters.mp4_sample_entry().build().ok()?),
-        "pcmu" => (Codec::Pcmu, g711(Codec::Pcmu)?),
-        "pcma" => (Codec::Pcma, g711(Codec::Pcma)?),
-        _ => return None,
-    };
-    Some(AudioTrack { codec, timescale, sample_entry: sample_entry.into() })
-}
-
-/// How long an audio frame lasts. Of G.711 the library counts octets; one of each channel lasts one unit of time.
-fn audio_duration(stream: &Stream, frame_length: NonZeroU32) -> NonZeroU32 {
-    match (stream.encoding_name(), stream.parameters()) {
-        ("pcmu" | "pcma", Some(ParametersRef::Audio(parameters))) => {
-            NonZeroU32::new(frame_length.get() / u32::from(parameters.channels().get()))
-                .unwrap_or(NonZeroU32::MIN)
-        }
-        _ => frame_length,
-    }
 }
 
 /// A camera that plays.

@@ -1,0 +1,102 @@
+//! What a camera offers, in our terms: which of its streams are recorded, and what they are.
+//!
+//! Reads the library's descriptions and decides; talks to nobody.
+
+use std::num::NonZeroU32;
+
+use longwatch_events::fact::{Cause, Codec};
+use retina::client::Stream;
+use retina::codec::ParametersRef;
+
+use crate::fmp4::init::g711_sample_entry;
+use crate::frame::{AudioTrack, VideoTrack};
+use crate::source::Failure;
+
+/// Streams that are told of one camera: more are not to be expected.
+const MAX_OTHERS: usize = 10;
+
+/// Which streams of a camera are recorded, by their place in its description.
+pub(super) struct Chosen {
+    pub(super) video: usize,
+    pub(super) audio: Option<usize>,
+}
+
+/// The first video stream and the first audio stream this version records.
+pub(super) fn choose(streams: &[Stream]) -> Result<Chosen, Failure> {
+    let is_video = |stream: &Stream| stream.media() == "video" && video_codec(stream).is_some();
+    let Some(video) = streams.iter().position(is_video) else {
+        let offered: Vec<_> = streams.iter().map(kind).take(MAX_OTHERS).collect();
+        let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
+        return Err(Failure::new(
+            Cause::UnsupportedCodec,
+            format!("the camera offers {offered}; needed is video in H.264 or H.265"),
+        ));
+    };
+    let audio = streams.iter().position(|stream| audio_track(stream).is_some());
+    Ok(Chosen { video, audio })
+}
+
+/// The streams other than these, as `media/encoding`.
+pub(super) fn others(streams: &[Stream], video: usize, audio: Option<usize>) -> Vec<String> {
+    let unchosen = streams.iter().enumerate().filter(|(index, _)| *index != video && Some(*index) != audio);
+    unchosen.map(|(_, stream)| kind(stream)).take(MAX_OTHERS).collect()
+}
+
+/// What a stream is, as `media/encoding`; the camera's own words, so of bounded length.
+fn kind(stream: &Stream) -> String {
+    let text = format!("{}/{}", stream.media(), stream.encoding_name());
+    text.chars().filter(|c| !c.is_control()).take(50).collect()
+}
+
+fn video_codec(stream: &Stream) -> Option<Codec> {
+    match stream.encoding_name() {
+        "h264" => Some(Codec::H264),
+        "h265" => Some(Codec::H265),
+        _ => None,
+    }
+}
+
+/// What there is to know of a video stream; `None` before its parameter sets have come.
+pub(super) fn video_track(stream: &Stream) -> Option<VideoTrack> {
+    let Some(ParametersRef::Video(parameters)) = stream.parameters() else {
+        return None;
+    };
+    let (width, height) = parameters.pixel_dimensions();
+    Some(VideoTrack {
+        codec: video_codec(stream)?,
+        timescale: NonZeroU32::new(stream.clock_rate_hz())?,
+        sample_entry: parameters.mp4_sample_entry().build().ok()?.into(),
+        width: u16::try_from(width).unwrap_or(u16::MAX),
+        height: u16::try_from(height).unwrap_or(u16::MAX),
+    })
+}
+
+/// What there is to know of an audio stream; `None` if it cannot be stored.
+pub(super) fn audio_track(stream: &Stream) -> Option<AudioTrack> {
+    if stream.media() != "audio" {
+        return None;
+    }
+    let Some(ParametersRef::Audio(parameters)) = stream.parameters() else {
+        return None;
+    };
+    let timescale = NonZeroU32::new(parameters.clock_rate())?;
+    let g711 = |codec| g711_sample_entry(codec, parameters.channels().get(), timescale);
+    let (codec, sample_entry) = match stream.encoding_name() {
+        "mpeg4-generic" => (Codec::Aac, parameters.mp4_sample_entry().build().ok()?),
+        "pcmu" => (Codec::Pcmu, g711(Codec::Pcmu)?),
+        "pcma" => (Codec::Pcma, g711(Codec::Pcma)?),
+        _ => return None,
+    };
+    Some(AudioTrack { codec, timescale, sample_entry: sample_entry.into() })
+}
+
+/// How long an audio frame lasts. Of G.711 the library counts octets; one of each channel lasts one unit of time.
+pub(super) fn audio_duration(stream: &Stream, frame_length: NonZeroU32) -> NonZeroU32 {
+    match (stream.encoding_name(), stream.parameters()) {
+        ("pcmu" | "pcma", Some(ParametersRef::Audio(parameters))) => {
+            NonZeroU32::new(frame_length.get() / u32::from(parameters.channels().get()))
+                .unwrap_or(NonZeroU32::MIN)
+        }
+        _ => frame_length,
+    }
+}
