@@ -9,6 +9,7 @@ use crate::id::{CameraId, ServerId, TenantId};
 use crate::position::{Epoch, Position};
 use crate::sealed::Base64Bytes;
 use crate::settings::Priority;
+use crate::settings::Retention;
 
 /// One part of the whole desired set of one server. Parts of one `revision` belong together; a set counts only when
 /// all its parts are there.
@@ -53,6 +54,8 @@ pub struct AssignedCamera {
     /// How important it is when many cameras want to connect at once; `None` in sets from before it was told. It counts
     /// from when the camera is assigned or its source changes: a new priority alone is no reason to tell it.
     pub priority: Option<Priority>,
+    /// How long its video is kept; `None` in sets from before it was told.
+    pub retention: Option<Retention>,
 }
 
 /// The address of a camera with everything needed to open it. A secret: it has no `Debug`, `Display` or `Serialize`;

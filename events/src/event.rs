@@ -416,6 +416,40 @@ pub struct Load {
     /// By how many milliseconds somebody set the server's wall clock since the worker began, all steps together. Recordings
     /// that run go on by the time as it was; those that begin later have the new one.
     pub clock_stepped_ms: i64,
+    /// How its archive is.
+    pub storage: Storage,
+}
+
+/// How a server's archive is. Ordered: what is worse is greater.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    /// There is room, and every volume takes video.
+    #[default]
+    Ok,
+    /// A volume has less free space than it must have: the oldest video on it goes to make room for the newest.
+    Low,
+    /// A volume has less free space than it must have, and nothing on it may go.
+    Full,
+    /// A volume failed and is not used any more.
+    Failed,
+}
+
+impl Storage {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Low, Self::Full, Self::Failed];
+
+    /// The word for it in events, the API and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Low => "low",
+            Self::Full => "full",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// See [`Event::ControlTicked`].

@@ -104,6 +104,38 @@ pub enum Codec {
     Pcma,
 }
 
+/// Why a segment was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeletionReason {
+    /// It was older than the camera's `max_days`.
+    Age,
+    /// The camera had more video on the server than its `max_bytes`.
+    CameraBytes,
+    /// The tenant had more video on the server than it may have there.
+    TenantBytes,
+    /// Its volume had too little free space for new video.
+    VolumeFull,
+}
+
+impl DeletionReason {
+    /// The word for it in events, the API and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::CameraBytes => "camera_bytes",
+            Self::TenantBytes => "tenant_bytes",
+            Self::VolumeFull => "volume_full",
+        }
+    }
+}
+
+impl std::fmt::Display for DeletionReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// One thing that happened to the recording of one camera on one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
@@ -113,6 +145,8 @@ pub enum Fact {
     FirstKeyframeDurable(FirstKeyframeDurable),
     /// A segment is complete, durable and hashed.
     SegmentStored(SegmentStored),
+    /// A segment was deleted: its file is gone for good.
+    SegmentDeleted(SegmentDeleted),
     /// The camera is not being recorded any more, or still not, for a cause that is new.
     Interrupted(Interrupted),
     /// Video that should exist and does not.
@@ -184,6 +218,31 @@ pub struct SegmentStored {
     pub repaired: bool,
 }
 
+/// See [`Fact::SegmentDeleted`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentDeleted {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment it was recorded.
+    pub epoch: Epoch,
+    /// Its place under the archive's root, as it was reported when it was stored.
+    pub key: String,
+    /// Time of its first frame as its name says it: rounded down to milliseconds.
+    pub start: Timestamp,
+    /// Time at which its last frame ended.
+    pub end: Timestamp,
+    /// Size of the file.
+    pub bytes: u64,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: DeletionReason,
+    /// It was younger than the camera's `min_days`: only a full volume takes such video.
+    pub before_min_age: bool,
+}
+
 /// See [`Fact::Interrupted`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interrupted {
@@ -240,6 +299,7 @@ impl Fact {
             Self::Started(f) => f.tenant_id,
             Self::FirstKeyframeDurable(f) => f.tenant_id,
             Self::SegmentStored(f) => f.tenant_id,
+            Self::SegmentDeleted(f) => f.tenant_id,
             Self::Interrupted(f) => f.tenant_id,
             Self::Gap(f) => f.tenant_id,
             Self::TimestampJumped(f) => f.tenant_id,
@@ -252,6 +312,7 @@ impl Fact {
             Self::Started(f) => f.camera_id,
             Self::FirstKeyframeDurable(f) => f.camera_id,
             Self::SegmentStored(f) => f.camera_id,
+            Self::SegmentDeleted(f) => f.camera_id,
             Self::Interrupted(f) => f.camera_id,
             Self::Gap(f) => f.camera_id,
             Self::TimestampJumped(f) => f.camera_id,

@@ -90,6 +90,11 @@ id! {
     BootId
 }
 
+id! {
+    /// A volume of a server's archive; stands in a file on it.
+    VolumeId
+}
+
 /// One copy of a camera: each of them has a server of its own. Ordered by tenant, camera and copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CopyKey {

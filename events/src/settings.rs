@@ -123,13 +123,17 @@ pub enum RecordingMode {
     Off,
 }
 
-/// How long video is kept. `None`: without bound.
+/// How long video is kept. `None`: without bound. What is older than both bounds of age say, or too much, goes oldest
+/// first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Retention {
     /// Older video may go.
     pub max_days: Option<u32>,
     /// Above this the oldest video may go.
     pub max_bytes: Option<u64>,
+    /// Younger video stays, whatever `max_bytes` says; only a volume that is full otherwise takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_days: Option<u32>,
 }
 
 /// The label by which servers are apart: redundant copies go to different zones, and a camera that carries it goes to a

@@ -7,11 +7,12 @@
 use std::future::Future;
 use std::io;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use longwatch_events::event::Load;
+use longwatch_events::event::{Load, Storage};
 use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::id::{BootId, ServerId, SystemIds};
 use longwatch_events::join::JoinClaim;
@@ -22,10 +23,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
+use crate::archive::tombs::Tombs;
+use crate::archive::volume::{self, Volume};
 use crate::bus::{self, Bus, Link};
 use crate::camera::{STOP_LIMIT, Settings};
 use crate::config::Config;
 use crate::dials::{self, Dials};
+use crate::holds;
 use crate::identity::{self, Home, Identity, Unsaved};
 use crate::lease::Lease;
 use crate::load::Meter;
@@ -37,19 +41,25 @@ use crate::tick::Ticks;
 
 mod assignments;
 pub mod desired;
+pub use janitor::Bounds;
 mod heartbeats;
+mod janitor;
+mod kept;
 mod leftovers;
 mod membership;
 mod recorders;
+mod reported;
 mod reporting;
 mod told;
 
 use assignments::{Learnt, Store};
 use desired::DesiredSet;
 use heartbeats::Heartbeats;
+use kept::Kept;
 use leftovers::Leftovers;
 use membership::Standing;
 use recorders::{Counts, Means, Recorders};
+use reported::Reported;
 use reporting::Gatherer;
 use told::Told;
 
@@ -68,6 +78,17 @@ pub enum Error {
     /// It cannot be who it is.
     #[error(transparent)]
     Identity(#[from] identity::Error),
+    /// Its archive is no volume.
+    #[error(transparent)]
+    Volume(#[from] volume::Error),
+    /// It cannot remember what it deletes.
+    #[error("cannot open the list of deletions {}: {source}", .path.display())]
+    Tombs {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// It cannot keep facts.
     #[error(transparent)]
     Outbox(#[from] outbox::Error),
@@ -89,7 +110,10 @@ pub enum Error {
 struct Found {
     home: Home,
     identity: Identity,
+    volumes: Vec<Volume>,
+    tombs: Tombs,
     leftovers: Leftovers,
+    kept: Kept,
     store: Store,
     last: Option<DesiredSet>,
 }
@@ -98,10 +122,19 @@ struct Found {
 fn find(config: &Config) -> Result<Found, Error> {
     let home = Home::take(&config.archive)?;
     let identity = Identity::load_or_create(&home)?;
-    let leftovers = leftovers::find(&config.archive, &home, &SystemClock);
+    let volumes = vec![Volume::take(&config.archive)?];
+    let path = home.path("deletions");
+    let tombs = Tombs::open(&path).map_err(|source| Error::Tombs { path, source })?;
+    let deleted = janitor::finish_begun(&tombs, &volumes);
+    let mut leftovers = leftovers::find(&config.archive, &home, &SystemClock);
+    leftovers.facts.extend(deleted);
+    let kept = Kept::load(home.path(kept::FILE));
     let store = Store::new(home.path("assignments.json"), home.path("unreadable"));
     let last = identity.membership().and_then(|membership| store.load(membership.server_id));
-    Ok(Found { home, identity, leftovers, store, last })
+    if let Some(last) = &last {
+        kept.learn(&last.cameras);
+    }
+    Ok(Found { home, identity, volumes, tombs, leftovers, kept, store, last })
 }
 
 /// Everything that runs beside the cameras.
@@ -144,7 +177,7 @@ async fn start(
     bus: Bus,
     stop: &CancellationToken,
 ) -> Result<(Agent, Tasks), Error> {
-    let Found { home, identity, leftovers, store, last } = found;
+    let Found { home, identity, volumes, tombs, leftovers, kept, store, last } = found;
     let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
     tracing::info!(name = config.name, %boot_id, ?identity, "worker started");
     let (facts, facts_out) = mpsc::unbounded_channel();
@@ -165,12 +198,14 @@ async fn start(
     let folder = home.path("outbox");
     let outbox = Arc::new(blocking(move || Outbox::open(folder)).await??);
     let (standing, standing_out) = watch::channel(Standing::remembered(identity.membership()));
+    let (kept, reported) = (Arc::new(kept), Arc::new(Reported::default()));
     let gatherer = Gatherer {
         outbox: Arc::clone(&outbox),
         standing: standing_out.clone(),
         boot_id,
         clock: Arc::clone(&clock),
         told: Arc::clone(&told),
+        reported: Arc::clone(&reported),
     };
     let (drain, mut helpers) = (CancellationToken::new(), JoinSet::new());
     let (learnt, learnt_out) = mpsc::channel(4);
@@ -184,6 +219,19 @@ async fn start(
         let (bus, standing, lease) = following.clone();
         assignments::follow(bus, store.clone(), standing, newest, lease, learnt.clone())
     }));
+    let (storage, storage_out) = watch::channel(Storage::Ok);
+    let janitor = janitor::Means {
+        volumes,
+        tombs,
+        bounds: config.bounds,
+        kept: Arc::clone(&kept),
+        holds: home.path(holds::FILE),
+        reported,
+        facts: facts.clone(),
+        clock: Arc::clone(&clock),
+        storage,
+    };
+    helpers.spawn(janitor::run(janitor, stop.clone()));
     let (unsaved, unsaved_out) = mpsc::unbounded_channel();
     helpers.spawn(save_identities(unsaved_out));
     let (archive, leaving, catching_up) = (config.archive.clone(), stop.clone(), Arc::clone(&told));
@@ -212,6 +260,8 @@ async fn start(
         recorders,
         told,
         meter: Meter::new(config.archive.clone(), meter_clock),
+        kept,
+        storage: storage_out,
         outbox,
         link,
         standing: standing_out,
@@ -311,6 +361,8 @@ struct Agent {
     clock: Arc<dyn Clock>,
     recorders: Recorders,
     told: Arc<Told>,
+    kept: Arc<Kept>,
+    storage: watch::Receiver<Storage>,
     meter: Meter,
     outbox: Arc<Outbox>,
     heartbeats: Heartbeats,
@@ -408,6 +460,7 @@ impl Agent {
         let Some(server_id) = self.server_id() else { return };
         tracing::info!(revision = %set.revision, cameras = set.cameras.len(), "assignments applied");
         self.recorders.apply(server_id, &set.cameras, &self.identity);
+        self.kept.learn(&set.cameras);
         self.take_times(set.heartbeat_interval_ms, set.lease_ms);
         self.applied = set.revision;
     }
@@ -465,6 +518,7 @@ impl Agent {
             disk_total_bytes: sample.disk_total_bytes,
             outbox_facts: self.outbox.waiting_facts() as u64,
             clock_stepped_ms: sample.clock_stepped_ms,
+            storage: *self.storage.borrow(),
         }
     }
 }

@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use ipnet::IpNet;
 use longwatch_events::settings::{Capacity, Labels};
 use serde::Deserialize;
+
+use crate::agent::Bounds;
 
 /// Records cameras: takes its assignments from NATS, writes segments into a local archive, reports facts.
 ///
@@ -50,6 +53,17 @@ pub struct Arguments {
     /// Length of a segment in milliseconds, 1000 to 3600000; cut at the next keyframe [default: 60000]
     #[arg(long, env = "LONGWATCH_SEGMENT_MS", value_name = "MS")]
     segment_ms: Option<u32>,
+    /// Free space that each volume must have, in percent, 0 to 50: below it the oldest video that is not held goes
+    /// [default: 5]
+    #[arg(long, env = "LONGWATCH_KEEP_FREE_PERCENT", value_name = "PERCENT")]
+    keep_free_percent: Option<u8>,
+    /// Bytes of one tenant on this server, above which its oldest video goes [default: no bound]
+    #[arg(long, env = "LONGWATCH_TENANT_MAX_BYTES", value_name = "BYTES")]
+    tenant_max_bytes: Option<u64>,
+    /// How often the age and the bytes of recorded video are looked at, in milliseconds, 100 to 3600000; free space is every
+    /// two seconds [default: 60000]
+    #[arg(long, env = "LONGWATCH_RETENTION_INTERVAL_MS", value_name = "MS")]
+    retention_interval_ms: Option<u32>,
     /// How log lines on stderr look [default: human]
     #[arg(long, env = "LONGWATCH_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -89,6 +103,9 @@ struct File {
     rtsp_allow: OneOrMany,
     rtsp_allow_basic: Option<bool>,
     segment_ms: Option<u32>,
+    keep_free_percent: Option<u8>,
+    tenant_max_bytes: Option<u64>,
+    retention_interval_ms: Option<u32>,
     log_format: Option<LogFormat>,
     log_filter: Option<String>,
 }
@@ -130,6 +147,8 @@ pub struct Config {
     pub rtsp_allow_basic: bool,
     /// Length of a segment.
     pub segment_ms: u32,
+    /// How much there may be of it.
+    pub bounds: Bounds,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which log lines.
@@ -225,6 +244,11 @@ impl Arguments {
             rtsp_allow: networks(file.rtsp_allow.unless(self.rtsp_allow))?,
             rtsp_allow_basic: self.rtsp_allow_basic.or(file.rtsp_allow_basic).unwrap_or(false),
             segment_ms: segment_ms(self.segment_ms.or(file.segment_ms).unwrap_or(60_000))?,
+            bounds: Bounds {
+                keep_free_percent: keep_free_percent(self.keep_free_percent.or(file.keep_free_percent))?,
+                tenant_max_bytes: self.tenant_max_bytes.or(file.tenant_max_bytes),
+                look_every: retention_interval(self.retention_interval_ms.or(file.retention_interval_ms))?,
+            },
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_filter: self
                 .log_filter
@@ -325,6 +349,20 @@ fn segment_ms(ms: u32) -> Result<u32, Error> {
     }
 }
 
+fn keep_free_percent(percent: Option<u8>) -> Result<u8, Error> {
+    match percent.unwrap_or(5) {
+        percent @ 0..=50 => Ok(percent),
+        percent => invalid("--keep-free-percent", format!("{percent} is not within 0 to 50")),
+    }
+}
+
+fn retention_interval(ms: Option<u32>) -> Result<Duration, Error> {
+    match ms.unwrap_or(60_000) {
+        ms @ 100..=3_600_000 => Ok(Duration::from_millis(ms.into())),
+        ms => invalid("--retention-interval-ms", format!("{ms} is not within 100 to 3600000")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,7 +407,7 @@ mod tests {
     fn flags_win_over_the_file() {
         let file = file(
             "nats = 'nats://f:1,nats://g:1'\nname = 'from file'\nsegment_ms = 5000\nlabel = ['zone=north', 'rack=2']\n\
-             rtsp_allow = ['10.0.0.0/8']\nlog_format = 'json'\ncapacity = 7\narchive = '/f'\njoin_key_file = '/k'",
+             rtsp_allow = ['10.0.0.0/8']\nlog_format = 'json'\ntenant_max_bytes = 9\ncapacity = 7\narchive = '/f'\njoin_key_file = '/k'",
         );
         let path = file.path().to_str().unwrap();
         let config = parse(&["--config", path, "--segment-ms", "9000", "--label", "zone=south"]).unwrap();
@@ -380,12 +418,14 @@ mod tests {
         assert_eq!(config.nats, ["nats://f:1", "nats://g:1"]);
         assert_eq!(config.labels, Labels::from([("zone".to_owned(), "south".to_owned())]));
         assert_eq!(config.log_format, LogFormat::Json);
+        let look_every = Duration::from_secs(60);
+        assert_eq!(config.bounds, Bounds { keep_free_percent: 5, tenant_max_bytes: Some(9), look_every });
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let unknown = file("segment_length = 5");
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 11] = [
             (&["--archive", "s3://bucket/x"], "local folder only"),
             (&["--name", ""], "--name"),
             (&["--label", "zone"], "`zone` is not KEY=VALUE"),
@@ -393,6 +433,8 @@ mod tests {
             (&["--rtsp-allow", "10.0.0.0/99"], "`10.0.0.0/99` is not a network"),
             (&["--segment-ms", "10"], "10 is not within"),
             (&["--capacity", "0"], "at least 1"),
+            (&["--retention-interval-ms", "9"], "9 is not within 100"),
+            (&["--keep-free-percent", "51"], "51 is not within 0 to 50"),
             (&["--config", unknown.path().to_str().unwrap()], "unknown field `segment_length`"),
             (&["--config", "/nonexistent.toml"], "/nonexistent.toml"),
         ];

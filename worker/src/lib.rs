@@ -2,7 +2,7 @@
 //!
 //! Pure core: [`rotation`] (where to cut), [`timeline`] (which wall-clock time a frame has), [`ntp`], [`fmp4`] (the bytes of a
 //! segment), [`backoff`] and [`retry`] (when to try again), [`archive::layout`] (where a segment lies), [`plan`] (what to
-//! start and stop), [`lease`] (whether others may have taken over). Thin shell: [`source`] (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the
+//! start and stop), [`lease`] (whether others may have taken over), [`retention`] (which segments go). Thin shell: [`source`] (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the
 //! two), [`bus`] (NATS), [`tick`] (the threads cameras' tasks run on), [`dials`] (who may connect to their camera now), [`outbox`] (facts on their way to the log), [`agent`] (joins everything).
 //!
 //! Invariant: recording never waits for control, the log, or another camera.
@@ -17,12 +17,14 @@ pub mod dials;
 pub mod durable;
 pub mod fmp4;
 pub mod frame;
+pub mod holds;
 pub mod identity;
 pub mod lease;
 pub mod load;
 pub mod ntp;
 pub mod outbox;
 pub mod plan;
+pub mod retention;
 pub mod retry;
 pub mod rotation;
 pub mod source;

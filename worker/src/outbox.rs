@@ -322,12 +322,12 @@ impl Batch {
     }
 }
 
-/// Whether a later fact of the same camera says as much: a recording's ups and downs do, video that is stored or
-/// missing does not.
+/// Whether a later fact of the same camera says as much: a recording's ups and downs do, video that is stored, deleted
+/// or missing does not.
 const fn is_passing(fact: &Fact) -> bool {
     match fact {
         Fact::Started(_) | Fact::FirstKeyframeDurable(_) | Fact::Interrupted(_) => true,
-        Fact::SegmentStored(_) | Fact::Gap(_) | Fact::TimestampJumped(_) => false,
+        Fact::SegmentStored(_) | Fact::SegmentDeleted(_) | Fact::Gap(_) | Fact::TimestampJumped(_) => false,
     }
 }
 

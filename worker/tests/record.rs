@@ -98,6 +98,7 @@ impl Recorded {
                 Fact::SegmentStored(stored) => Some(stored),
                 Fact::Started(_)
                 | Fact::FirstKeyframeDurable(_)
+                | Fact::SegmentDeleted(_)
                 | Fact::Interrupted(_)
                 | Fact::Gap(_)
                 | Fact::TimestampJumped(_) => None,
@@ -112,6 +113,7 @@ impl Recorded {
                 Fact::Started(_) => "started",
                 Fact::FirstKeyframeDurable(_) => "durable",
                 Fact::SegmentStored(_) => "stored",
+                Fact::SegmentDeleted(_) => "deleted",
                 Fact::Interrupted(_) => "interrupted",
                 Fact::Gap(_) => "gap",
                 Fact::TimestampJumped(_) => "jumped",
@@ -286,6 +288,7 @@ async fn a_reconnect_tells_its_gap() {
             Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
             | Fact::Interrupted(_)
+            | Fact::SegmentDeleted(_)
             | Fact::SegmentStored(_)
             | Fact::TimestampJumped(_) => None,
         })

@@ -303,6 +303,7 @@ async fn is_told_after(end_badly: impl AsyncFnOnce(&mut Rig)) {
             Fact::Interrupted(_) => {}
             other @ (Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
+            | Fact::SegmentDeleted(_)
             | Fact::Gap(_)
             | Fact::TimestampJumped(_)) => panic!("{other:?}"),
         }

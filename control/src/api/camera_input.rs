@@ -100,8 +100,11 @@ struct RecordingInput {
 struct RetentionInput {
     /// Older video may go; null: without bound.
     max_days: Option<u32>,
-    /// Above this the oldest video may go; null: without bound.
+    /// Above this, on each server, the oldest video may go; null: without bound.
     max_bytes: Option<u64>,
+    /// Younger video stays whatever max_bytes says, unless a volume is full otherwise; null: nothing is promised. Not more
+    /// than max_days.
+    min_days: Option<u32>,
 }
 
 /// What was read: settings without a seal, and what is to be sealed.
@@ -177,7 +180,14 @@ pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Pro
     let retention = Retention {
         max_days: kept.small_number("max_days", 1..=MAX_DAYS, &mut errors),
         max_bytes: kept.number("max_bytes", 1..=MAX_BYTES, &mut errors),
+        min_days: kept.small_number("min_days", 1..=MAX_DAYS, &mut errors),
     };
+    if let Retention { max_days: Some(max_days), min_days: Some(min_days), .. } = retention
+        && min_days > max_days
+    {
+        let detail = format!("{min_days} is more than max_days, {max_days}: expected at most as much");
+        errors.add(&kept.at("min_days"), "out_of_range", detail);
+    }
     kept.finish(&mut errors);
 
     let priorities = [

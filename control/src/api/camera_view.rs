@@ -95,8 +95,11 @@ struct Recording {
 struct Retention {
     /// Older video may go; null: without bound.
     max_days: Option<u32>,
-    /// Above this the oldest video may go; null: without bound.
+    /// Above this, on each server, the oldest video may go; null: without bound.
     max_bytes: Option<u64>,
+    /// Younger video stays whatever max_bytes says, unless a volume is full otherwise; left out: nothing is promised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_days: Option<u32>,
 }
 
 /// Shows a camera, given what is observed of servers.
@@ -120,6 +123,7 @@ pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> 
         recording: Recording { mode: settings.recording.mode },
         retention: Retention {
             max_days: settings.retention.max_days,
+            min_days: settings.retention.min_days,
             max_bytes: settings.retention.max_bytes,
         },
         failover_priority: settings.failover_priority,

@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use longwatch_events::event::Storage;
 use longwatch_events::subject::LogStream;
 use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -61,6 +62,11 @@ fn describe() {
         "Segments this process has folded, replays included."
     );
     describe_counter!("longwatch_segments_stored_bytes_total", "Their size.");
+    describe_counter!(
+        "longwatch_segments_deleted_total",
+        "Segments that servers deleted, by reason, as folded here."
+    );
+    describe_counter!("longwatch_segments_deleted_bytes_total", "Their size.");
     describe_gauge!("longwatch_fold_position", "Up to where a log stream has been folded.");
     describe_gauge!(
         "longwatch_fold_lag_records",
@@ -69,6 +75,7 @@ fn describe() {
     describe_gauge!("longwatch_fold_halted", "1: the fold has halted and nothing is decided any more.");
     describe_gauge!("longwatch_cameras", "Cameras, by state.");
     describe_gauge!("longwatch_servers", "Servers, by state.");
+    describe_gauge!("longwatch_servers_storage", "Servers, by how their archive is: ok, low, full, failed.");
     describe_gauge!("longwatch_tenants", "Tenants.");
     describe_gauge!(
         "longwatch_servers_held",
@@ -159,6 +166,7 @@ async fn measure(service: &Service) {
 fn measure_servers(service: &Service) {
     let observed = service.observed();
     let mut by_state: BTreeMap<_, u64> = Word::ALL.into_iter().map(|word| (word, 0)).collect();
+    let mut by_storage: BTreeMap<_, u64> = Storage::ALL.into_iter().map(|word| (word, 0)).collect();
     let mut oldest_s = 0.0_f64;
     for (id, server) in service.state().servers() {
         let (word, _) = Word::of(server, observed.is_overdue(id));
@@ -167,9 +175,15 @@ fn measure_servers(service: &Service) {
         if let Some(age_ms) = observed.age_ms(id).filter(|_| server.is_ours()) {
             oldest_s = oldest_s.max(Duration::from_millis(age_ms).as_secs_f64());
         }
+        if let Some(seen) = observed.seen(id).filter(|_| server.is_ours()) {
+            *by_storage.entry(seen.load.storage).or_default() += 1;
+        }
     }
     for (state, count) in by_state {
         gauge!("longwatch_servers", "state" => state.as_str()).set(as_f64(count));
+    }
+    for (storage, count) in by_storage {
+        gauge!("longwatch_servers_storage", "storage" => storage.as_str()).set(as_f64(count));
     }
     gauge!("longwatch_oldest_heartbeat_age_seconds").set(oldest_s);
 }

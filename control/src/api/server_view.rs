@@ -120,6 +120,10 @@ struct ServerLoad {
     outbox_facts: u64,
     /// By how much somebody set the server's clock since its worker began; back if negative.
     clock_stepped_ms: i64,
+    /// How its archive is: `ok`; `low`: a volume has less free space than it must have, and its oldest video goes; `full`: the
+    /// same, and nothing on it may go; `failed`: a volume failed and is not used any more.
+    #[schema(pattern = "^(ok|low|full|failed)$")]
+    storage: &'static str,
 }
 
 impl From<Load> for ServerLoad {
@@ -135,6 +139,7 @@ impl From<Load> for ServerLoad {
             disk_total_bytes: load.disk_total_bytes,
             outbox_facts: load.outbox_facts,
             clock_stepped_ms: load.clock_stepped_ms,
+            storage: load.storage.as_str(),
         }
     }
 }

@@ -79,7 +79,9 @@ struct TimelineGap {
     /// Where it begins again.
     #[schema(format = DateTime)]
     end: String,
-    /// Why: a cause a worker reported, or `unplaced`, `disabled`, `connecting`, `server_silent`, `unknown`.
+    /// Why: a cause a worker reported, or `unplaced`, `disabled`, `connecting`, `server_silent`, `unknown`; of video that
+    /// was there and was deleted, `retention` (it was too old, or there was more than the settings allow) or
+    /// `storage_full` (its volume had no room for newer video).
     cause: &'static str,
 }
 

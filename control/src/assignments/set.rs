@@ -12,6 +12,7 @@ use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed};
 use longwatch_events::settings::Priority;
+use longwatch_events::settings::Retention;
 use longwatch_events::state::State;
 
 use crate::observed::Pace;
@@ -19,13 +20,24 @@ use crate::observed::Pace;
 /// The cameras of one part take at most so many bytes as JSON; NATS takes 1 MiB with headers and envelope.
 const BYTES_PER_PART: usize = 690_000;
 /// A camera without its source takes less than this as JSON.
-const BYTES_BESIDE_SOURCE: usize = 256;
+const BYTES_BESIDE_SOURCE: usize = 384;
 
 /// A camera and its tenant.
 pub type Key = (TenantId, CameraId);
 
 /// A set without the secrets: what two sets are compared by.
-pub type Wanted = BTreeMap<Key, (Epoch, Position)>;
+pub type Wanted = BTreeMap<Key, Order>;
+
+/// What a server is told of a camera that is no secret, and that may change at any time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// Of its assignment.
+    pub epoch: Epoch,
+    /// Of its source.
+    pub settings_version: Position,
+    /// How long its video is kept; `None` in sets from before it was told.
+    pub retention: Option<Retention>,
+}
 
 /// What State wants of one server.
 pub struct Desired {
@@ -61,7 +73,12 @@ pub fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired
     {
         let Some(camera) = state.camera(tenant_id, camera_id) else { continue };
         let Some(here) = camera.recorders().find(|here| here.server_id == server_id) else { continue };
-        wanted.insert((tenant_id, camera_id), (here.epoch, camera.source_version));
+        let order = Order {
+            epoch: here.epoch,
+            settings_version: camera.source_version,
+            retention: Some(camera.settings.retention()),
+        };
+        wanted.insert((tenant_id, camera_id), order);
         let sealed = camera.settings.secret();
         let single_session = camera.settings.single_session;
         let live_latency_ms = camera.settings.wanted_live_latency_ms();
@@ -146,7 +163,8 @@ impl Standing {
 
 fn wanted<'a>(cameras: impl IntoIterator<Item = &'a AssignedCamera>) -> Wanted {
     let entry = |camera: &AssignedCamera| {
-        ((camera.tenant_id, camera.camera_id), (camera.epoch, camera.settings_version))
+        let AssignedCamera { epoch, settings_version, retention, .. } = *camera;
+        ((camera.tenant_id, camera.camera_id), Order { epoch, settings_version, retention })
     };
     cameras.into_iter().map(entry).collect()
 }
@@ -179,11 +197,11 @@ pub fn compose<E>(
     mut reseal: impl FnMut(Key) -> Result<Resealed, E>,
 ) -> Composed<E> {
     let mut composed = Composed { cameras: Vec::with_capacity(wanted.len()), unopened: Vec::new() };
-    for (key, (epoch, settings_version)) in wanted {
+    for (key, Order { epoch, settings_version, retention }) in wanted {
         let (tenant_id, camera_id) = *key;
         let known = standing.cameras.get(key);
         let camera = match known.filter(|known| known.settings_version == *settings_version) {
-            Some(known) => Some(AssignedCamera { epoch: *epoch, ..known.clone() }),
+            Some(known) => Some(AssignedCamera { epoch: *epoch, retention: *retention, ..known.clone() }),
             None => match reseal(*key) {
                 Ok(Resealed { source, single_session, live_latency_ms, priority }) => Some(AssignedCamera {
                     tenant_id,
@@ -194,11 +212,16 @@ pub fn compose<E>(
                     single_session,
                     live_latency_ms: Some(live_latency_ms),
                     priority: Some(priority),
+                    retention: *retention,
                 }),
                 Err(error) => {
                     composed.unopened.push((*key, error));
                     // Recording from where it was is better than not recording.
-                    known.map(|known| AssignedCamera { epoch: *epoch, ..known.clone() })
+                    known.map(|known| AssignedCamera {
+                        epoch: *epoch,
+                        retention: *retention,
+                        ..known.clone()
+                    })
                 }
             },
         };

@@ -378,6 +378,11 @@ fn no_part_is_too_large_for_a_message() {
             single_session: true,
             live_latency_ms: None,
             priority: None,
+            retention: Some(Retention {
+                max_days: Some(u32::MAX),
+                max_bytes: Some(u64::MAX),
+                min_days: Some(u32::MAX),
+            }),
         };
         let cameras: Vec<_> = (0..count).map(camera).collect();
         let pace = Pace { interval_ms: u32::MAX, lease_ms: u32::MAX };

@@ -71,6 +71,12 @@ pub(super) fn count_written(changes: &[&Change]) {
             segments += 1;
             bytes = bytes.saturating_add(segment.bytes);
         }
+        if let Change::DeleteSegment(segment) = change {
+            let reason = segment.reason.as_str();
+            metrics::counter!("longwatch_segments_deleted_total", "reason" => reason).increment(1);
+            metrics::counter!("longwatch_segments_deleted_bytes_total", "reason" => reason)
+                .increment(segment.bytes);
+        }
     }
     metrics::counter!("longwatch_segments_stored_total").increment(segments);
     metrics::counter!("longwatch_segments_stored_bytes_total").increment(bytes);

@@ -19,7 +19,7 @@ pub struct Table {
 }
 
 /// Every table of the read model.
-pub const TABLES: [Table; 13] = [
+pub const TABLES: [Table; 14] = [
     Table { name: "positions", columns: "stream, position", key: "stream" },
     Table { name: "tenants", columns: "tenant_id, name, created_at_us, version", key: "tenant_id" },
     Table {
@@ -65,6 +65,11 @@ pub const TABLES: [Table; 13] = [
     Table {
         name: "gaps",
         columns: "tenant_id, camera_id, epoch, server_id, start_us, end_us, cause",
+        key: "tenant_id, camera_id, epoch, server_id, start_us",
+    },
+    Table {
+        name: "deletions",
+        columns: "tenant_id, camera_id, epoch, server_id, start_us, end_us, reason",
         key: "tenant_id, camera_id, epoch, server_id, start_us",
     },
     Table {

@@ -18,7 +18,9 @@ use longwatch_events::state::{Assignment, Camera, CameraCopy, Placement, State};
 use longwatch_events::time::Timestamp;
 use uuid::{Uuid, Version};
 
-use super::rows::{CameraRow, Change, CopyRow, ReportedGap, SegmentRow, ServerRow, StatusKey, TenantRow};
+use super::rows::{
+    CameraRow, Change, CopyRow, DeletedSegment, ReportedGap, SegmentRow, ServerRow, StatusKey, TenantRow,
+};
 
 /// The cameras that an event may touch, as they are before it is folded.
 #[derive(Debug)]
@@ -323,6 +325,20 @@ fn of_fact(
                 video: f.video,
                 audio: f.audio,
                 repaired: f.repaired,
+            })
+        }
+        Fact::SegmentDeleted(f) => {
+            ordered("deleted segment", f.camera_id, f.start, f.end)?;
+            Change::DeleteSegment(DeletedSegment {
+                tenant_id: f.tenant_id,
+                camera_id: f.camera_id,
+                epoch: f.epoch,
+                server_id,
+                start: f.start,
+                end: f.end,
+                key: f.key.clone(),
+                bytes: f.bytes,
+                reason: f.reason,
             })
         }
         Fact::Gap(f) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use longwatch_events::fact::{Cause, Codec};
+use longwatch_events::fact::{Cause, Codec, DeletionReason};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
@@ -164,6 +164,21 @@ pub struct GapRow {
     pub cause: Cause,
 }
 
+/// A stretch of deleted video.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeletionRow {
+    /// Under which assignment it was recorded.
+    pub epoch: Epoch,
+    /// Who had it.
+    pub server_id: ServerId,
+    /// Its beginning.
+    pub start: Timestamp,
+    /// Its end; later than `start`.
+    pub end: Timestamp,
+    /// Why it was deleted.
+    pub reason: DeletionReason,
+}
+
 /// A recording that broke off, or failed anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InterruptionRow {
@@ -270,6 +285,8 @@ pub enum Change {
     },
     /// Inserts or replaces.
     PutSegment(SegmentRow),
+    /// Removes a segment and remembers that it was there.
+    DeleteSegment(DeletedSegment),
     /// Inserts or replaces what a server says.
     PutGap(ReportedGap),
     /// Remembers a fact that contradicts itself.
@@ -281,6 +298,29 @@ pub enum Change {
         /// What contradicts what.
         why: String,
     },
+}
+
+/// A segment that is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletedSegment {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment it was recorded.
+    pub epoch: Epoch,
+    /// Who had it.
+    pub server_id: ServerId,
+    /// Its first frame, rounded down to milliseconds.
+    pub start: Timestamp,
+    /// Where its last frame ended; later than `start`.
+    pub end: Timestamp,
+    /// What its place under the archive's root was.
+    pub key: String,
+    /// What its size was.
+    pub bytes: u64,
+    /// Why it was deleted.
+    pub reason: DeletionReason,
 }
 
 /// A gap as it was reported: which copy it is of, `LOG` tells.
@@ -451,11 +491,13 @@ impl CameraView {
 /// the epoch they name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TimelineRows {
-    /// Those that overlap the range, and the last one that ends before it; by start.
+    /// Those that overlap the range, and the last one that ends before it, unless deleted video ends later; by start.
     pub segments: Vec<SegmentRow>,
-    /// Those that overlap the range or the time since that last segment; by start.
+    /// Deleted video of the same time; by start.
+    pub deletions: Vec<DeletionRow>,
+    /// Those that overlap the range or the time since that last segment or deleted video; by start.
     pub gaps: Vec<GapRow>,
-    /// Those before the range's end and not before that last segment's end; by time.
+    /// Those before the range's end and not before that end; by time.
     pub interruptions: Vec<InterruptionRow>,
     /// Those before the range's end; by position.
     pub placements: Vec<PlacedRow>,

@@ -7,6 +7,10 @@
 //! happened since the video ended (the recording broke off, the camera was placed, unplaced, switched off, its server
 //! fell silent); for a gap that reaches up to now, what the camera's state says; otherwise `unknown`.
 //!
+//! Video that was recorded and is deleted is missing like any other, and why it is needs no guess: it has the cause
+//! `retention` or `storage_full`, unless another server still holds that moment. What explains other gaps is found as if
+//! it were still there.
+//!
 //! Several servers may record at once: those of a camera's copies, and in a planned move the old one and the new one. A
 //! moment is covered if any of them holds it. What befell one of them explains nothing while another held video.
 //!
@@ -16,6 +20,7 @@
 //! A camera that flaps every few seconds has hundreds of thousands of gaps in a month. Everything is sorted once and then
 //! walked or searched: n rows cost n log n.
 
+mod deleted;
 mod places;
 mod turns;
 
@@ -34,7 +39,7 @@ use turns::Turn;
 
 /// Two segments of one recording whose edges are closer than this touch: the wall-clock time of a frame is slewed, so
 /// the end of one and the start of the next differ by fractions of a frame's duration.
-const TOUCH_US: i64 = 100_000;
+pub(super) const TOUCH_US: i64 = 100_000;
 /// How far clocks of a server and of the log may differ before an event is no longer taken for the cause of a gap that
 /// begins at the same moment; and the longest stretch that takes its neighbour's cause for want of its own.
 const SLACK_US: i64 = 2_000_000;
@@ -98,6 +103,10 @@ pub enum GapCause {
     Known(Cause),
     /// A server had the camera and was at it; its first frame had not come yet.
     Connecting,
+    /// It was recorded, and deleted as its settings want it, or because it was more than they allow.
+    Retention,
+    /// It was recorded, and deleted because its volume had no room for newer video.
+    StorageFull,
     /// Nothing was reported.
     Unknown,
 }
@@ -115,6 +124,8 @@ impl GapCause {
         match self {
             Self::Known(cause) => cause.as_str(),
             Self::Connecting => "connecting",
+            Self::Retention => "retention",
+            Self::StorageFull => "storage_full",
             Self::Unknown => "unknown",
         }
     }
@@ -143,6 +154,8 @@ struct Span {
     start: Timestamp,
     end: Timestamp,
     from: (Epoch, ServerId),
+    /// Set if it is gone.
+    deleted: Option<GapCause>,
 }
 
 /// A stretch that gap facts speak of, with the cause they give.
@@ -160,27 +173,29 @@ pub fn draw_up(inputs: &Inputs<'_>) -> Timeline {
     let mut spans: Vec<_> = inputs.rows.segments.iter().map(span_of).collect();
     let (tails, recording) = tails(inputs);
     spans.extend(tails);
+    spans.extend(inputs.rows.deletions.iter().map(deleted::span_of));
     spans.sort_by_key(|span| (span.start, span.end));
     bridge(&mut spans);
 
     let scheduled = Range { from: from.max(inputs.created_at), to: to.min(inputs.now) };
     let places = Places::of(&inputs.rows.placements);
     let turns = turns::of(inputs, &places, &spans);
-    let covered = union(&spans);
+    let held = union(&spans);
     let facts = inputs.rows.gaps.iter().filter(|gap| !places.tell_more_than(gap)).copied().collect();
     let told = told(facts);
-    let gaps = holes(&covered, scheduled, inputs.created_at)
+    let never_held = holes(&held, scheduled, inputs.created_at)
         .flat_map(|hole| {
             let now = if hole.to == inputs.now { current_cause(inputs) } else { GapCause::Unknown };
             explain(hole, told_within(&told, hole), turns_for(&turns, hole), now)
         })
-        .filter_map(|gap| clip(gap, scheduled))
         .collect();
+    let gaps = deleted::among(never_held, &spans);
+    let gaps = gaps.into_iter().filter_map(|gap| clip(gap, scheduled)).collect();
     Timeline { overlaps: overlaps(&segments, inputs.range), segments, gaps, recording }
 }
 
 fn span_of(segment: &SegmentRow) -> Span {
-    Span { start: segment.start, end: segment.end, from: (segment.epoch, segment.server_id) }
+    Span { start: segment.start, end: segment.end, from: (segment.epoch, segment.server_id), deleted: None }
 }
 
 /// Durable video whose segment is not reported: of any epoch up to where its worker said it ended; of a current epoch,
@@ -189,9 +204,11 @@ fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
     let mut spans = Vec::new();
     let mut recording: Option<Open> = None;
     let mut reported_up_to = BTreeMap::new();
-    for segment in &inputs.rows.segments {
-        let end = reported_up_to.entry((segment.epoch, segment.server_id)).or_insert(segment.end);
-        *end = segment.end.max(*end);
+    let stored = inputs.rows.segments.iter().map(|row| (row.epoch, row.server_id, row.end));
+    let deleted = inputs.rows.deletions.iter().map(|row| (row.epoch, row.server_id, row.end));
+    for (epoch, server_id, end) in stored.chain(deleted) {
+        let last = reported_up_to.entry((epoch, server_id)).or_insert(end);
+        *last = end.max(*last);
     }
     for status in &inputs.rows.statuses {
         let Some(open) = status.open else { continue };
@@ -206,7 +223,7 @@ fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
         };
         let start = reported_up_to.get(&from).map_or(open.since, |reported| open.since.max(*reported));
         if start < end {
-            spans.push(Span { start, end, from });
+            spans.push(Span { start, end, from, deleted: None });
         }
         let is_first = recording.is_none_or(|first| start < first.since);
         if live.is_some_and(|live| live.silent_since.is_none()) && is_first {
@@ -221,7 +238,7 @@ fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
 fn bridge(spans: &mut [Span]) {
     let mut last: BTreeMap<_, usize> = BTreeMap::new();
     for index in 0..spans.len() {
-        let Span { start, end, from } = spans[index];
+        let Span { start, end, from, .. } = spans[index];
         let before = last.get(&from).copied();
         if let Some(before) = before
             && spans[before].end < start

@@ -47,8 +47,24 @@ struct Packed<'a> {
     #[serde(serialize_with = "at_once")]
     secret: &'a [u8],
     transport: Transport,
-    retention: Retention,
+    retention: PackedRetention,
     live_latency_ms: Option<u16>,
+}
+
+/// [`Retention`] leaves fields out as JSON, which this format cannot.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct PackedRetention(Option<u32>, Option<u64>, Option<u32>);
+
+impl From<Retention> for PackedRetention {
+    fn from(told: Retention) -> Self {
+        Self(told.max_days, told.max_bytes, told.min_days)
+    }
+}
+
+impl From<PackedRetention> for Retention {
+    fn from(PackedRetention(max_days, max_bytes, min_days): PackedRetention) -> Self {
+        Self { max_days, max_bytes, min_days }
+    }
 }
 
 /// As serde would by itself, but not byte by byte.
@@ -67,7 +83,7 @@ impl KeptSettings {
             labels: Pairs::of_text(packed.labels).into(),
             source: packed.source(),
             recording: self.recording,
-            retention: packed.retention,
+            retention: packed.retention.into(),
             failover_priority: self.failover_priority,
             preferred_server_id: self.preferred_server_id,
             copies: self.copies,
@@ -96,6 +112,11 @@ impl KeptSettings {
     /// The sealed part of that.
     pub fn secret(&self) -> Sealed {
         self.packed().secret()
+    }
+
+    /// How long video is kept.
+    pub fn retention(&self) -> Retention {
+        self.packed().retention.into()
     }
 
     /// Only servers that carry all of these labels may record it; `None`: it asks for none.
@@ -145,7 +166,7 @@ impl From<&CameraSettings> for KeptSettings {
             sealed_in: told.source.secret.sealed_in,
             secret: &told.source.secret.bytes.0,
             transport: told.source.transport,
-            retention: told.retention,
+            retention: told.retention.into(),
             live_latency_ms: told.live_latency_ms,
         };
         let asks = !told.server_labels.is_empty();

@@ -3,15 +3,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{DetachedCameras, Part};
-use crate::fact::{Cause, Codec};
+use crate::event::{DetachedCameras, Part, Storage};
+use crate::fact::{Cause, Codec, DeletionReason};
 use crate::hash::Sha256;
 use crate::id::{BootId, CameraId, ServerId, TenantId};
 use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
 use crate::sealed::{Base64Bytes, PublicKey, WrappedKey};
-use crate::settings::{CameraSettings, Capacity, Labels, Priority, ServerSettings};
+use crate::settings::{CameraSettings, Capacity, Labels, Priority, Retention, ServerSettings};
 use crate::time::Timestamp;
 use crate::{assignment, event, fact};
 
@@ -230,6 +230,8 @@ shapes! {
         outbox_facts: u64,
         #[serde(default, skip_serializing_if = "is_default")]
         clock_stepped_ms: i64,
+        #[serde(default, skip_serializing_if = "is_default")]
+        storage: Storage,
     }
 
     /// See [`crate::event::ControlTicked`].
@@ -280,6 +282,21 @@ shapes! {
         video: Codec,
         audio: Option<Codec>,
         repaired: bool,
+    }
+
+    /// See [`crate::fact::SegmentDeleted`].
+    SegmentDeleted = fact::SegmentDeleted {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        key: String,
+        start: Timestamp,
+        end: Timestamp,
+        bytes: u64,
+        at: Timestamp,
+        reason: DeletionReason,
+        #[serde(default, skip_serializing_if = "is_default")]
+        before_min_age: bool,
     }
 
     /// See [`crate::fact::Interrupted`].
@@ -336,6 +353,8 @@ shapes! {
         live_latency_ms: Option<u16>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         priority: Option<Priority>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retention: Option<Retention>,
     }
 
     /// See [`crate::event::CameraBacklogged`].
@@ -429,6 +448,8 @@ pub enum Fact {
     FirstKeyframeDurable(FirstKeyframeDurable),
     /// A segment is complete.
     SegmentStored(SegmentStored),
+    /// A segment is gone.
+    SegmentDeleted(SegmentDeleted),
     /// Not recorded any more, or still not.
     Interrupted(Interrupted),
     /// Video that should exist and does not.
@@ -443,6 +464,7 @@ impl From<fact::Fact> for Fact {
             fact::Fact::Started(f) => Self::Started(f.into()),
             fact::Fact::FirstKeyframeDurable(f) => Self::FirstKeyframeDurable(f.into()),
             fact::Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
+            fact::Fact::SegmentDeleted(f) => Self::SegmentDeleted(f.into()),
             fact::Fact::Interrupted(f) => Self::Interrupted(f.into()),
             fact::Fact::Gap(f) => Self::Gap(f.into()),
             fact::Fact::TimestampJumped(f) => Self::TimestampJumped(f.into()),
@@ -456,6 +478,7 @@ impl From<Fact> for fact::Fact {
             Fact::Started(f) => Self::Started(f.into()),
             Fact::FirstKeyframeDurable(f) => Self::FirstKeyframeDurable(f.into()),
             Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
+            Fact::SegmentDeleted(f) => Self::SegmentDeleted(f.into()),
             Fact::Interrupted(f) => Self::Interrupted(f.into()),
             Fact::Gap(f) => Self::Gap(f.into()),
             Fact::TimestampJumped(f) => Self::TimestampJumped(f.into()),

@@ -109,8 +109,8 @@ fn source() -> impl Strategy<Value = Source> {
 }
 
 fn retention() -> impl Strategy<Value = Retention> {
-    (option::of(any::<u32>()), option::of(any::<u64>()))
-        .prop_map(|(max_days, max_bytes)| Retention { max_days, max_bytes })
+    (option::of(any::<u32>()), option::of(any::<u64>()), option::of(any::<u32>()))
+        .prop_map(|(max_days, max_bytes, min_days)| Retention { max_days, max_bytes, min_days })
 }
 
 fn priority() -> impl Strategy<Value = Priority> {

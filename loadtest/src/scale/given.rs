@@ -136,7 +136,7 @@ fn camera(number: u32, sealed_in: EventId) -> CameraSettings {
             transport: Transport::Tcp,
         },
         recording: Recording { mode: RecordingMode::Continuous },
-        retention: Retention { max_days: Some(30), max_bytes: None },
+        retention: Retention { max_days: Some(30), max_bytes: None, min_days: None },
         failover_priority: match number % 10 {
             0 => Priority::High,
             9 => Priority::Low,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use longwatch_events::envelope::Envelope;
-use longwatch_events::event::{Event, Load, PolicyChanged, ServerHeartbeat};
+use longwatch_events::event::{Event, Load, PolicyChanged, ServerHeartbeat, Storage};
 use longwatch_events::id::{BootId, EventId, ServerId, SystemIds};
 use longwatch_events::log::jetstream::{JetStreamLog, connect};
 use longwatch_events::log::{Entry, Log as _, MAX_ATOMIC_ENTRIES};
@@ -55,6 +55,7 @@ const LOAD: Load = Load {
     disk_total_bytes: 10 << 40,
     outbox_facts: 0,
     clock_stepped_ms: 0,
+    storage: Storage::Ok,
 };
 /// Between looks at the log.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

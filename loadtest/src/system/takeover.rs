@@ -110,6 +110,7 @@ impl Takeover {
             Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
             | Fact::SegmentStored(_)
+            | Fact::SegmentDeleted(_)
             | Fact::Interrupted(_)
             | Fact::Gap(_)
             | Fact::TimestampJumped(_) => {}
@@ -196,6 +197,7 @@ mod tests {
                 single_session: false,
                 live_latency_ms: None,
                 priority: None,
+                retention: None,
             }];
             let set = AssignmentSet {
                 server_id,

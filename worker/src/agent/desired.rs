@@ -182,6 +182,7 @@ mod tests {
             single_session: false,
             live_latency_ms: None,
             priority: None,
+            retention: None,
         };
         message(Event::AssignmentsPublished(AssignmentSet {
             server_id: server(1),

@@ -29,7 +29,7 @@ use crate::plan::Key;
 const DAYS: usize = 2;
 /// Between the moment a segment gets its name and the one its fact is in the gathering task's hands: next to nothing,
 /// the rest is for a slow disk.
-const SURELY_REPORTED: Duration = Duration::from_secs(60);
+pub(super) const SURELY_REPORTED: Duration = Duration::from_secs(60);
 
 /// What was found.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::membership::Standing;
+use super::reported::Reported;
 use super::told::Told;
 use crate::bus::{Bus, Error as BusError};
 use crate::outbox::batch::Reporter;
@@ -44,6 +45,8 @@ pub(super) struct Gatherer {
     pub(super) clock: Arc<dyn Clock>,
     /// Hears what is durable, and what was lost.
     pub(super) told: Arc<Told>,
+    /// Hears what is told of segments.
+    pub(super) reported: Arc<Reported>,
 }
 
 impl Gatherer {
@@ -126,14 +129,19 @@ impl Gatherer {
         began: Instant,
     ) -> bool {
         let (outbox, clock, boot_id) = (Arc::clone(&self.outbox), Arc::clone(&self.clock), self.boot_id);
-        let told = Arc::clone(&self.told);
+        let (told, reported) = (Arc::clone(&self.told), Arc::clone(&self.reported));
         let result = tokio::task::spawn_blocking(move || {
             let reporter = Reporter { server_id, boot_id, clock: &*clock, ids: &SystemIds };
             let mut result = Ok(());
+            let all = facts.clone();
             for batch in reporter.pack(facts) {
                 // Every batch is put, whatever became of the one before.
                 let put = outbox.put(batch);
                 result = result.and(put);
+            }
+            reported.take(&all);
+            if outbox.held_facts() == 0 {
+                reported.all_durable();
             }
             if let Some(at) = all_until.filter(|_| outbox.held_facts() == 0)
                 && let Err(error) = told.advance(at)
@@ -173,6 +181,7 @@ impl Gatherer {
             self.told.lose();
         }
         for fact in lasting {
+            self.reported.lose(&fact);
             tracing::error!(?fact, "fact lost: neither disk nor log took it");
         }
     }
@@ -184,6 +193,7 @@ impl Gatherer {
         let text = match written {
             Ok(Ok(())) => {
                 disk.worked();
+                self.reported.all_durable();
                 tracing::info!("no facts wait in memory any more");
                 return None;
             }

@@ -31,6 +31,7 @@ async fn started(archive: &tempfile::TempDir) -> (Agent, Tasks) {
         rtsp_allow: Vec::new(),
         rtsp_allow_basic: false,
         segment_ms: 60_000,
+        bounds: Bounds { keep_free_percent: 0, tenant_max_bytes: None, look_every: Duration::from_secs(60) },
         log_format: LogFormat::Human,
         log_filter: String::new(),
     };

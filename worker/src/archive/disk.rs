@@ -268,7 +268,7 @@ impl Session {
             self.ending = self.open.as_ref().map(|open| open.until);
         }
         match (&mut self.open, self.ending) {
-            (Some(open), Some(_)) => open.segment.cut(),
+            (Some(open), Some(end)) => open.segment.cut(end),
             (Some(_) | None, _) => Ok(()),
         }
     }
@@ -339,7 +339,7 @@ impl Session {
             return segment.remove();
         }
         let key = segment.key().to_owned();
-        match segment.salvage(after) {
+        match segment.salvage(after, until) {
             Ok(Some(file)) => {
                 self.ends.tell(Done::Stored(Stored { name, codecs, file, end: until, video_frames }));
             }

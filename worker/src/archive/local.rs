@@ -22,10 +22,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use longwatch_events::hash::Sha256;
+use longwatch_events::time::Timestamp;
 use rustix::fs::{CWD, OFlags, RenameFlags};
 
 use super::Error;
@@ -185,13 +187,16 @@ impl OpenSegment {
         Ok(())
     }
 
-    /// Cuts off what stands behind the last fragment, which will be the last of all. Durable after [`Self::sync`].
+    /// Cuts off what stands behind the last fragment, which will be the last of all, and which ends at `end`. Durable after
+    /// [`Self::sync`].
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if the disk fails.
-    pub fn cut(&mut self) -> Result<(), Error> {
-        self.file.set_len(self.written.bytes).map_err(|e| self.failed("cut", e))
+    pub fn cut(&mut self, end: Timestamp) -> Result<(), Error> {
+        self.file.set_len(self.written.bytes).map_err(|e| self.failed("cut", e))?;
+        note_end(&self.file, end);
+        Ok(())
     }
 
     /// Gives a segment that was [cut](Self::cut) and [synced](Self::sync) its final name.
@@ -213,19 +218,19 @@ impl OpenSegment {
         Ok(Named { folder, stored: StoredFile { key: self.key, bytes, sha256: hash.finish() } })
     }
 
-    /// After `after` happened to it: cuts the file back to its last whole fragment and closes it. `None` if it was a sync
+    /// After `after` happened to it: cuts the file back to its last whole fragment, which ends at `end`, and closes it. `None` if it was a sync
     /// that failed: then nothing about the file can be trusted, and it is marked as [`UNSYNCED`], for the next start to
     /// copy what can be read of it.
     ///
     /// # Errors
     ///
     /// What went wrong in saving it.
-    pub fn salvage(mut self, after: &Error) -> Result<Option<StoredFile>, Error> {
+    pub fn salvage(mut self, after: &Error, end: Timestamp) -> Result<Option<StoredFile>, Error> {
         if matches!(after, Error::Io { step, .. } if *step == SYNC) {
             self.mark()?;
             return Ok(None);
         }
-        self.cut()?;
+        self.cut(end)?;
         if let Err(e) = self.sync() {
             self.mark()?;
             return Err(e);
@@ -309,6 +314,15 @@ fn part_path(final_path: &Path) -> PathBuf {
     path.into()
 }
 
+/// Lets a file's time of modification be the time at which its video ends: so its age can be told without reading it. Not
+/// every file system can, and then the file is as old as its last write says, which is a moment later.
+pub(crate) fn note_end(file: &File, end: Timestamp) {
+    let since_epoch = Duration::from_micros(u64::try_from(end.as_micros()).unwrap_or(0));
+    if let Err(error) = file.set_modified(SystemTime::UNIX_EPOCH + since_epoch) {
+        tracing::debug!(%error, "cannot set the time of a segment's file");
+    }
+}
+
 /// Marks an open segment whose sync failed. The mark itself is not synced: a power cut may take it back, but takes the
 /// page cache along, and what can be read after that is what the disk holds.
 pub(super) fn mark_unsynced(part: &Path) -> io::Result<()> {
@@ -370,7 +384,6 @@ mod tests {
     use super::*;
     use longwatch_events::id::{CameraId, ServerId, SystemIds, TenantId};
     use longwatch_events::position::Epoch;
-    use longwatch_events::time::Timestamp;
 
     fn name() -> SegmentName {
         SegmentName {
@@ -390,8 +403,12 @@ mod tests {
         OpenSegment::create(root, name, head.as_bytes(), &[], &mut Buffer::default())
     }
 
+    fn end() -> Timestamp {
+        Timestamp::from_micros(1_795_420_860_123_456)
+    }
+
     fn close(mut segment: OpenSegment) -> Result<StoredFile, Error> {
-        segment.cut()?;
+        segment.cut(end())?;
         segment.sync()?;
         segment.name()?.sync()
     }
@@ -412,6 +429,10 @@ mod tests {
         assert_eq!(content, b"head ab more ");
         assert_eq!((stored.bytes, stored.sha256), (13, Sha256::of(&content)));
         assert!(!part.exists());
+        // Its time is that of its video.
+        let modified = fs::metadata(root.path().join(&stored.key)).unwrap().modified().unwrap();
+        let micros = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros();
+        assert_eq!(micros, u128::try_from(end().as_micros()).unwrap());
     }
 
     #[test]
@@ -454,7 +475,7 @@ mod tests {
         segment.file.write_all_at(b"torn", 5).unwrap();
         let full = Error::Io { step: "write", key: name.key(), source: ErrorKind::StorageFull.into() };
         // … then the segment ends before it.
-        let stored = segment.salvage(&full).unwrap().unwrap();
+        let stored = segment.salvage(&full, end()).unwrap().unwrap();
         assert_eq!(fs::read(root.path().join(&stored.key)).unwrap(), b"whole");
         assert_eq!(stored.sha256, Sha256::of(b"whole"));
     }
@@ -464,7 +485,7 @@ mod tests {
         let (root, name) = (tempfile::tempdir().unwrap(), name());
         let segment = create(root.path(), &name, "whole").unwrap();
         let failed = Error::Io { step: SYNC, key: name.key(), source: ErrorKind::Other.into() };
-        assert_eq!(segment.salvage(&failed).unwrap(), None);
+        assert_eq!(segment.salvage(&failed, end()).unwrap(), None);
         // What the file is called says so, for whoever starts next.
         assert!(!root.path().join(name.key() + PART).exists() && !root.path().join(name.key()).exists());
         let marked = fs::read(root.path().join(name.key() + PART + UNSYNCED)).unwrap();

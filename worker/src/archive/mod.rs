@@ -1,5 +1,6 @@
-//! Recorded video on disk: where it lies ([`layout`]), how it gets there safely ([`local`], [`disk`], [`writer`]), and
-//! what is done about what a crash left behind ([`repair`]).
+//! Recorded video on disk: where it lies ([`layout`], [`volume`]), how it gets there safely ([`local`], [`disk`],
+//! [`writer`]), what there is ([`inventory`]), how it goes ([`tombs`]), and what is done about what a crash left behind
+//! ([`repair`]).
 //!
 //! Invariant: what was reported as stored is durable, and is never changed again.
 
@@ -12,9 +13,12 @@ use tokio::sync::oneshot;
 use disk::{Disk, Message, Queue};
 
 pub mod disk;
+pub mod inventory;
 pub mod layout;
 pub mod local;
 pub mod repair;
+pub mod tombs;
+pub mod volume;
 pub mod writer;
 
 /// Why something could not be stored.

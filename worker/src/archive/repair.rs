@@ -19,7 +19,7 @@ use longwatch_events::id::{CameraId, TenantId};
 use longwatch_events::time::Timestamp;
 
 use super::layout::{COPY, PART, STATE_FOLDER, SegmentName, UNSYNCED};
-use super::local::{Hasher, StoredFile, mark_unsynced, rename_new, sync_folder};
+use super::local::{Hasher, StoredFile, mark_unsynced, note_end, rename_new, sync_folder};
 use crate::fmp4::scan;
 use crate::timeline::to_micros;
 
@@ -165,6 +165,7 @@ fn repair(root: &Path, part: &Path) -> Result<Repaired, String> {
     if size > whole {
         file.set_len(whole).map_err(|e| failed("cut", e))?;
     }
+    note_end(&file, segment.end);
     if let Err(e) = file.sync_all() {
         mark_unsynced(part).map_err(|e| failed("mark what cannot be synced", e))?;
         return Err(failed("sync", e));
@@ -202,7 +203,7 @@ fn copy(root: &Path, marked: &Path, part_key: &str, report: &mut Report) -> Resu
     let failed = |e: io::Error| format!("cannot be copied: {e}; left for the next start");
     let size = fs::metadata(marked).map_err(failed)?.len();
     let unfinished = root.join(key.to_owned() + COPY);
-    let copied = copy_durably(marked, whole, &unfinished).and_then(|sha256| {
+    let copied = copy_durably(marked, whole, &unfinished, segment.end).and_then(|sha256| {
         rename_new(&unfinished, &stored)?;
         stored.parent().map_or(Ok(()), sync_folder)?;
         Ok(sha256)
@@ -221,7 +222,7 @@ fn copy(root: &Path, marked: &Path, part_key: &str, report: &mut Report) -> Resu
 
 /// Copies the first `bytes` of a file to a new one, and syncs that; replaces what an earlier attempt left. Byte by byte:
 /// a reflink would share the very blocks that are in doubt.
-fn copy_durably(from: &Path, bytes: u64, to: &Path) -> io::Result<Sha256> {
+fn copy_durably(from: &Path, bytes: u64, to: &Path, end: Timestamp) -> io::Result<Sha256> {
     match fs::remove_file(to) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         Ok(()) | Err(_) => {}
@@ -243,6 +244,7 @@ fn copy_durably(from: &Path, bytes: u64, to: &Path) -> io::Result<Sha256> {
     if copied != bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    note_end(&copy, end);
     copy.sync_all()?;
     hash(&copy)
 }

@@ -73,6 +73,7 @@ fn shorten(fact: &mut Fact) {
         Fact::Started(_)
         | Fact::FirstKeyframeDurable(_)
         | Fact::SegmentStored(_)
+        | Fact::SegmentDeleted(_)
         | Fact::Gap(_)
         | Fact::TimestampJumped(_) => {}
     }

@@ -5,6 +5,7 @@
 mod camera;
 mod failover;
 mod playing;
+mod storage;
 mod system;
 
 use std::collections::BTreeSet;

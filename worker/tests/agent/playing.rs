@@ -19,6 +19,8 @@ const MARK: &[u8] = b"picture:";
 pub(crate) struct PlayingCamera {
     address: SocketAddr,
     sessions: Arc<Mutex<Vec<Session>>>,
+    /// Of one picture on the wire, with its RTP header.
+    picture_bytes: u16,
 }
 
 /// One client's time with the camera.
@@ -34,8 +36,14 @@ pub(crate) struct Session {
 
 impl PlayingCamera {
     pub(crate) async fn start() -> Self {
+        Self::sending(200).await
+    }
+
+    /// Whose pictures have so many bytes.
+    pub(crate) async fn sending(picture_bytes: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let camera = Self { address: listener.local_addr().unwrap(), sessions: Arc::default() };
+        let address = listener.local_addr().unwrap();
+        let camera = Self { address, sessions: Arc::default(), picture_bytes };
         let (serving, began) = (camera.clone(), Instant::now());
         tokio::spawn(async move {
             loop {
@@ -106,7 +114,7 @@ impl PlayingCamera {
             tokio::select! {
                 _ = read.read(&mut ask) => break,
                 () = tokio::time::sleep_until(began + PICTURE_EVERY * number) => {
-                    if write.write_all(&packet(number, number_of_packet)).await.is_err() {
+                    if write.write_all(&packet(number, number_of_packet, self.picture_bytes)).await.is_err() {
                         break;
                     }
                     self.sessions.lock().unwrap()[place].last = number;
@@ -130,7 +138,7 @@ async fn request(connection: &mut TcpStream) -> Option<String> {
 }
 
 /// One picture as one NAL unit in one RTP packet (RFC 6184, section 5.6), interleaved (RFC 2326, section 10.12).
-fn packet(number: u32, number_of_packet: u16) -> Vec<u8> {
+fn packet(number: u32, number_of_packet: u16, bytes: u16) -> Vec<u8> {
     let nal = if number.is_multiple_of(KEYFRAME_EVERY) { 0x65 } else { 0x41 };
     let mut rtp = vec![0x80, 0x80 | 96];
     rtp.extend(number_of_packet.to_be_bytes());
@@ -138,7 +146,7 @@ fn packet(number: u32, number_of_packet: u16) -> Vec<u8> {
     rtp.extend([0, 0, 0, 1, nal, 0x88, 0x84]);
     rtp.extend_from_slice(MARK);
     rtp.extend(format!("{number:08}").bytes());
-    rtp.resize(200, b'.');
+    rtp.resize(bytes.into(), b'.');
     let mut packet = vec![b'$', 0];
     packet.extend(u16::try_from(rtp.len()).unwrap().to_be_bytes());
     packet.extend(rtp);

@@ -180,9 +180,15 @@ impl System {
     }
 
     pub(crate) fn start_worker(&self) -> Worker {
+        self.start_worker_with(&[])
+    }
+
+    /// With these arguments beside the usual ones.
+    pub(crate) fn start_worker_with(&self, arguments: &[&str]) -> Worker {
         let child = Command::new(env!("CARGO_BIN_EXE_longwatch-worker"))
             .args(["--nats", &format!("nats://127.0.0.1:{}", self.port), "--name", "north-1"])
             .args(["--label", "zone=north", "--capacity", "12", "--rtsp-allow", "127.0.0.0/8"])
+            .args(arguments)
             .arg("--archive")
             .arg(self.path("archive"))
             .arg("--join-key-file")
@@ -347,6 +353,7 @@ pub(crate) fn camera(number: u32, epoch: u64, url: &str, key: PublicKey) -> Assi
         single_session: false,
         live_latency_ms: None,
         priority: None,
+        retention: None,
     }
 }
 

@@ -402,6 +402,7 @@ impl Rows {
             | Change::Recording(..)
             | Change::Interrupted { .. }
             | Change::PutSegment(_)
+            | Change::DeleteSegment(_)
             | Change::PutGap(..)
             | Change::RejectFact { .. } => panic!("nothing in these histories does that: {change:?}"),
         }

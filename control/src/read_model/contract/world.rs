@@ -5,7 +5,8 @@ use longwatch_events::event::{
     RecordingReported, ServerAdded, ServerDetached, ServerJoined, TenantCreated,
 };
 use longwatch_events::fact::{
-    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started,
+    Cause, Codec, DeletionReason, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentDeleted,
+    SegmentStored, Started,
 };
 use longwatch_events::fold;
 use longwatch_events::hash::Sha256;
@@ -215,6 +216,28 @@ pub(super) fn stored(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, sta
     })
 }
 
+/// Its key and its times are those of [`stored`].
+pub(super) fn deleted(
+    tenant_id: TenantId,
+    camera_id: CameraId,
+    epoch: Epoch,
+    (start, end): (i64, i64),
+    reason: DeletionReason,
+) -> Fact {
+    Fact::SegmentDeleted(SegmentDeleted {
+        tenant_id,
+        camera_id,
+        epoch,
+        key: format!("{tenant_id}/{camera_id}/{start}.mp4"),
+        start: at(start),
+        end: at(end),
+        bytes: 1_000,
+        at: at(end + 10_000),
+        reason,
+        before_min_age: false,
+    })
+}
+
 /// Everything the log can say, once.
 pub(super) async fn everything(world: &mut World<'_>) -> (TenantId, CameraId, ServerId, Epoch) {
     let tenant = world.tenant("Harbour").await;
@@ -259,6 +282,7 @@ pub(super) async fn eventful(world: &mut World<'_>) {
         let facts = vec![
             interrupted(tenant, camera, epoch, start, Cause::Closed),
             stored(tenant, camera, epoch, start - 30, start),
+            deleted(tenant, camera, epoch, (start - 30, start), DeletionReason::VolumeFull),
         ];
         world.reported(recording, facts).await;
         world.reported(recording, vec![stored(tenant, camera, epoch, start + 10, start + 5)]).await;

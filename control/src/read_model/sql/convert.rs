@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::super::Error;
 use super::super::rows::{
-    AssignmentView, CameraRow, Condition, CopyRow, CopyView, GapRow, InterruptionRow, OpenVideo, Place,
-    PlacedRow, SegmentRow, ServerRow, ServerView, StatusRow, TenantRow,
+    AssignmentView, CameraRow, Condition, CopyRow, CopyView, DeletionRow, GapRow, InterruptionRow, OpenVideo,
+    Place, PlacedRow, SegmentRow, ServerRow, ServerView, StatusRow, TenantRow,
 };
 use super::Columns;
 
@@ -273,6 +273,16 @@ impl<'r> Reader<'r> {
             start: self.time("start_us")?,
             end: self.time("end_us")?,
             cause: self.word("cause")?,
+        })
+    }
+
+    pub(super) fn deletion(&self) -> Result<DeletionRow, Error> {
+        Ok(DeletionRow {
+            epoch: Epoch(self.unsigned("epoch")?),
+            server_id: self.server_id()?,
+            start: self.time("start_us")?,
+            end: self.time("end_us")?,
+            reason: self.word("reason")?,
         })
     }
 

@@ -269,11 +269,22 @@ pub(super) async fn timeline(
     camera: CameraId,
     range: Range,
 ) -> Result<TimelineRows, Error> {
-    // From the end of the last segment before the range on: what happened since explains a gap the range begins in.
+    // From the end of the last video before the range on, be it deleted or not: what happened since explains a gap the
+    // range begins in.
     const BEFORE: &str = concat!(
         "SELECT f.end_us FROM ",
         given!("segments"),
         "AND f.end_us <= $3 ORDER BY f.end_us DESC LIMIT 1"
+    );
+    const DELETED_BEFORE: &str = concat!(
+        "SELECT f.end_us FROM ",
+        given!("deletions"),
+        "AND f.end_us <= $3 ORDER BY f.end_us DESC LIMIT 1"
+    );
+    const DELETIONS: &str = concat!(
+        "SELECT f.* FROM ",
+        given!("deletions"),
+        "AND f.end_us >= $3 AND f.start_us < $4 ORDER BY f.start_us, f.epoch, f.server_id"
     );
     const SEGMENTS: &str = concat!(
         "SELECT f.* FROM ",
@@ -300,11 +311,14 @@ pub(super) async fn timeline(
         times_us.iter().fold(sql(text).bind(tenant).bind(camera), |query, time| query.bind(*time))
     };
     let before = one(db, "segments", of_camera(BEFORE, &[from]), |row| row.integer("end_us")).await?;
-    let since = before.unwrap_or(i64::MIN);
+    let deleted = of_camera(DELETED_BEFORE, &[from]);
+    let deleted_before = one(db, "deletions", deleted, |row| row.integer("end_us")).await?;
+    let since = before.max(deleted_before).unwrap_or(i64::MIN);
     let failed_since = since.saturating_sub(INTERRUPTION_MARGIN_US);
     let interruptions = of_camera(INTERRUPTIONS, &[failed_since, to]);
     Ok(TimelineRows {
         segments: all(db, "segments", of_camera(SEGMENTS, &[since, to]), |row| row.segment()).await?,
+        deletions: all(db, "deletions", of_camera(DELETIONS, &[since, to]), |row| row.deletion()).await?,
         gaps: all(db, "gaps", of_camera(GAPS, &[since, to]), |row| row.gap()).await?,
         interruptions: all(db, "interruptions", interruptions, |row| row.interruption()).await?,
         placements: all(db, "placements", of_camera(PLACEMENTS, &[to]), |row| row.placed()).await?,

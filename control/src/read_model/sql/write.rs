@@ -9,8 +9,9 @@ use longwatch_events::state::{Assignment, Placement};
 use longwatch_events::time::Timestamp;
 
 use super::super::rows::{
-    CameraRow, Change, CopyRow, ReportedGap, SegmentRow, ServerRow, StatusKey, TenantRow,
+    CameraRow, Change, CopyRow, DeletedSegment, ReportedGap, SegmentRow, ServerRow, StatusKey, TenantRow,
 };
+use super::super::timeline::TOUCH_US;
 use super::super::{Batch, Error};
 use super::convert::{document, membership_word, word};
 use super::{Connection, Statement, Value, sql};
@@ -29,6 +30,14 @@ pub(in super::super) async fn batch(
     }
     for statement in put_segments(changes) {
         db.execute(statement).await?;
+    }
+    // After them: a segment may have been stored and deleted within one batch.
+    for change in changes {
+        if let Change::DeleteSegment(row) = change {
+            for statement in delete_segment(row) {
+                db.execute(statement).await?;
+            }
+        }
     }
     db.execute(sql(POSITION).bind(batch.stream.name()).bind(batch.up_to)).await
 }
@@ -93,6 +102,8 @@ fn statements(change: &Change) -> Vec<Statement> {
         ],
         // Nearly all rows are segments, and nothing else touches their table: they are written many at once.
         Change::PutSegment(_) => Vec::new(),
+        // After all that were put.
+        Change::DeleteSegment(_) => Vec::new(),
         Change::PutGap(row) => vec![put_gap(row)],
         Change::RejectFact { position, fact, why } => {
             const SQL: &str = "INSERT INTO rejected_facts (position, fact, why) VALUES ($1, $2, $3)";
@@ -302,6 +313,34 @@ fn put_segments_at_once(rows: &[&SegmentRow]) -> Statement {
         statement = statement.push(if index == 0 { "(" } else { ", (" }).push_values(values).push(")");
     }
     statement.push(TAIL)
+}
+
+/// A key holds milliseconds, and so does the fact of its deletion.
+const KEY_US: i64 = 1_000;
+
+/// What removes a segment, and lengthens the stretch of deleted video before it or begins a new one. Done again, it
+/// changes nothing.
+fn delete_segment(row: &DeletedSegment) -> [Statement; 3] {
+    const DELETE: &str = "\
+        DELETE FROM segments WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4 \
+          AND start_us >= $5 AND start_us < $6 AND object_key = $7";
+    const LENGTHEN: &str = "\
+        UPDATE deletions SET end_us = $6 \
+        WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4 \
+          AND start_us <= $5 AND end_us >= $7 AND reason = $8 AND end_us < $6";
+    const BEGIN: &str = "\
+        INSERT INTO deletions (tenant_id, camera_id, epoch, server_id, start_us, end_us, reason) \
+        SELECT $1, $2, $3, $4, $5, $6, $8 WHERE NOT EXISTS (SELECT 1 FROM deletions \
+          WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4 \
+            AND start_us <= $5 AND end_us >= $7 AND reason = $8) \
+        ON CONFLICT (tenant_id, camera_id, epoch, server_id, start_us) DO NOTHING";
+    let of_recording =
+        |text| of_camera(text, row.tenant_id, row.camera_id).bind(row.epoch).bind(row.server_id);
+    let (start, touching) = (row.start.as_micros(), row.start.plus_micros(-TOUCH_US));
+    let stretch =
+        |text| of_recording(text).bind(row.start).bind(row.end).bind(touching).bind(row.reason.as_str());
+    let delete = of_recording(DELETE).bind(start).bind(start.saturating_add(KEY_US)).bind(row.key.as_str());
+    [delete, stretch(LENGTHEN), stretch(BEGIN)]
 }
 
 fn put_gap(row: &ReportedGap) -> Statement {

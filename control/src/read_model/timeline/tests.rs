@@ -1,13 +1,14 @@
 mod copies;
+mod deleted;
 mod ledger;
 
-use longwatch_events::fact::Codec;
+use longwatch_events::fact::{Codec, DeletionReason};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CountingIds, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::reason::UnplacedReason;
 
-use super::super::rows::{Condition, InterruptionRow, OpenVideo, Place, PlacedRow, StatusRow};
+use super::super::rows::{Condition, DeletionRow, InterruptionRow, OpenVideo, Place, PlacedRow, StatusRow};
 use super::*;
 
 const S: i64 = 1_000_000;
@@ -292,6 +293,7 @@ fn a_month_of_a_camera_that_flaps_is_told_gap_by_gap() {
     let (epochs, gap) = (|start: i64| 1 + (start / 1_000).unsigned_abs(), 4);
     let rows = TimelineRows {
         segments: outages().map(|start| segment(at(start + gap), at(start + 10), epochs(start))).collect(),
+        deletions: Vec::new(),
         gaps: outages()
             .map(|start| GapRow {
                 copy: 0,

@@ -1,9 +1,10 @@
 //! What workers say and what they are told, arbitrarily.
 
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
-use longwatch_events::event::{Load, RecordingReported, ServerHeartbeat};
+use longwatch_events::event::{Load, RecordingReported, ServerHeartbeat, Storage};
 use longwatch_events::fact::{
-    Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored, Started, TimestampJumped,
+    Cause, Codec, DeletionReason, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentDeleted,
+    SegmentStored, Started, TimestampJumped,
 };
 use longwatch_events::hash::Sha256;
 use longwatch_events::position::Position;
@@ -12,7 +13,9 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{boot_id, bytes, camera_id, epoch, position, priority, server_id, tenant_id, text, timestamp};
+use super::{
+    boot_id, bytes, camera_id, epoch, position, priority, retention, server_id, tenant_id, text, timestamp,
+};
 
 pub(super) fn heartbeat() -> impl Strategy<Value = ServerHeartbeat> {
     (server_id(), boot_id(), any::<u64>(), load()).prop_map(|(server_id, boot_id, sequence, load)| {
@@ -29,8 +32,9 @@ pub(super) fn reported() -> impl Strategy<Value = RecordingReported> {
 }
 
 fn load() -> impl Strategy<Value = Load> {
-    (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>()), any::<i64>()).prop_map(
-        |(wide, narrow, lease_ms, clock_stepped_ms)| Load {
+    let how = (any::<i64>(), select(Storage::ALL.to_vec()));
+    (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>()), how).prop_map(
+        |(wide, narrow, lease_ms, (clock_stepped_ms, storage))| Load {
             applied_revision: Position(wide[0]),
             lease_ms,
             cameras: narrow[0],
@@ -43,6 +47,7 @@ fn load() -> impl Strategy<Value = Load> {
             disk_total_bytes: wide[4],
             outbox_facts: wide[5],
             clock_stepped_ms,
+            storage,
         },
     )
 }
@@ -97,6 +102,32 @@ fn stored() -> impl Strategy<Value = Fact> {
     })
 }
 
+fn deleted() -> impl Strategy<Value = Fact> {
+    let of = (tenant_id(), camera_id(), epoch(), text(), timestamp(), timestamp());
+    let reasons = select(vec![
+        DeletionReason::Age,
+        DeletionReason::CameraBytes,
+        DeletionReason::TenantBytes,
+        DeletionReason::VolumeFull,
+    ]);
+    (of, any::<u64>(), timestamp(), reasons, any::<bool>()).prop_map(
+        |((tenant_id, camera_id, epoch, key, start, end), bytes, at, reason, before_min_age)| {
+            Fact::SegmentDeleted(SegmentDeleted {
+                tenant_id,
+                camera_id,
+                epoch,
+                key,
+                start,
+                end,
+                bytes,
+                at,
+                reason,
+                before_min_age,
+            })
+        },
+    )
+}
+
 fn fact() -> impl Strategy<Value = Fact> {
     let of = || (tenant_id(), camera_id(), epoch(), timestamp());
     prop_oneof![
@@ -115,6 +146,7 @@ fn fact() -> impl Strategy<Value = Fact> {
             })
         }),
         stored(),
+        deleted(),
         (of(), cause(), text()).prop_map(|((tenant_id, camera_id, epoch, at), cause, detail)| {
             Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail })
         }),
@@ -130,12 +162,12 @@ fn fact() -> impl Strategy<Value = Fact> {
 pub(super) fn assignments() -> impl Strategy<Value = AssignmentSet> {
     let camera = (
         (tenant_id(), camera_id(), epoch(), position(), bytes(), any::<bool>()),
-        (option::of(any::<u16>()), option::of(priority())),
+        (option::of(any::<u16>()), option::of(priority()), option::of(retention())),
     )
         .prop_map(
             |(
                 (tenant_id, camera_id, epoch, settings_version, source, single_session),
-                (live_latency_ms, priority),
+                (live_latency_ms, priority, retention),
             )| {
                 AssignedCamera {
                     tenant_id,
@@ -146,6 +178,7 @@ pub(super) fn assignments() -> impl Strategy<Value = AssignmentSet> {
                     single_session,
                     live_latency_ms,
                     priority,
+                    retention,
                 }
             },
         );

@@ -54,7 +54,10 @@ impl Rows {
                 Fact::Started(f) => (f.epoch, Condition::Connecting),
                 Fact::FirstKeyframeDurable(f) => (f.epoch, Condition::Recording),
                 Fact::Interrupted(f) => (f.epoch, Condition::Offline(f.cause)),
-                Fact::SegmentStored(_) | Fact::Gap(_) | Fact::TimestampJumped(_) => continue,
+                Fact::SegmentStored(_)
+                | Fact::SegmentDeleted(_)
+                | Fact::Gap(_)
+                | Fact::TimestampJumped(_) => continue,
             };
             let key = Key { tenant_id: fact.tenant_id(), camera_id: fact.camera_id() };
             self.statuses.insert((key, epoch, *server_id), (record.position, condition));

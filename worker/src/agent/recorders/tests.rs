@@ -49,6 +49,7 @@ fn camera(identity: &Identity, epoch: u64) -> AssignedCamera {
         single_session: false,
         live_latency_ms: None,
         priority: None,
+        retention: None,
     }
 }
 

@@ -29,6 +29,16 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_deletion()(
+        start in 0_i64..200, length in 1_i64..30, epoch in 1_u64..4, full in any::<bool>(),
+    ) -> DeletionRow {
+        let reason = if full { DeletionReason::VolumeFull } else { DeletionReason::Age };
+        let (start, end) = (at(start), at(start + length));
+        DeletionRow { epoch: Epoch(epoch), server_id: server_of(epoch), start, end, reason }
+    }
+}
+
+prop_compose! {
     fn any_status()(
         epoch in 1_u64..4,
         recording in any::<bool>(),
@@ -44,12 +54,14 @@ prop_compose! {
 prop_compose! {
     fn any_rows()(
         mut segments in proptest::collection::vec(any_segment(), 0..12),
+        mut deletions in proptest::collection::vec(any_deletion(), 0..6),
         gaps in proptest::collection::vec(any_gap(), 0..6),
         interruptions in proptest::collection::vec((0_i64..200, 1_u64..4, 0..2_u8), 0..6),
         placements in proptest::collection::vec((0_i64..200, 0..2_u8, 0..4_u64), 0..8),
         mut statuses in proptest::collection::vec(any_status(), 0..4),
     ) -> TimelineRows {
         segments.sort_by_key(|s| (s.start, s.end));
+        deletions.sort_by_key(|row| row.start);
         statuses.sort_by_key(|status| status.epoch);
         statuses.dedup_by_key(|status| status.epoch);
         let interrupted = |(second, epoch, copy)| InterruptionRow {
@@ -70,7 +82,7 @@ prop_compose! {
         };
         let interruptions = interruptions.into_iter().map(interrupted).collect();
         let placements = placements.into_iter().map(placed).collect();
-        TimelineRows { segments, gaps, interruptions, placements, statuses }
+        TimelineRows { segments, deletions, gaps, interruptions, placements, statuses }
     }
 }
 
@@ -95,7 +107,9 @@ proptest! {
             let in_segment = rows.segments.iter().any(|s| s.start <= moment && moment < s.end);
             let in_tail = rows.statuses.iter().any(|status| {
                 let open = status.open.unwrap();
-                let last = rows.segments.iter().filter(|s| s.epoch == status.epoch).map(|s| s.end).max();
+                let stored = rows.segments.iter().map(|s| (s.epoch, s.end));
+                let told = stored.chain(rows.deletions.iter().map(|d| (d.epoch, d.end)));
+                let last = told.filter(|(epoch, _)| *epoch == status.epoch).map(|(_, end)| end).max();
                 let live = status.epoch <= Epoch(2) && status.condition == Condition::Recording;
                 let silent = silent.filter(|_| status.epoch == Epoch(1));
                 let growing = live.then_some(at(silent.map_or(now, |silent| silent.min(now))));
@@ -105,6 +119,13 @@ proptest! {
             let holding = timeline.gaps.iter().filter(|g| g.start <= moment && moment < g.end).count();
             let expected = usize::from(scheduled && !in_segment && !in_tail);
             prop_assert_eq!(holding, expected, "at second {}: {:?}", second, timeline);
+            let gap = timeline.gaps.iter().find(|g| g.start <= moment && moment < g.end);
+            let is_deleted = rows.deletions.iter().any(|d| d.start <= moment && moment < d.end);
+            let deleted = [GapCause::Retention, GapCause::StorageFull];
+            prop_assert_eq!(
+                gap.is_some_and(|gap| deleted.contains(&gap.cause)), gap.is_some() && is_deleted,
+                "at second {}: {:?}", second, timeline
+            );
             let copies = rows.segments.iter().filter(|s| s.start <= moment && moment < s.end).count();
             let in_range = second >= from && second < from + length;
             let overlaps = timeline.overlaps.iter().filter(|o| o.from <= moment && moment < o.to).count();

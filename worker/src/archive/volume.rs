@@ -1,0 +1,141 @@
+//! A volume: a folder with video, on a file system that may be its own, and the id that tells it from every other one.
+//!
+//! The id stands in `.longwatch/volume.json`. It is what deletions that are under way name, so that a volume that is
+//! mounted elsewhere, or not at all, is never taken for another one. Invariant: an id that cannot be read is an error,
+//! never a reason to make a new one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use longwatch_events::id::{SystemIds, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use super::layout::STATE_FOLDER;
+use crate::durable;
+
+const FILE: &str = "volume.json";
+
+/// A volume that is not usable as one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk said no.
+    #[error("cannot {step} {}: {source}", .path.display())]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its file is not one of this version.
+    #[error(
+        "{} is not the identity of a volume that this version can read ({detail}): put back a good copy; or, if nothing of \
+         this server lies on the volume, remove the file", .path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    volume_id: VolumeId,
+}
+
+/// A volume. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its folder.
+    pub root: Arc<Path>,
+    /// Its id.
+    pub id: VolumeId,
+}
+
+/// Space on a volume, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Space {
+    /// Free for this user.
+    pub free: u64,
+    /// All.
+    pub total: u64,
+}
+
+impl Space {
+    /// What lacks of so much free space.
+    pub fn lacking(self, keep_free_percent: u8) -> u64 {
+        let wanted = u128::from(self.total) * u128::from(keep_free_percent) / 100;
+        u64::try_from(wanted).unwrap_or(u64::MAX).saturating_sub(self.free)
+    }
+}
+
+impl Volume {
+    /// The volume in the folder `root`, which gets an id if it has none. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// If the disk fails, or its id cannot be read.
+    pub fn take(root: &Path) -> Result<Self, Error> {
+        let folder = root.join(STATE_FOLDER);
+        let path = folder.join(FILE);
+        let failed = |step, source| Error::Io { step, path: path.clone(), source };
+        std::fs::create_dir_all(root).map_err(|e| failed("create the folder of", e))?;
+        durable::create_private_folder(&folder).map_err(|e| failed("create the folder of", e))?;
+        let id = match durable::read(&path).map_err(|e| failed("read", e))? {
+            Some(bytes) => {
+                let unreadable =
+                    |e: serde_json::Error| Error::Unreadable { path: path.clone(), detail: e.to_string() };
+                serde_json::from_slice::<Identity>(&bytes).map_err(unreadable)?.volume_id
+            }
+            None => {
+                let volume_id = VolumeId::generate(&SystemIds);
+                let json =
+                    serde_json::to_vec(&Identity { volume_id }).map_err(|e| failed("write", e.into()))?;
+                durable::replace(&path, &json).map_err(|e| failed("write", e))?;
+                volume_id
+            }
+        };
+        Ok(Self { root: root.into(), id })
+    }
+
+    /// How much space it has. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What statvfs(3) says.
+    pub fn space(&self) -> io::Result<Space> {
+        let volume = rustix::fs::statvfs(&*self.root)?;
+        Ok(Space {
+            free: volume.f_bavail.saturating_mul(volume.f_frsize),
+            total: volume.f_blocks.saturating_mul(volume.f_frsize),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_keeps_its_id_and_another_has_another() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = Volume::take(a.path()).unwrap();
+        assert_eq!(Volume::take(a.path()).unwrap(), first);
+        assert_ne!(Volume::take(b.path()).unwrap().id, first.id);
+        assert!(first.space().unwrap().total > 0);
+        std::fs::write(a.path().join(".longwatch/volume.json"), "{}").unwrap();
+        let error = Volume::take(a.path()).unwrap_err().to_string();
+        assert!(error.contains("volume.json") && error.contains("volume_id"), "{error}");
+    }
+
+    #[test]
+    fn what_lacks_is_what_is_wanted_less_what_is_free() {
+        let space = Space { free: 4, total: 100 };
+        assert_eq!([0, 4, 5, 50].map(|percent| space.lacking(percent)), [0, 0, 1, 46]);
+        assert_eq!(Space { free: 0, total: u64::MAX }.lacking(100), u64::MAX);
+    }
+}
