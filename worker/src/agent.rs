@@ -23,6 +23,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
+use crate::archive::door::Door;
 use crate::archive::tombs::Tombs;
 use crate::archive::volume::{self, Volume};
 use crate::bus::{self, Bus, Link};
@@ -51,6 +52,7 @@ mod recorders;
 mod reported;
 mod reporting;
 mod told;
+mod volumes;
 
 use assignments::{Learnt, Store};
 use desired::DesiredSet;
@@ -62,6 +64,7 @@ use recorders::{Counts, Means, Recorders};
 use reported::Reported;
 use reporting::Gatherer;
 use told::Told;
+use volumes::Mounts;
 
 /// Threads that write to the archive.
 const DISK_THREADS: usize = 8;
@@ -98,6 +101,9 @@ pub enum Error {
     /// It was told nonsense about NATS.
     #[error(transparent)]
     Bus(#[from] bus::Error),
+    /// There is nowhere left to record to.
+    #[error("all volumes failed; ending, so that other servers take the cameras")]
+    NoVolume,
     /// A bug.
     #[error("the start failed by a bug")]
     Aborted,
@@ -111,6 +117,9 @@ struct Found {
     home: Home,
     identity: Identity,
     volumes: Vec<Volume>,
+    missing: usize,
+    held: Vec<Home>,
+    archive: Archive,
     tombs: Tombs,
     leftovers: Leftovers,
     kept: Kept,
@@ -120,13 +129,18 @@ struct Found {
 
 /// Takes the archive and what is needed to record. Blocks.
 fn find(config: &Config) -> Result<Found, Error> {
-    let home = Home::take(&config.archive)?;
+    let home = Home::take(&config.archive[0])?;
     let identity = Identity::load_or_create(&home)?;
-    let volumes = vec![Volume::take(&config.archive)?];
+    let Mounts { volumes, missing } = volumes::mount(&config.archive, &home.path(volumes::FILE))?;
+    // Nobody else's either; the first one is held already.
+    let held = volumes.iter().skip(1).map(|volume| Home::take(&volume.root)).collect::<Result<_, _>>()?;
+    let roots: Vec<PathBuf> = volumes.iter().map(|volume| volume.root.to_path_buf()).collect();
+    let archive = volumes.iter().map(|volume| (Arc::clone(&volume.root), Door::default()));
+    let archive = Archive::over(archive, DISK_THREADS).map_err(Error::Threads)?;
     let path = home.path("deletions");
     let tombs = Tombs::open(&path).map_err(|source| Error::Tombs { path, source })?;
     let deleted = janitor::finish_begun(&tombs, &volumes);
-    let mut leftovers = leftovers::find(&config.archive, &home, &SystemClock);
+    let mut leftovers = leftovers::find(&roots, &home, &SystemClock);
     leftovers.facts.extend(deleted);
     let kept = Kept::load(home.path(kept::FILE));
     let store = Store::new(home.path("assignments.json"), home.path("unreadable"));
@@ -134,7 +148,7 @@ fn find(config: &Config) -> Result<Found, Error> {
     if let Some(last) = &last {
         kept.learn(&last.cameras);
     }
-    Ok(Found { home, identity, volumes, tombs, leftovers, kept, store, last })
+    Ok(Found { home, identity, volumes, missing, held, archive, tombs, leftovers, kept, store, last })
 }
 
 /// Everything that runs beside the cameras.
@@ -166,7 +180,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     tracing::info!("stopping");
     // Those who only wait for `stop` must end in any case.
     stop.cancel();
-    agent.finish(tasks, worked.is_ok()).await;
+    agent.finish(tasks, !matches!(worked, Err(Error::FactsNotKept))).await;
     worked
 }
 
@@ -177,7 +191,8 @@ async fn start(
     bus: Bus,
     stop: &CancellationToken,
 ) -> Result<(Agent, Tasks), Error> {
-    let Found { home, identity, volumes, tombs, leftovers, kept, store, last } = found;
+    let Found { home, identity, volumes, missing, held, archive, tombs, leftovers, kept, store, last } =
+        found;
     let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
     tracing::info!(name = config.name, %boot_id, ?identity, "worker started");
     let (facts, facts_out) = mpsc::unbounded_channel();
@@ -187,7 +202,14 @@ async fn start(
     let known = identity.membership().map(|membership| membership.server_id).zip(last);
     let lease_ms = known.as_ref().and_then(|(_, last)| last.lease_ms).unwrap_or(membership::DEFAULT_LEASE_MS);
     let (lease, lease_out) = watch::channel(Lease::new(milliseconds(lease_ms)));
-    let means = means(config, facts.clone(), Arc::clone(&told), Arc::clone(&clock), lease_out.clone())?;
+    let means = means(
+        config,
+        archive.clone(),
+        facts.clone(),
+        Arc::clone(&told),
+        Arc::clone(&clock),
+        lease_out.clone(),
+    );
     let mut recorders = Recorders::new(means, resume);
     if let Some((server_id, last)) = &known {
         tracing::info!(revision = %last.revision, cameras = last.cameras.len(), "recording as last told");
@@ -222,6 +244,8 @@ async fn start(
     let (storage, storage_out) = watch::channel(Storage::Ok);
     let janitor = janitor::Means {
         volumes,
+        archive: archive.clone(),
+        missing,
         tombs,
         bounds: config.bounds,
         kept: Arc::clone(&kept),
@@ -234,9 +258,9 @@ async fn start(
     helpers.spawn(janitor::run(janitor, stop.clone()));
     let (unsaved, unsaved_out) = mpsc::unbounded_channel();
     helpers.spawn(save_identities(unsaved_out));
-    let (archive, leaving, catching_up) = (config.archive.clone(), stop.clone(), Arc::clone(&told));
+    let (leaving, catching_up) = (stop.clone(), Arc::clone(&told));
     helpers.spawn_blocking(move || {
-        if leftovers::report_again(&archive, doubt, &facts, &leaving) {
+        if leftovers::report_again(doubt, &facts, &leaving) {
             catching_up.catch_up();
         }
     });
@@ -255,13 +279,16 @@ async fn start(
     let (link, meter_clock) = (bus.link(), Arc::clone(&clock));
     let agent = Agent {
         home,
+        _held: held,
         heartbeats: Heartbeats::new(bus, boot_id, Arc::clone(&clock), lease.clone(), interval_ms),
         clock,
         recorders,
         told,
-        meter: Meter::new(config.archive.clone(), meter_clock),
+        meter: Meter::new(archive.clone(), meter_clock),
         kept,
         storage: storage_out,
+        failures: archive.failures(),
+        archive,
         outbox,
         link,
         standing: standing_out,
@@ -275,15 +302,17 @@ async fn start(
 
 fn means(
     config: &Config,
+    archive: Archive,
     facts: mpsc::UnboundedSender<Fact>,
     told: Arc<Told>,
     clock: Arc<dyn Clock>,
     lease: watch::Receiver<Lease>,
-) -> Result<Means, Error> {
+) -> Means {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let lengths = Lengths { segment_ms: config.segment_ms, ..Lengths::default() };
-    Ok(Means {
-        archive: Archive::new(config.archive.clone(), DISK_THREADS).map_err(Error::Threads)?,
+    let fragment_ms = config.data_loss_max_ms;
+    let lengths = Lengths { segment_ms: config.segment_ms, fragment_ms, ..Lengths::default() };
+    Means {
+        archive,
         facts,
         told,
         clock,
@@ -292,7 +321,7 @@ fn means(
         dials: Dials::new(dials::AT_ONCE),
         lease,
         ticks: Arc::new(Ticks::new(threads)),
-    })
+    }
 }
 
 fn milliseconds(milliseconds: u32) -> Duration {
@@ -358,11 +387,16 @@ async fn note_within(limit: Duration, leave: impl FnOnce() -> io::Result<()> + S
 /// One worker, at work.
 struct Agent {
     home: Home,
+    /// The other volumes' folders, so that no other worker takes them.
+    _held: Vec<Home>,
     clock: Arc<dyn Clock>,
     recorders: Recorders,
     told: Arc<Told>,
     kept: Arc<Kept>,
     storage: watch::Receiver<Storage>,
+    archive: Archive,
+    /// How many of its volumes failed.
+    failures: watch::Receiver<usize>,
     meter: Meter,
     outbox: Arc<Outbox>,
     heartbeats: Heartbeats,
@@ -381,7 +415,7 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// [`Error::FactsNotKept`] if the gathering task ended, which it does by a bug only.
+    /// [`Error::FactsNotKept`] if the gathering task ended, which it does by a bug only; [`Error::NoVolume`].
     async fn work(&mut self, tasks: &mut Tasks, stop: &CancellationToken) -> Result<(), Error> {
         loop {
             tokio::select! {
@@ -390,6 +424,15 @@ impl Agent {
                 ended = &mut tasks.gathering => {
                     tracing::error!(error = ?ended.err(), "nobody keeps facts any more; ending, to be started again");
                     return Err(Error::FactsNotKept);
+                }
+                Ok(()) = self.failures.changed() => {
+                    let all_failed = *self.failures.borrow_and_update() >= self.archive.volumes();
+                    // Nobody should have to wait to hear of it.
+                    self.heartbeat().await;
+                    if all_failed {
+                        tracing::error!("all volumes failed; ending, so that other servers take the cameras");
+                        return Err(Error::NoVolume);
+                    }
                 }
                 Ok(()) = self.standing.changed() => {
                     self.take_standing();
@@ -502,6 +545,11 @@ impl Agent {
         self.heartbeats.next();
     }
 
+    /// A failure counts at once, not only when the archive is looked after the next time.
+    fn storage_now(&self) -> Storage {
+        if *self.failures.borrow() > 0 { Storage::Failed } else { *self.storage.borrow() }
+    }
+
     async fn load(&mut self) -> Load {
         let Counts { cameras, recording, unsettled } = self.recorders.counts();
         let sample = self.meter.sample(self.recorders.received_bytes()).await;
@@ -518,7 +566,7 @@ impl Agent {
             disk_total_bytes: sample.disk_total_bytes,
             outbox_facts: self.outbox.waiting_facts() as u64,
             clock_stepped_ms: sample.clock_stepped_ms,
-            storage: *self.storage.borrow(),
+            storage: self.storage_now(),
         }
     }
 }

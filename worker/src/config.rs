@@ -28,9 +28,10 @@ pub struct Arguments {
     /// This worker's name for itself, 1 to 100 characters; unique in the system. Required
     #[arg(long, env = "LONGWATCH_NAME", value_name = "NAME")]
     name: Option<String>,
-    /// Folder for recorded video; made if missing; used by one worker only. Required
-    #[arg(long, env = "LONGWATCH_ARCHIVE", value_name = "DIR")]
-    archive: Option<PathBuf>,
+    /// Folder for recorded video, repeatable: one for each volume; made if missing; used by one worker only. The first one
+    /// also holds what the worker must remember. Required
+    #[arg(long, env = "LONGWATCH_ARCHIVE", value_name = "DIR", value_delimiter = ',')]
+    archive: Vec<String>,
     /// File with the key by which this worker joins the system; awaited if it does not exist yet. Required
     #[arg(long, env = "LONGWATCH_JOIN_KEY_FILE", value_name = "FILE")]
     join_key_file: Option<PathBuf>,
@@ -53,6 +54,10 @@ pub struct Arguments {
     /// Length of a segment in milliseconds, 1000 to 3600000; cut at the next keyframe [default: 60000]
     #[arg(long, env = "LONGWATCH_SEGMENT_MS", value_name = "MS")]
     segment_ms: Option<u32>,
+    /// How much video a crash may cost, in milliseconds, 200 to 10000: it is made durable so often. Less costs the disk more
+    /// flushes [default: 1000]
+    #[arg(long, env = "LONGWATCH_DATA_LOSS_MAX_MS", value_name = "MS")]
+    data_loss_max_ms: Option<u32>,
     /// Free space that each volume must have, in percent, 0 to 50: below it the oldest video that is not held goes
     /// [default: 5]
     #[arg(long, env = "LONGWATCH_KEEP_FREE_PERCENT", value_name = "PERCENT")]
@@ -93,7 +98,8 @@ struct File {
     #[serde(default)]
     nats: OneOrMany,
     name: Option<String>,
-    archive: Option<PathBuf>,
+    #[serde(default)]
+    archive: OneOrMany,
     join_key_file: Option<PathBuf>,
     nats_credentials: Option<PathBuf>,
     capacity: Option<u32>,
@@ -103,6 +109,7 @@ struct File {
     rtsp_allow: OneOrMany,
     rtsp_allow_basic: Option<bool>,
     segment_ms: Option<u32>,
+    data_loss_max_ms: Option<u32>,
     keep_free_percent: Option<u8>,
     tenant_max_bytes: Option<u64>,
     retention_interval_ms: Option<u32>,
@@ -131,8 +138,8 @@ pub struct Config {
     pub nats: Vec<String>,
     /// Its name for itself.
     pub name: String,
-    /// Where video goes.
-    pub archive: PathBuf,
+    /// Where video goes: volumes, at least one.
+    pub archive: Vec<PathBuf>,
     /// Where the join key is.
     pub join_key_file: PathBuf,
     /// Where NATS credentials are.
@@ -147,6 +154,8 @@ pub struct Config {
     pub rtsp_allow_basic: bool,
     /// Length of a segment.
     pub segment_ms: u32,
+    /// Length of a fragment, each of which is made durable as it ends.
+    pub data_loss_max_ms: u32,
     /// How much there may be of it.
     pub bounds: Bounds,
     /// How log lines look.
@@ -229,11 +238,7 @@ impl Arguments {
         Ok(Config {
             nats,
             name: self.name.or(file.name).ok_or(missing("--name", "LONGWATCH_NAME")).and_then(name)?,
-            archive: self
-                .archive
-                .or(file.archive)
-                .ok_or(missing("--archive", "LONGWATCH_ARCHIVE"))
-                .and_then(local_folder)?,
+            archive: local_folders(file.archive.unless(self.archive))?,
             join_key_file: self
                 .join_key_file
                 .or(file.join_key_file)
@@ -244,6 +249,7 @@ impl Arguments {
             rtsp_allow: networks(file.rtsp_allow.unless(self.rtsp_allow))?,
             rtsp_allow_basic: self.rtsp_allow_basic.or(file.rtsp_allow_basic).unwrap_or(false),
             segment_ms: segment_ms(self.segment_ms.or(file.segment_ms).unwrap_or(60_000))?,
+            data_loss_max_ms: data_loss_max_ms(self.data_loss_max_ms.or(file.data_loss_max_ms))?,
             bounds: Bounds {
                 keep_free_percent: keep_free_percent(self.keep_free_percent.or(file.keep_free_percent))?,
                 tenant_max_bytes: self.tenant_max_bytes.or(file.tenant_max_bytes),
@@ -296,14 +302,24 @@ fn name(name: String) -> Result<String, Error> {
     Ok(name)
 }
 
-fn local_folder(archive: PathBuf) -> Result<PathBuf, Error> {
-    match archive.to_str() {
-        Some("") => invalid("--archive", "expected a folder"),
-        Some(text) if text.contains("://") => invalid(
-            "--archive",
-            format!("`{text}`: this version records to a local folder only; expected a path"),
-        ),
-        _ => Ok(archive),
+fn local_folders(folders: Vec<String>) -> Result<Vec<PathBuf>, Error> {
+    if folders.is_empty() {
+        return Err(missing("--archive", "LONGWATCH_ARCHIVE"));
+    }
+    let local = |text: String| {
+        if text.is_empty() {
+            return invalid("--archive", "expected a folder");
+        }
+        if text.contains("://") {
+            let detail = format!("`{text}`: this version records to local folders only; expected a path");
+            return invalid("--archive", detail);
+        }
+        Ok(PathBuf::from(text))
+    };
+    let folders: Vec<_> = folders.into_iter().map(local).collect::<Result<_, _>>()?;
+    match folders.iter().enumerate().find(|(at, folder)| folders[..*at].contains(folder)) {
+        Some((_, twice)) => invalid("--archive", format!("`{}` is given twice", twice.display())),
+        None => Ok(folders),
     }
 }
 
@@ -349,6 +365,13 @@ fn segment_ms(ms: u32) -> Result<u32, Error> {
     }
 }
 
+fn data_loss_max_ms(ms: Option<u32>) -> Result<u32, Error> {
+    match ms.unwrap_or(1_000) {
+        ms @ 200..=10_000 => Ok(ms),
+        ms => invalid("--data-loss-max-ms", format!("{ms} is not within 200 to 10000")),
+    }
+}
+
 fn keep_free_percent(percent: Option<u8>) -> Result<u8, Error> {
     match percent.unwrap_or(5) {
         percent @ 0..=50 => Ok(percent),
@@ -389,6 +412,9 @@ mod tests {
     fn what_is_needed_is_enough() {
         let config = with(&[]).unwrap();
         assert_eq!(config.nats, ["nats://a:4222", "nats://b:4222"]);
+        assert_eq!(config.archive, [Path::new("/a")]);
+        let several = with(&["--archive", "/b", "--archive", "/c"]).unwrap();
+        assert_eq!(several.archive, ["/a", "/b", "/c"].map(PathBuf::from));
         assert_eq!((config.segment_ms, config.capacity), (60_000, Capacity::default()));
         assert!(config.rtsp_allow.is_empty() && config.labels.is_empty() && !config.rtsp_allow_basic);
         assert!(with(&["--rtsp-allow-basic"]).unwrap().rtsp_allow_basic);
@@ -406,8 +432,8 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let file = file(
-            "nats = 'nats://f:1,nats://g:1'\nname = 'from file'\nsegment_ms = 5000\nlabel = ['zone=north', 'rack=2']\n\
-             rtsp_allow = ['10.0.0.0/8']\nlog_format = 'json'\ntenant_max_bytes = 9\ncapacity = 7\narchive = '/f'\njoin_key_file = '/k'",
+            "nats = 'nats://f:1,nats://g:1'\nname = 'from file'\nsegment_ms = 5000\ndata_loss_max_ms = 2000\nlabel = ['zone=north', 'rack=2']\n\
+             rtsp_allow = ['10.0.0.0/8']\nlog_format = 'json'\ntenant_max_bytes = 9\ncapacity = 7\narchive = ['/f', '/g']\njoin_key_file = '/k'",
         );
         let path = file.path().to_str().unwrap();
         let config = parse(&["--config", path, "--segment-ms", "9000", "--label", "zone=south"]).unwrap();
@@ -415,6 +441,7 @@ mod tests {
             (config.name.as_str(), config.segment_ms, config.capacity.max_cameras),
             ("from file", 9_000, 7)
         );
+        assert_eq!(config.data_loss_max_ms, 2_000);
         assert_eq!(config.nats, ["nats://f:1", "nats://g:1"]);
         assert_eq!(config.labels, Labels::from([("zone".to_owned(), "south".to_owned())]));
         assert_eq!(config.log_format, LogFormat::Json);
@@ -425,14 +452,16 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let unknown = file("segment_length = 5");
-        let cases: [(&[&str], &str); 11] = [
-            (&["--archive", "s3://bucket/x"], "local folder only"),
+        let cases: [(&[&str], &str); 13] = [
+            (&["--archive", "s3://bucket/x"], "local folders only"),
+            (&["--archive", "/a,/b,/a"], "`/a` is given twice"),
             (&["--name", ""], "--name"),
             (&["--label", "zone"], "`zone` is not KEY=VALUE"),
             (&["--label", "a=1,a=2"], "`a` is given twice"),
             (&["--rtsp-allow", "10.0.0.0/99"], "`10.0.0.0/99` is not a network"),
             (&["--segment-ms", "10"], "10 is not within"),
             (&["--capacity", "0"], "at least 1"),
+            (&["--data-loss-max-ms", "100"], "100 is not within 200"),
             (&["--retention-interval-ms", "9"], "9 is not within 100"),
             (&["--keep-free-percent", "51"], "51 is not within 0 to 50"),
             (&["--config", unknown.path().to_str().unwrap()], "unknown field `segment_length`"),

@@ -5,7 +5,6 @@
 //! does not answer counts as what it said last, and is asked by one thread only.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,8 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::archive::Archive;
+use crate::archive::volume::Space;
 use crate::timeline::steady::StepWatch;
 use crate::uptime::since_boot;
 
@@ -56,23 +57,20 @@ pub struct Sample {
     pub memory_bytes: u64,
     /// Media received per second.
     pub received_bytes_per_s: u64,
-    /// Free space of the archive's volume for this user.
+    /// Free space of the archive's volumes for this user; of those that failed it does not count.
     pub disk_free_bytes: u64,
-    /// Size of the archive's volume.
+    /// Size of the archive's volumes.
     pub disk_total_bytes: u64,
     /// By how many milliseconds the wall clock was set since the meter began, all steps together.
     pub clock_stepped_ms: i64,
 }
 
 impl Meter {
-    /// A meter of this process, the volume that `archive` lies on, and the wall clock.
-    pub fn new(archive: PathBuf, clock: Arc<dyn Clock>) -> Self {
+    /// A meter of this process, of the volumes of `archive`, and of the wall clock.
+    pub fn new(archive: Archive, clock: Arc<dyn Clock>) -> Self {
         let volume = move || {
-            let volume = rustix::fs::statvfs(&archive)?;
-            Ok(Volume {
-                free_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
-                total_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
-            })
+            let Space { free, total } = archive.space()?;
+            Ok(Volume { free_bytes: free, total_bytes: total })
         };
         Self::of(volume, clock)
     }
@@ -202,7 +200,8 @@ mod tests {
     #[tokio::test]
     async fn this_process_has_a_load() {
         let folder = tempfile::tempdir().unwrap();
-        let sample = Meter::new(folder.path().into(), Arc::new(SystemClock)).sample(0).await;
+        let archive = Archive::new(folder.path().into(), 1).unwrap();
+        let sample = Meter::new(archive, Arc::new(SystemClock)).sample(0).await;
         assert_eq!(sample.clock_stepped_ms, 0);
         assert!(sample.memory_bytes > 0);
         assert!(sample.disk_total_bytes >= sample.disk_free_bytes && sample.disk_total_bytes > 0);

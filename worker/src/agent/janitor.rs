@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::kept::Kept;
 use super::reported::Reported;
+use crate::archive::Archive;
 use crate::archive::inventory::{self, Sums, date_of};
 use crate::archive::tombs::{self, Intention, Tombs};
 use crate::archive::volume::Volume;
@@ -51,8 +52,12 @@ pub struct Bounds {
 
 /// What a janitor needs.
 pub(super) struct Means {
-    /// What it looks after.
+    /// What it looks after: the volumes of `archive`, in its order.
     pub(super) volumes: Vec<Volume>,
+    /// Knows which of them failed, and hears how much room there is.
+    pub(super) archive: Archive,
+    /// Volumes that were told of and could not be used from the start.
+    pub(super) missing: usize,
     /// Deletions under way.
     pub(super) tombs: Tombs,
     /// What bounds the archive.
@@ -170,6 +175,8 @@ impl Janitor {
     /// Says how the archive is. That a volume was low is not taken back before [`CALM`] has passed: it is made room on every
     /// few seconds while new video comes, and so is low only for moments.
     fn say(&mut self, now: Storage) {
+        let failed = self.means.missing > 0 || *self.means.archive.failures().borrow() > 0;
+        let now = if failed { Storage::Failed } else { now };
         let said = *self.means.storage.borrow();
         if now < said && self.said_at.is_some_and(|at| at.elapsed() < CALM) {
             return;
@@ -181,33 +188,44 @@ impl Janitor {
             match now {
                 Storage::Ok => tracing::info!("the archive has room again"),
                 Storage::Low => tracing::warn!("the archive is full: its oldest video goes"),
-                Storage::Full | Storage::Failed => {
-                    tracing::error!("the archive is full, and nothing more may go")
-                }
+                Storage::Full => tracing::error!("the archive is full, and nothing more may go"),
+                Storage::Failed => tracing::error!("a volume of the archive failed, or is not there"),
             }
         }
     }
 
     /// Bytes that each volume lacks of free space.
     fn lacking(&self) -> Vec<u64> {
-        let Means { volumes, bounds, .. } = &self.means;
-        let of = |volume: &Volume| match volume.space() {
-            Ok(space) => space.lacking(bounds.keep_free_percent),
-            Err(error) => {
-                tracing::warn!(root = %volume.root.display(), %error, "cannot tell how much space a volume has");
-                0
+        let Means { volumes, bounds, archive, .. } = &self.means;
+        let of = |(at, volume): (usize, &Volume)| {
+            if archive.has_failed(at) {
+                return 0;
+            }
+            match volume.space() {
+                Ok(space) => {
+                    archive.note_room(at, space.above(bounds.keep_free_percent));
+                    space.lacking(bounds.keep_free_percent)
+                }
+                Err(error) => {
+                    tracing::warn!(root = %volume.root.display(), %error, "cannot tell how much space a volume has");
+                    0
+                }
             }
         };
-        volumes.iter().map(of).collect()
+        volumes.iter().enumerate().map(of).collect()
     }
 
     fn plan(&mut self, to_free: Vec<u64>) -> Result<(Vec<Going>, Timestamp), String> {
-        let Means { volumes, bounds, kept, holds, reported, clock, .. } = &self.means;
+        let Means { volumes, archive, bounds, kept, holds, reported, clock, .. } = &self.means;
         let holds = Holds::read(holds).map_err(|e| e.to_string())?;
         let now = clock.now();
         let limits = Limits { cameras: kept.known(), tenant_max_bytes: bounds.tenant_max_bytes, to_free };
         let mut days = Vec::new();
-        for volume in volumes {
+        for (at, volume) in volumes.iter().enumerate() {
+            if archive.has_failed(at) {
+                days.push(Vec::new());
+                continue;
+            }
             let of_volume = inventory::days(&volume.root).unwrap_or_else(|error| {
                 tracing::error!(root = %volume.root.display(), %error, "cannot list a volume; nothing of it is deleted");
                 Vec::new()

@@ -45,9 +45,8 @@ pub(super) struct Leftovers {
 /// Which segments may not have been reported. Reporting one twice changes nothing.
 #[derive(Debug)]
 pub(super) struct Doubt {
-    archive: PathBuf,
-    /// Where they are, relative to the archive.
-    folders: Vec<String>,
+    /// Where they are: volumes, and folders relative to them.
+    folders: Vec<(PathBuf, String)>,
     /// They got their names between these times.
     since: Timestamp,
     until: Timestamp,
@@ -114,17 +113,22 @@ fn take_note(home: &Home) -> Option<CleanStop> {
 
 /// Looks, and repairs what is torn. Must be done before anything is recorded, and before the outbox is opened: when its
 /// folder changed last is evidence. Blocks.
-pub(super) fn find(archive: &Path, home: &Home, clock: &dyn Clock) -> Leftovers {
+pub(super) fn find(roots: &[PathBuf], home: &Home, clock: &dyn Clock) -> Leftovers {
     let until = clock.now();
     let note = take_note(home);
-    let report = repair::scan(archive, DAYS);
+    let mut report = Report::default();
+    let mut folders = Vec::new();
+    for root in roots {
+        let of_root = repair::scan(root, DAYS);
+        folders.extend(of_root.days.iter().map(|day| (root.clone(), day.clone())));
+        report.join(of_root);
+    }
     for problem in &report.problems {
         tracing::error!(path = %problem.path.display(), detail = problem.detail, "problem in the archive");
     }
     let margin_ms = i64::try_from(SURELY_REPORTED.as_millis()).unwrap_or(i64::MAX);
     let doubt = note.is_none().then(|| Doubt {
-        archive: archive.into(),
-        folders: report.days.clone(),
+        folders,
         since: reported_until(home).plus_millis(-margin_ms),
         until,
         reported: report.repaired.iter().map(|repaired| repaired.file.key.clone()).collect(),
@@ -204,10 +208,10 @@ fn reported_until(home: &Home) -> Timestamp {
 
 impl Doubt {
     /// The segments in doubt, and whether all folders could be read.
-    fn segments(&self) -> (Vec<SegmentName>, bool) {
+    fn segments(&self) -> (Vec<(&Path, SegmentName)>, bool) {
         let (mut found, mut complete) = (Vec::new(), true);
-        for folder in &self.folders {
-            let listed = std::fs::read_dir(self.archive.join(folder))
+        for (root, folder) in &self.folders {
+            let listed = std::fs::read_dir(root.join(folder))
                 .and_then(|all| all.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>());
             let mut names = match listed {
                 Ok(names) => names,
@@ -221,14 +225,15 @@ impl Doubt {
             names.sort();
             let key = |name: &std::ffi::OsString| Some(format!("{folder}/{}", name.to_str()?));
             let keys = names.iter().filter_map(key).filter(|key| !key.ends_with(PART));
-            found.extend(keys.filter(|key| self.holds(key)).filter_map(|key| SegmentName::parse(&key)));
+            let in_doubt = keys.filter(|key| self.holds(root, key));
+            found.extend(in_doubt.filter_map(|key| Some((&**root, SegmentName::parse(&key)?))));
         }
         (found, complete)
     }
 
     /// Whether a file got its name too late to have been reported for sure, and not by this run.
-    fn holds(&self, key: &str) -> bool {
-        match std::fs::metadata(self.archive.join(key)) {
+    fn holds(&self, root: &Path, key: &str) -> bool {
+        match std::fs::metadata(root.join(key)) {
             Ok(file) => {
                 let named_at = Timestamp::from_millis(file.ctime() * 1_000 + file.ctime_nsec() / 1_000_000);
                 !self.reported.contains(key) && (self.since..=self.until).contains(&named_at)
@@ -242,7 +247,6 @@ impl Doubt {
 /// Reports segments in doubt until cancelled; reads each of them once. Returns whether none is in doubt any more.
 /// Blocks.
 pub(super) fn report_again(
-    archive: &Path,
     doubt: Option<Doubt>,
     facts: &UnboundedSender<Fact>,
     cancel: &CancellationToken,
@@ -250,12 +254,12 @@ pub(super) fn report_again(
     let Some(doubt) = doubt else { return true };
     let (segments, mut complete) = doubt.segments();
     tracing::info!(segments = segments.len(), since = %doubt.since, "reporting again what may not have been reported");
-    for name in segments {
+    for (root, name) in segments {
         if cancel.is_cancelled() {
             return false;
         }
         let key = name.key();
-        let path = archive.join(&key);
+        let path = root.join(&key);
         let (bytes, sha256) = match hash(&path) {
             Ok(hashed) => hashed,
             // Somebody removed it: there is nothing left to report.
@@ -369,7 +373,7 @@ mod tests {
     /// The keys of segments that a start reports again, and whether it got to the end.
     fn reported_again(archive: &Path, doubt: Option<Doubt>) -> (Vec<String>, bool) {
         let (facts, mut facts_out) = tokio::sync::mpsc::unbounded_channel();
-        let complete = report_again(archive, doubt, &facts, &CancellationToken::new());
+        let complete = report_again(doubt, &facts, &CancellationToken::new());
         let keys = std::iter::from_fn(|| facts_out.try_recv().ok()).map(|fact| {
             let Fact::SegmentStored(stored) = fact else { panic!("{fact:?}") };
             let content = std::fs::read(archive.join(&stored.key)).unwrap();
@@ -386,8 +390,8 @@ mod tests {
         let home = Home::take(archive.path()).unwrap();
         let open = BTreeMap::from([(key(), Break { end: SystemClock.now(), cause: Cause::Refused })]);
         leave_note(&home, &SystemClock, &open).unwrap();
-        assert_eq!(find(archive.path(), &home, &SystemClock).resume, open);
-        assert!(find(archive.path(), &home, &SystemClock).resume.is_empty());
+        assert_eq!(find(&[archive.path().into()], &home, &SystemClock).resume, open);
+        assert!(find(&[archive.path().into()], &home, &SystemClock).resume.is_empty());
     }
 
     #[test]
@@ -417,7 +421,7 @@ mod tests {
         let names = [0, 1, 2].map(|minutes| store(archive.path(), key, minutes));
         let open = archive.path().join(names[2].key());
         std::fs::rename(&open, archive.path().join(names[2].key() + PART)).unwrap();
-        let found = find(archive.path(), &home, &SystemClock);
+        let found = find(&[archive.path().into()], &home, &SystemClock);
         assert_eq!((found.facts.len(), found.resume.len()), (1, 1));
         let (again, complete) = reported_again(archive.path(), found.doubt);
         // … then the open one is repaired, and not only the latest of the others is in doubt.
@@ -425,12 +429,13 @@ mod tests {
         assert!(complete);
         // And when that run crashes too, after it wrote to the outbox, all of them still are.
         std::fs::create_dir(home.path("outbox")).unwrap();
-        let (again, _) = reported_again(archive.path(), find(archive.path(), &home, &SystemClock).doubt);
+        let (again, _) =
+            reported_again(archive.path(), find(&[archive.path().into()], &home, &SystemClock).doubt);
         assert_eq!(again, names.map(|name| name.key()));
         // And what stands before the mark is in doubt no more.
         told::write(&home.path(told::FILE), SystemClock.now().plus_millis(120_000)).unwrap();
         let (again, complete) =
-            reported_again(archive.path(), find(archive.path(), &home, &SystemClock).doubt);
+            reported_again(archive.path(), find(&[archive.path().into()], &home, &SystemClock).doubt);
         assert_eq!((again.len(), complete), (0, true));
     }
 
@@ -441,7 +446,7 @@ mod tests {
         store(archive.path(), key(), 0);
         leave_note(&home, &SystemClock, &BTreeMap::new()).unwrap();
         let before = SystemClock.now();
-        assert!(find(archive.path(), &home, &SystemClock).doubt.is_none());
+        assert!(find(&[archive.path().into()], &home, &SystemClock).doubt.is_none());
         let mark = told::read(&home.path(told::FILE)).unwrap().unwrap();
         assert!(mark <= before && before.millis_since(mark) < 60_000, "{mark}");
     }
@@ -454,8 +459,8 @@ mod tests {
         let (facts, _facts_out) = tokio::sync::mpsc::unbounded_channel();
         let stopped = CancellationToken::new();
         stopped.cancel();
-        let doubt = || find(archive.path(), &home, &SystemClock).doubt;
-        assert!(!report_again(archive.path(), doubt(), &facts, &stopped));
+        let doubt = || find(&[archive.path().into()], &home, &SystemClock).doubt;
+        assert!(!report_again(doubt(), &facts, &stopped));
         // A file that cannot be read right now stays in doubt: here a folder stands in its place.
         let doubted = doubt();
         std::fs::remove_file(archive.path().join(name.key())).unwrap();
@@ -471,7 +476,24 @@ mod tests {
         let key = key();
         let (older, newest) = (store(archive.path(), key, 0), store(archive.path(), key, 1));
         std::fs::write(archive.path().join(newest.key()), b"nonsense").unwrap();
-        let resume = find(archive.path(), &home, &SystemClock).resume;
+        let resume = find(&[archive.path().into()], &home, &SystemClock).resume;
         assert_eq!(resume[&key].end.millis_since(older.start), 40);
+    }
+
+    #[test]
+    fn what_a_camera_left_on_several_volumes_is_one() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let home = Home::take(first.path()).unwrap();
+        let key = key();
+        let names = [store(first.path(), key, 0), store(second.path(), key, 5), store(first.path(), key, 2)];
+        let roots = [first.path().into(), second.path().into()];
+        let found = find(&roots, &home, &SystemClock);
+        assert_eq!(found.resume[&key].end.millis_since(names[1].start), 40);
+        let (facts, mut facts_out) = tokio::sync::mpsc::unbounded_channel();
+        assert!(report_again(found.doubt, &facts, &CancellationToken::new()));
+        let told: BTreeSet<_> = std::iter::from_fn(|| facts_out.try_recv().ok())
+            .map(|fact| if let Fact::SegmentStored(stored) = fact { stored.key } else { panic!("{fact:?}") })
+            .collect();
+        assert_eq!(told, names.iter().map(SegmentName::key).collect());
     }
 }

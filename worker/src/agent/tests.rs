@@ -1,10 +1,17 @@
 use super::*;
+use crate::archive::door::Step;
+use crate::archive::layout::SegmentName;
+use crate::archive::writer::{Codecs, Done, Piece, Writer};
 use crate::config::LogFormat;
+use crate::fmp4::Fragment;
 use crate::identity::Membership;
+use crate::plan::Key;
 use longwatch_events::assignment::AssignmentSet;
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::Event;
-use longwatch_events::id::EventId;
+use longwatch_events::fact::Codec;
+use longwatch_events::id::{CameraId, EventId, TenantId};
+use longwatch_events::position::Epoch;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::time::Instant;
 
@@ -20,10 +27,15 @@ async fn a_part_that_panics_begins_again_until_it_ends() {
 
 /// A worker without cameras and without NATS, after its start.
 async fn started(archive: &tempfile::TempDir) -> (Agent, Tasks) {
+    started_behind(archive, Door::default()).await
+}
+
+/// The same, with a door to its only volume.
+async fn started_behind(archive: &tempfile::TempDir, door: Door) -> (Agent, Tasks) {
     let config = Config {
         nats: vec!["nats://127.0.0.1:1".into()],
         name: "test".into(),
-        archive: archive.path().into(),
+        archive: vec![archive.path().into()],
         join_key_file: archive.path().join("no_key"),
         nats_credentials: None,
         capacity: longwatch_events::settings::Capacity::default(),
@@ -31,12 +43,14 @@ async fn started(archive: &tempfile::TempDir) -> (Agent, Tasks) {
         rtsp_allow: Vec::new(),
         rtsp_allow_basic: false,
         segment_ms: 60_000,
+        data_loss_max_ms: 1_000,
         bounds: Bounds { keep_free_percent: 0, tenant_max_bytes: None, look_every: Duration::from_secs(60) },
         log_format: LogFormat::Human,
         log_filter: String::new(),
     };
     let bus = Bus::connect(&config.nats, None, "test").await.unwrap();
-    let found = find(&config).unwrap();
+    let mut found = find(&config).unwrap();
+    found.archive = Archive::over([(archive.path().into(), door)], 1).unwrap();
     let started = start(&config, found, bus, &CancellationToken::new()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while !started.0.told.is_whole() {
@@ -74,6 +88,41 @@ async fn a_worker_that_keeps_no_facts_ends_and_leaves_no_note() {
     assert!(matches!(worked.await.expect("it ends"), Err(Error::FactsNotKept)));
     agent.finish(tasks, false).await;
     assert!(!noted(&archive));
+}
+
+#[tokio::test]
+async fn a_worker_that_has_no_volume_left_says_so_and_ends() {
+    let archive = tempfile::tempdir().unwrap();
+    let door = Door::with_faults(|step| (step == Step::Sync).then(|| io::Error::from_raw_os_error(5)));
+    let (mut agent, mut tasks) = started_behind(&archive, door).await;
+    assert_eq!(agent.storage_now(), Storage::Ok);
+    // When its only volume does not sync …
+    let name = SegmentName {
+        tenant_id: TenantId::DEFAULT,
+        camera_id: CameraId::generate(&SystemIds),
+        start: SystemClock.now(),
+        epoch: Epoch(1),
+        server_id: ServerId::generate(&SystemIds),
+    };
+    let key = Key { tenant_id: name.tenant_id, camera_id: name.camera_id };
+    let (writer, mut dones) = Writer::start(&agent.archive, key, Arc::new(SystemClock));
+    writer.send(Piece::Begin {
+        name,
+        codecs: Codecs { video: Codec::H264, audio: None },
+        resumes: true,
+        header: vec![1, 2, 3],
+        fragment: Fragment { head: Vec::new(), samples: Vec::new(), video_frames: 1, zero: 0, end: 1 },
+        until: name.start,
+    });
+    assert!(matches!(dones.recv().await, Some(Done::Failed(error)) if error.fails_volume()));
+    // … then it ends by itself, so that others take its cameras, and is no clean stop.
+    let stop = CancellationToken::new();
+    let worked = tokio::time::timeout(Duration::from_secs(10), agent.work(&mut tasks, &stop));
+    assert!(matches!(worked.await.expect("it ends"), Err(Error::NoVolume)));
+    assert_eq!(agent.storage_now(), Storage::Failed);
+    let (nobody, dones) = Writer::start(&agent.archive, key, Arc::new(SystemClock));
+    drop((writer, nobody, dones));
+    agent.finish(tasks, true).await;
 }
 
 #[tokio::test]

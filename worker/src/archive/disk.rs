@@ -16,9 +16,10 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::Error;
+use super::door::Door;
 use super::local::{Buffer, Named, OpenSegment};
 use super::writer::{Began, Codecs, Done, Held, Piece, Stored};
+use super::{Error, Fence};
 use crate::archive::layout::SegmentName;
 
 /// What a thread is told.
@@ -85,12 +86,17 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn start(root: &Arc<Path>, threads: usize) -> io::Result<Self> {
+    pub(super) fn start(
+        root: &Arc<Path>,
+        threads: usize,
+        door: &Door,
+        fence: &Arc<Fence>,
+    ) -> io::Result<Self> {
         let start = |number| {
             let (sender, work) = mpsc::channel();
-            let root = Arc::clone(root);
+            let place = Place { root: Arc::clone(root), door: door.clone(), fence: Arc::clone(fence) };
             std::thread::Builder::new().name(format!("disk-{number}")).spawn(move || {
-                Worker { root, buffer: Buffer::default(), sessions: BTreeMap::new() }.run(&work)
+                Worker { place, buffer: Buffer::default(), sessions: BTreeMap::new() }.run(&work)
             })?;
             Ok(Queue { work: sender, users: Arc::default() })
         };
@@ -107,9 +113,16 @@ impl Disk {
     }
 }
 
+/// The volume that a thread writes to.
+struct Place {
+    root: Arc<Path>,
+    door: Door,
+    fence: Arc<Fence>,
+}
+
 /// One thread.
 struct Worker {
-    root: Arc<Path>,
+    place: Place,
     buffer: Buffer,
     sessions: BTreeMap<u64, Session>,
 }
@@ -177,7 +190,7 @@ impl Worker {
             Message::Piece(ends, piece) => self.session(ends).waiting.push_back(piece),
             Message::Over(ends) => self.session(ends).over = true,
             Message::Work(work) => {
-                let root = &self.root;
+                let root = &self.place.root;
                 if catch_unwind(AssertUnwindSafe(|| work(root))).is_err() {
                     tracing::error!("file work failed by a bug");
                 }
@@ -191,23 +204,27 @@ impl Worker {
 
     /// One turn of every session: all is written, then all is synced, then what ended is named.
     fn visit(&mut self) {
-        let Self { root, buffer, sessions } = self;
+        let Self { place, buffer, sessions } = self;
+        let fence = &place.fence;
         for session in sessions.values_mut() {
-            session.guarded(|session| session.write(root, buffer));
+            session.guarded(fence, |session| session.write(place, buffer));
         }
         for session in sessions.values_mut() {
-            session.guarded(Session::sync);
+            session.guarded(fence, Session::sync);
         }
         let mut ended = Vec::new();
         for session in sessions.values_mut() {
-            session.guarded(|session| {
+            session.guarded(fence, |session| {
                 ended.extend(session.name()?);
                 Ok(())
             });
         }
         for ended in ended {
             if let Some(session) = sessions.get_mut(&ended.session) {
-                session.guarded(|session| session.store(ended));
+                // What has its name, and is not told, the next start tells.
+                session.guarded(fence, |session| {
+                    if fence.is_closed() { Err(fence.error()) } else { session.store(ended) }
+                });
             }
         }
     }
@@ -230,10 +247,24 @@ impl Session {
         !self.waiting.is_empty() || self.over && self.open.is_some()
     }
 
+    /// Whether it has anything to do with the disk in this turn.
+    fn uses_disk(&self) -> bool {
+        !self.failed
+            && (self.has_work() || self.open.is_some() && self.ending.is_some() || !self.written.is_empty())
+    }
+
     /// Does a part of a turn; if it fails, tells so and saves what can be saved.
-    fn guarded(&mut self, part: impl FnOnce(&mut Self) -> Result<(), Error>) {
-        let done = catch_unwind(AssertUnwindSafe(|| part(self))).unwrap_or(Err(Error::Aborted));
+    fn guarded(&mut self, fence: &Fence, part: impl FnOnce(&mut Self) -> Result<(), Error>) {
+        // A volume that has failed is not asked again, by any session.
+        let done = if fence.is_closed() && self.uses_disk() {
+            Err(fence.error())
+        } else {
+            catch_unwind(AssertUnwindSafe(|| part(self))).unwrap_or(Err(Error::Aborted))
+        };
         let Err(error) = done else { return };
+        if error.fails_volume() {
+            fence.close(&error);
+        }
         if let Some(open) = self.open.take() {
             self.save(open, &error);
         }
@@ -247,7 +278,7 @@ impl Session {
     }
 
     /// Writes what waits, up to the end of a segment.
-    fn write(&mut self, root: &Path, buffer: &mut Buffer) -> Result<(), Error> {
+    fn write(&mut self, place: &Place, buffer: &mut Buffer) -> Result<(), Error> {
         while self.ending.is_none()
             && let Some(piece) = self.waiting.pop_front()
         {
@@ -256,7 +287,7 @@ impl Session {
                 self.ends.held.remove(bytes);
                 continue;
             }
-            if let Err(error) = self.write_piece(root, buffer, piece) {
+            if let Err(error) = self.write_piece(place, buffer, piece) {
                 self.ends.held.remove(bytes);
                 // What was written before it is whole.
                 self.sync()?;
@@ -273,12 +304,13 @@ impl Session {
         }
     }
 
-    fn write_piece(&mut self, root: &Path, buffer: &mut Buffer, piece: Piece) -> Result<(), Error> {
+    fn write_piece(&mut self, place: &Place, buffer: &mut Buffer, piece: Piece) -> Result<(), Error> {
         let bytes = piece.len();
         match piece {
             Piece::Begin { name, codecs, resumes, mut header, fragment, until } => {
                 header.extend_from_slice(&fragment.head);
-                let segment = OpenSegment::create(root, &name, &header, &fragment.samples, buffer)?;
+                let segment =
+                    OpenSegment::create(&place.root, &place.door, &name, &header, &fragment.samples, buffer)?;
                 let video_frames = fragment.video_frames.into();
                 self.open = Some(Open { segment, name, codecs, until, video_frames, new: true });
                 let began = Some(Began { start: name.start, resumes });
@@ -334,6 +366,13 @@ impl Session {
     /// Keeps what is whole of a segment that can grow no more.
     fn save(&self, open: Open, after: &Error) {
         let Open { segment, name, codecs, until, video_frames, new } = open;
+        if matches!(after, Error::Fenced { .. }) {
+            tracing::error!(
+                key = segment.key(),
+                "segment put off: its volume failed; the next start repairs it"
+            );
+            return;
+        }
         if new {
             // Nothing of it was promised to anybody.
             return segment.remove();

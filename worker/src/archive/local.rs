@@ -31,6 +31,7 @@ use longwatch_events::time::Timestamp;
 use rustix::fs::{CWD, OFlags, RenameFlags};
 
 use super::Error;
+use super::door::{Door, Step};
 use super::layout::{PART, SegmentName, UNSYNCED};
 
 /// What direct writes are aligned to, in memory and in the file: no disk has larger blocks.
@@ -62,6 +63,7 @@ impl Buffer {
 /// A segment that is still growing.
 #[derive(Debug)]
 pub struct OpenSegment {
+    door: Door,
     file: File,
     key: String,
     final_path: PathBuf,
@@ -82,6 +84,7 @@ struct Written {
 /// A segment that has its name, which is not durable yet.
 #[derive(Debug)]
 pub struct Named {
+    door: Door,
     folder: PathBuf,
     stored: StoredFile,
 }
@@ -131,6 +134,7 @@ impl OpenSegment {
     /// unless the disk cannot even remove the file.
     pub fn create(
         root: &Path,
+        door: &Door,
         name: &SegmentName,
         head: &[u8],
         samples: &[Bytes],
@@ -141,6 +145,7 @@ impl OpenSegment {
         let part_path = part_path(&final_path);
         let failed = |step, source| Error::Io { step, key: key.clone(), source };
         let folder = final_path.parent().unwrap_or(root);
+        door.ask(Step::Create).map_err(|e| failed("create", e))?;
         let mut folders = create_folders(root, folder).map_err(|e| failed("create the folder", e))?;
         folders.push(folder.into());
         if final_path.exists() {
@@ -153,7 +158,7 @@ impl OpenSegment {
         };
         set_direct(&file, true);
         let written = Written { bytes: 0, tail: Vec::new(), hash: Hasher::new() };
-        let mut segment = Self { file, key, final_path, folders, written };
+        let mut segment = Self { door: door.clone(), file, key, final_path, folders, written };
         match segment.append(head, samples, buffer) {
             Ok(()) => Ok(segment),
             Err(e) => {
@@ -169,6 +174,7 @@ impl OpenSegment {
     ///
     /// [`Error::Io`]: the segment must not grow any more; see [`Self::salvage`].
     pub fn append(&mut self, head: &[u8], samples: &[Bytes], buffer: &mut Buffer) -> Result<(), Error> {
+        self.door.ask(Step::Write).map_err(|e| self.failed("write", e))?;
         self.written =
             self.written.then(&self.file, head, samples, buffer).map_err(|e| self.failed("write", e))?;
         Ok(())
@@ -180,9 +186,10 @@ impl OpenSegment {
     ///
     /// [`Error::Io`]: nobody knows what is on the disk; see [`Self::salvage`].
     pub fn sync(&mut self) -> Result<(), Error> {
-        self.file.sync_data().map_err(|e| self.failed(SYNC, e))?;
+        self.door.ask(Step::Sync).and_then(|()| self.file.sync_data()).map_err(|e| self.failed(SYNC, e))?;
         for folder in std::mem::take(&mut self.folders) {
-            sync_folder(&folder).map_err(|e| self.failed(SYNC, e))?;
+            let synced = self.door.ask(Step::SyncFolder).and_then(|()| sync_folder(&folder));
+            synced.map_err(|e| self.failed(SYNC, e))?;
         }
         Ok(())
     }
@@ -194,6 +201,7 @@ impl OpenSegment {
     ///
     /// [`Error::Io`] if the disk fails.
     pub fn cut(&mut self, end: Timestamp) -> Result<(), Error> {
+        self.door.ask(Step::Cut).map_err(|e| self.failed("cut", e))?;
         self.file.set_len(self.written.bytes).map_err(|e| self.failed("cut", e))?;
         note_end(&self.file, end);
         Ok(())
@@ -206,7 +214,11 @@ impl OpenSegment {
     /// [`Error::Exists`] if something has that name; [`Error::Io`] if the disk fails. The `.part` stays for
     /// [`super::repair`].
     pub fn name(self) -> Result<Named, Error> {
-        rename_new(&part_path(&self.final_path), &self.final_path).map_err(|e| {
+        let renamed = self
+            .door
+            .ask(Step::Rename)
+            .and_then(|()| rename_new(&part_path(&self.final_path), &self.final_path));
+        renamed.map_err(|e| {
             if e.kind() == ErrorKind::AlreadyExists {
                 Error::Exists { key: self.key.clone() }
             } else {
@@ -215,7 +227,11 @@ impl OpenSegment {
         })?;
         let folder = self.final_path.parent().unwrap_or(&self.final_path).to_owned();
         let Written { bytes, hash, .. } = self.written;
-        Ok(Named { folder, stored: StoredFile { key: self.key, bytes, sha256: hash.finish() } })
+        Ok(Named {
+            door: self.door,
+            folder,
+            stored: StoredFile { key: self.key, bytes, sha256: hash.finish() },
+        })
     }
 
     /// After `after` happened to it: cuts the file back to its last whole fragment, which ends at `end`, and closes it. `None` if it was a sync
@@ -298,15 +314,16 @@ impl Named {
     ///
     /// [`Error::Io`] if the disk fails.
     pub fn sync(self) -> Result<StoredFile, Error> {
-        let Self { folder, stored } = self;
-        match sync_folder(&folder) {
+        let Self { door, folder, stored } = self;
+        match door.ask(Step::SyncFolder).and_then(|()| sync_folder(&folder)) {
             Ok(()) => Ok(stored),
             Err(source) => Err(Error::Io { step: "sync the folder", key: stored.key, source }),
         }
     }
 }
 
-const SYNC: &str = "sync";
+/// What steps begin with after which nobody knows what is on the disk.
+pub(super) const SYNC: &str = "sync";
 
 fn part_path(final_path: &Path) -> PathBuf {
     let mut path = final_path.as_os_str().to_owned();
@@ -400,7 +417,7 @@ mod tests {
     }
 
     fn create(root: &Path, name: &SegmentName, head: &str) -> Result<OpenSegment, Error> {
-        OpenSegment::create(root, name, head.as_bytes(), &[], &mut Buffer::default())
+        OpenSegment::create(root, &Door::default(), name, head.as_bytes(), &[], &mut Buffer::default())
     }
 
     fn end() -> Timestamp {
@@ -417,7 +434,8 @@ mod tests {
     fn a_segment_grows_then_gets_its_name_and_hash() {
         let (root, name, mut buffer) = (tempfile::tempdir().unwrap(), name(), Buffer::default());
         let mut segment =
-            OpenSegment::create(root.path(), &name, b"head ", &samples("a b"), &mut buffer).unwrap();
+            OpenSegment::create(root.path(), &Door::default(), &name, b"head ", &samples("a b"), &mut buffer)
+                .unwrap();
         let part = root.path().join(name.key() + PART);
         // While it is open, zeros fill its last block.
         let open = fs::read(&part).unwrap();
@@ -440,7 +458,8 @@ mod tests {
         let (root, name, mut buffer) = (tempfile::tempdir().unwrap(), name(), Buffer::default());
         let pattern: Vec<u8> = (0..3 * CHUNK).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let lengths = [1, BLOCK - 1, BLOCK, 0, BLOCK + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 77, 3];
-        let mut segment = OpenSegment::create(root.path(), &name, b"", &[], &mut buffer).unwrap();
+        let mut segment =
+            OpenSegment::create(root.path(), &Door::default(), &name, b"", &[], &mut buffer).unwrap();
         let mut expected = Vec::new();
         for length in lengths {
             let sample = Bytes::copy_from_slice(&pattern[..length]);

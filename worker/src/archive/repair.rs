@@ -71,6 +71,22 @@ pub struct Report {
     pub days: Vec<String>,
 }
 
+impl Report {
+    /// Takes what was found on another volume.
+    pub fn join(&mut self, other: Self) {
+        let Self { repaired, problems, latest, days } = other;
+        self.repaired.extend(repaired);
+        self.problems.extend(problems);
+        self.days.extend(days);
+        for (camera, segment) in latest {
+            let newest = self.latest.entry(camera).or_insert_with(|| segment.clone());
+            if segment.end > newest.end {
+                *newest = segment;
+            }
+        }
+    }
+}
+
 /// Repairs the archive in the folder `root`. Blocks. Looks at the newest `days` day folders of each camera: after a
 /// crash 2 are enough, for a segment that was open is of today or of yesterday.
 pub fn scan(root: &Path, days: usize) -> Report {

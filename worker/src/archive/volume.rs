@@ -29,6 +29,27 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Two folders are one volume.
+    #[error("{} and {} are one volume: name it once", .path.display(), .other.display())]
+    Twice {
+        /// A folder.
+        path: PathBuf,
+        /// The other one.
+        other: PathBuf,
+    },
+    /// It is not the volume that was there before.
+    #[error(
+        "the volume {known} that was at {} is not mounted{}: mount it; or, if it is gone for good, start once without that \
+         folder, and it is taken for a new one", .path.display(), .found.map(|id| format!(", but {id} is")).unwrap_or_default()
+    )]
+    Another {
+        /// The folder.
+        path: PathBuf,
+        /// What was there.
+        known: VolumeId,
+        /// What is there.
+        found: Option<VolumeId>,
+    },
     /// Its file is not one of this version.
     #[error(
         "{} is not the identity of a volume that this version can read ({detail}): put back a good copy; or, if nothing of \
@@ -68,8 +89,16 @@ pub struct Space {
 impl Space {
     /// What lacks of so much free space.
     pub fn lacking(self, keep_free_percent: u8) -> u64 {
-        let wanted = u128::from(self.total) * u128::from(keep_free_percent) / 100;
-        u64::try_from(wanted).unwrap_or(u64::MAX).saturating_sub(self.free)
+        self.kept_free(keep_free_percent).saturating_sub(self.free)
+    }
+
+    /// What there is above so much free space.
+    pub fn above(self, keep_free_percent: u8) -> u64 {
+        self.free.saturating_sub(self.kept_free(keep_free_percent))
+    }
+
+    fn kept_free(self, percent: u8) -> u64 {
+        u64::try_from(u128::from(self.total) * u128::from(percent) / 100).unwrap_or(u64::MAX)
     }
 }
 
@@ -83,23 +112,30 @@ impl Volume {
         let folder = root.join(STATE_FOLDER);
         let path = folder.join(FILE);
         let failed = |step, source| Error::Io { step, path: path.clone(), source };
+        if let Some(volume) = Self::find(root)? {
+            return Ok(volume);
+        }
         std::fs::create_dir_all(root).map_err(|e| failed("create the folder of", e))?;
         durable::create_private_folder(&folder).map_err(|e| failed("create the folder of", e))?;
-        let id = match durable::read(&path).map_err(|e| failed("read", e))? {
-            Some(bytes) => {
-                let unreadable =
-                    |e: serde_json::Error| Error::Unreadable { path: path.clone(), detail: e.to_string() };
-                serde_json::from_slice::<Identity>(&bytes).map_err(unreadable)?.volume_id
-            }
-            None => {
-                let volume_id = VolumeId::generate(&SystemIds);
-                let json =
-                    serde_json::to_vec(&Identity { volume_id }).map_err(|e| failed("write", e.into()))?;
-                durable::replace(&path, &json).map_err(|e| failed("write", e))?;
-                volume_id
-            }
-        };
+        let id = VolumeId::generate(&SystemIds);
+        let json = serde_json::to_vec(&Identity { volume_id: id }).map_err(|e| failed("write", e.into()))?;
+        durable::replace(&path, &json).map_err(|e| failed("write", e))?;
         Ok(Self { root: root.into(), id })
+    }
+
+    /// The volume in the folder `root`; `None` if there is none. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// If its id cannot be read.
+    pub fn find(root: &Path) -> Result<Option<Self>, Error> {
+        let path = root.join(STATE_FOLDER).join(FILE);
+        let failed = |step, source| Error::Io { step, path: path.clone(), source };
+        let Some(bytes) = durable::read(&path).map_err(|e| failed("read", e))? else { return Ok(None) };
+        let unreadable =
+            |e: serde_json::Error| Error::Unreadable { path: path.clone(), detail: e.to_string() };
+        let Identity { volume_id: id } = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        Ok(Some(Self { root: root.into(), id }))
     }
 
     /// How much space it has. Blocks.
@@ -108,12 +144,21 @@ impl Volume {
     ///
     /// What statvfs(3) says.
     pub fn space(&self) -> io::Result<Space> {
-        let volume = rustix::fs::statvfs(&*self.root)?;
-        Ok(Space {
-            free: volume.f_bavail.saturating_mul(volume.f_frsize),
-            total: volume.f_blocks.saturating_mul(volume.f_frsize),
-        })
+        space(&self.root)
     }
+}
+
+/// How much space there is in the file system of this folder. Blocks.
+///
+/// # Errors
+///
+/// What statvfs(3) says.
+pub fn space(root: &Path) -> io::Result<Space> {
+    let volume = rustix::fs::statvfs(root)?;
+    Ok(Space {
+        free: volume.f_bavail.saturating_mul(volume.f_frsize),
+        total: volume.f_blocks.saturating_mul(volume.f_frsize),
+    })
 }
 
 #[cfg(test)]

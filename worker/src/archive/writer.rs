@@ -16,6 +16,7 @@ use super::layout::SegmentName;
 use super::local::StoredFile;
 use super::{Archive, Error};
 use crate::fmp4::Fragment;
+use crate::plan::Key;
 
 /// A piece of work, in the order of the segment: begin, more of them, end.
 #[derive(Debug)]
@@ -138,23 +139,31 @@ impl Held {
 /// The sending end: dropping it ends the writer once all is written.
 #[derive(Debug)]
 pub struct Writer {
-    queue: Queue,
+    /// `None`: there is no volume.
+    queue: Option<Queue>,
     ends: Arc<Ends>,
 }
 
 impl Writer {
     /// Starts a writer. What became of the pieces comes out of the receiver, in order; it ends after the last. A segment
-    /// that is still open when the writer is dropped is closed where its last fragment ends.
-    pub fn start(archive: &Archive, clock: Arc<dyn Clock>) -> (Self, UnboundedReceiver<Done>) {
+    /// that is still open when the writer is dropped is closed where its last fragment ends. All that it takes goes to one
+    /// volume, which is chosen now; if there is none, that is told as a failure.
+    pub fn start(archive: &Archive, camera: Key, clock: Arc<dyn Clock>) -> (Self, UnboundedReceiver<Done>) {
         let (done, done_out) = mpsc::unbounded_channel();
+        let queue = archive.queue(camera);
+        if queue.is_none() {
+            done.send(Done::Failed(Error::NoVolume)).expect("invariant: the receiver is right here");
+        }
         let ends = Arc::new(Ends::new(Held::default(), done, clock));
-        (Self { queue: archive.queue(), ends }, done_out)
+        (Self { queue, ends }, done_out)
     }
 
     /// Hands over a piece.
     pub fn send(&self, piece: Piece) {
+        // It was told that there is no volume.
+        let Some(queue) = &self.queue else { return };
         self.ends.held.add(piece.len());
-        self.queue.send(Message::Piece(Arc::clone(&self.ends), piece));
+        queue.send(Message::Piece(Arc::clone(&self.ends), piece));
     }
 
     /// Bytes handed over and not yet durable.
@@ -165,6 +174,8 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.queue.send(Message::Over(Arc::clone(&self.ends)));
+        if let Some(queue) = &self.queue {
+            queue.send(Message::Over(Arc::clone(&self.ends)));
+        }
     }
 }

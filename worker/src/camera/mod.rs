@@ -154,6 +154,7 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
         unconfirmed: VecDeque::new(),
         stored_until: None,
         drained: true,
+        volume_failed: false,
     };
     let mut backoff = Backoff::default();
     let mut tried = false;
@@ -192,7 +193,12 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
             camera.reporter.interrupted(camera.stored_until, failure, None);
             continue;
         }
-        let delay = backoff.next_delay(recorded, failure.cause, rand::random());
+        // The camera did nothing wrong, and there is another volume, or will be another server.
+        let delay = if std::mem::take(&mut camera.volume_failed) && archive_has_volume(&camera.archive) {
+            Duration::ZERO
+        } else {
+            backoff.next_delay(recorded, failure.cause, rand::random())
+        };
         camera.reporter.interrupted(camera.stored_until, failure, Some(delay));
         tokio::select! {
             biased;
@@ -229,6 +235,13 @@ struct Camera {
     stored_until: Option<Timestamp>,
     /// Whether every session's writer was waited for to its end.
     drained: bool,
+    /// The volume that the last session was written to failed.
+    volume_failed: bool,
+}
+
+/// Whether any volume has not failed.
+fn archive_has_volume(archive: &Archive) -> bool {
+    (0..archive.volumes()).any(|volume| !archive.has_failed(volume))
 }
 
 /// One session's recording: from the source's frames to the writer.
@@ -268,7 +281,8 @@ impl Pace {
 impl Camera {
     async fn record<T: Session>(&mut self, mut session: T) -> Ended {
         let plays_since = self.clock.now();
-        let (writer, dones) = Writer::start(&self.archive, Arc::clone(&self.clock));
+        let (writer, dones) =
+            Writer::start(&self.archive, self.reporter.identity().key(), Arc::clone(&self.clock));
         let mut outcomes = Outcomes::new(dones, self.reporter.told.clone());
         let pace = Pace { durable_since: None, moved_at: None };
         let hurry = Some(self.ticker.hurry(HURRY_BEGINNING));
@@ -521,7 +535,10 @@ impl Camera {
                 self.stored_until = Some(stored.end);
                 self.reporter.told.stored(stored);
             }
-            Done::Failed(e) => return Err(Failure::new(Cause::StorageError, e.to_string())),
+            Done::Failed(e) => {
+                self.volume_failed |= e.is_of_volume();
+                return Err(Failure::new(Cause::StorageError, e.to_string()));
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::archive::writer::{Codecs, Piece};
 use crate::fmp4::{Muxer, init};
 use crate::frame::{AudioFrame, SenderReport, Tracks, VideoFrame};
 use crate::ntp;
+use crate::plan::Key;
 use crate::rotation::{Lengths, Rotation, Step};
 use crate::source::Failure;
 use crate::timeline::media_clock::{MediaClock, Restless};
@@ -31,6 +32,13 @@ pub struct Identity {
     pub epoch: Epoch,
     /// This server.
     pub server_id: ServerId,
+}
+
+impl Identity {
+    /// Whose recording it is, whichever assignment it is under.
+    pub const fn key(&self) -> Key {
+        Key { tenant_id: self.tenant_id, camera_id: self.camera_id }
+    }
 }
 
 /// One session's recording.

@@ -234,7 +234,7 @@ fn wrong_usage_says_what_and_where() {
         ("LONGWATCH_ARCHIVE", "s3://bucket/prefix"),
     ];
     for (arguments, variables, expected) in [
-        (&[][..], &variables[..], "local folder only"),
+        (&[][..], &variables[..], "local folders only"),
         (&[], &variables[..3], "--archive is missing"),
         (&["--archive", "/tmp", "--segment-ms", "5"], &variables[..], "--segment-ms: 5"),
         (&["--archive", "/tmp", "--log-filter", "=="], &variables[..], "--log-filter"),
