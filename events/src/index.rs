@@ -66,6 +66,11 @@ impl Eq for Index {}
 static EMPTY: Roster = Roster { copies: Vec::new(), bitrate_bps: 0, leaving: 0, leaving_bps: 0, at_will: 0 };
 
 impl Roster {
+    /// That of a server that holds nothing.
+    pub const fn none() -> &'static Self {
+        &EMPTY
+    }
+
     /// The copies, by tenant, camera and number.
     pub fn copies(&self) -> impl DoubleEndedIterator<Item = CopyKey> {
         self.copies.iter().copied()
@@ -127,6 +132,11 @@ impl Index {
     /// What `server` holds.
     pub fn roster(&self, server: ServerId) -> &Roster {
         self.rosters.get(&server).unwrap_or(&EMPTY)
+    }
+
+    /// What servers hold, by id; those that hold nothing are left out.
+    pub fn rosters(&self) -> impl Iterator<Item = (ServerId, &Roster)> {
+        self.rosters.iter().map(|(server, roster)| (*server, roster))
     }
 
     /// The copies that others took over from `home`, wherever they are.
@@ -215,10 +225,12 @@ impl Index {
         for (number, copy) in camera.copies() {
             let key = CopyKey { tenant_id, camera_id, copy: number };
             let bitrate_bps = bitrate(camera);
+            let at_will = at_will(camera, copy);
             for server_id in copy.servers() {
                 let roster = self.rosters.entry(server_id).or_default();
                 roster.insert(key);
                 roster.bitrate_bps += bitrate_bps;
+                roster.at_will += u32::from(at_will == Some(server_id));
                 self.changed.insert(server_id, position);
             }
             if let (Some(_), Some(old)) = (copy.successor(), copy.assignment()) {
@@ -226,9 +238,6 @@ impl Index {
                 roster.leaving += 1;
                 roster.leaving_bps += bitrate_bps;
                 self.moving.insert(key);
-            }
-            if let Some(there) = at_will(camera, copy) {
-                self.rosters.entry(there).or_default().at_will += 1;
             }
             if let Some(home) = copy.home() {
                 self.away.entry(home).or_default().insert(key);
@@ -260,16 +269,13 @@ impl Index {
                 roster.leaving -= 1;
                 roster.leaving_bps -= bitrate_bps;
             }
-            if let Some(there) = at_will(camera, copy)
-                && let Some(roster) = self.rosters.get_mut(&there)
-            {
-                roster.at_will -= 1;
-            }
+            let at_will = at_will(camera, copy);
             for server_id in copy.servers() {
                 self.changed.insert(server_id, position);
                 let Some(roster) = self.rosters.get_mut(&server_id) else { continue };
                 roster.remove(&key);
                 roster.bitrate_bps -= bitrate_bps;
+                roster.at_will -= u32::from(at_will == Some(server_id));
                 if roster.is_empty() {
                     self.rosters.remove(&server_id);
                 }

@@ -3,6 +3,7 @@
 use crate::event::{CameraAdded, CameraChanged, CameraDeleted, CameraMoveRequested};
 use crate::fold::{Folded, Outcome};
 use crate::id::{CameraId, CopyKey, TenantId};
+use crate::index::Index;
 use crate::position::Position;
 use crate::settings::KeptSettings;
 use crate::state::{Camera, CameraCopy, State};
@@ -108,6 +109,21 @@ pub(super) fn change<T>(
     key: CopyKey,
     change: impl FnOnce(&mut CameraCopy) -> T,
 ) -> Option<T> {
+    let camera = state.cameras.get_mut(&key.tenant_id)?.get_mut(&key.camera_id)?;
+    change_found(&mut state.index, position, key, camera, change)
+}
+
+/// The same, of a camera that was looked up already.
+pub(super) fn change_found<T>(
+    index: &mut Index,
+    position: Position,
+    key: CopyKey,
+    camera: &mut Camera,
+    change: impl FnOnce(&mut CameraCopy) -> T,
+) -> Option<T> {
     let CopyKey { tenant_id, camera_id, copy } = key;
-    with_camera(state, position, tenant_id, camera_id, |camera| camera.copy_mut(copy).map(change)).flatten()
+    index.remove(tenant_id, camera_id, camera, position);
+    let changed = camera.copy_mut(copy).map(change);
+    index.add(tenant_id, camera_id, camera, position);
+    changed
 }

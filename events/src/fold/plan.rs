@@ -1,11 +1,13 @@
 //! What plans do to the copies of cameras.
 
+use std::collections::BTreeMap;
+
 use crate::event::{Decision, PlanEntry, PlanMade};
 use crate::fold::{Outcome, camera};
-use crate::id::{CopyKey, ServerId};
+use crate::id::ServerId;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, UnplacedReason};
-use crate::state::{Assignment, CameraCopy, Placement, State};
+use crate::state::{Assignment, Camera, CameraCopy, Placement, Server, State};
 use crate::time::Timestamp;
 
 pub(super) fn made(state: &mut State, position: Position, at: Timestamp, e: &PlanMade) -> Outcome {
@@ -17,16 +19,19 @@ pub(super) fn made(state: &mut State, position: Position, at: Timestamp, e: &Pla
 /// Folds one entry; false if it lost a race and changed nothing.
 fn took_effect(state: &mut State, position: Position, at: Timestamp, entry: &PlanEntry) -> bool {
     let key = entry.key();
-    if !may_record(state, key, &entry.decision) {
+    // A first plan has a million entries: the camera is looked up once.
+    let State { servers, cameras, index, .. } = state;
+    let cameras = cameras.get_mut(&key.tenant_id);
+    let Some(camera) = cameras.and_then(|cameras| cameras.get_mut(&key.camera_id)) else { return false };
+    if !may_record(servers, camera, key.copy, &entry.decision) {
         return false;
     }
     let epoch = Epoch::from(position);
-    let is_lost = matches!(entry.decision, Decision::Unplace { .. }) && is_with_lost_server(state, key);
-    let changed = camera::change(state, position, key, |copy| match entry.decision {
+    let changed = camera::change_found(index, position, key, camera, |copy| match entry.decision {
         Decision::Assign { server_id, reason } => {
             assign(copy, Assignment { server_id, epoch, since: at, reason })
         }
-        Decision::Unplace { reason } => unplace(copy, reason, is_lost, at),
+        Decision::Unplace { reason } => unplace(copy, reason, is_with_lost_server(servers, copy), at),
         Decision::Move { server_id, reason } => {
             set_out(copy, Assignment { server_id, epoch, since: at, reason })
         }
@@ -37,23 +42,20 @@ fn took_effect(state: &mut State, position: Position, at: Timestamp, entry: &Pla
 }
 
 /// Whether the server that `decision` names can record the copy: it can record at all, and holds no other copy of it.
-fn may_record(state: &State, key: CopyKey, decision: &Decision) -> bool {
+fn may_record(servers: &BTreeMap<ServerId, Server>, camera: &Camera, copy: u8, decision: &Decision) -> bool {
     let server_id = match decision {
         Decision::Assign { server_id, .. } | Decision::Move { server_id, .. } => *server_id,
         Decision::Unplace { .. } | Decision::Finish { .. } | Decision::Abandon { .. } => return true,
     };
-    let is_assignable = state.servers.get(&server_id).is_some_and(|server| server.is_assignable());
-    let has_another = state.camera(key.tenant_id, key.camera_id).is_some_and(|camera| {
-        let mut others = camera.copies().filter(|(number, _)| *number != key.copy);
-        others.any(|(_, copy)| copy.servers().any(|server| server == server_id))
-    });
-    is_assignable && !has_another
+    let mut others = camera.copies().filter(|(number, _)| *number != copy);
+    servers.get(&server_id).is_some_and(Server::is_assignable)
+        && !others.any(|(_, other)| other.servers().any(|server| server == server_id))
 }
 
 /// Whether a copy has a server that is lost.
-fn is_with_lost_server(state: &State, key: CopyKey) -> bool {
-    let now_on = state.copy(key).and_then(|(_, copy)| copy.assignment());
-    now_on.and_then(|now_on| state.servers.get(&now_on.server_id)).is_some_and(|server| server.lost.is_some())
+fn is_with_lost_server(servers: &BTreeMap<ServerId, Server>, copy: &CameraCopy) -> bool {
+    let server = copy.assignment().and_then(|now_on| servers.get(&now_on.server_id));
+    server.is_some_and(|server| server.lost.is_some())
 }
 
 /// A copy that was [left](CameraCopy::left_with) with its server, now that this has returned: it never was elsewhere.

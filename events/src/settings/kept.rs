@@ -96,12 +96,14 @@ impl KeptSettings {
 
     /// For people; need not be unique.
     pub fn name(&self) -> &str {
-        self.packed().name
+        self.first()
     }
 
     /// For people and placement.
     pub fn labels(&self) -> Pairs<'_> {
-        Pairs::of_text(self.packed().labels)
+        // Placement asks a million cameras for these; they stand second, and the rest need not be read.
+        let (_name, labels): (&str, &str) = self.first();
+        Pairs::of_text(labels)
     }
 
     /// Where the video comes from.
@@ -135,7 +137,13 @@ impl KeptSettings {
     }
 
     fn packed(&self) -> Packed<'_> {
-        postcard::from_bytes(&self.packed).expect("invariant: it was packed by `From<&CameraSettings>`")
+        self.first()
+    }
+
+    /// The first fields, as many as `T` has: in this format a tuple and a struct are their fields one after the other.
+    fn first<'a, T: Deserialize<'a>>(&'a self) -> T {
+        let read = postcard::take_from_bytes(&self.packed);
+        read.map(|(first, _)| first).expect("invariant: it was packed by `From<&CameraSettings>`")
     }
 }
 

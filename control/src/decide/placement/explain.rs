@@ -35,7 +35,8 @@ pub struct Explanation {
 pub fn explain(inputs: &Inputs<'_>, key: CopyKey) -> Explanation {
     let mut draft = Draft { probe: Some(key), ..Draft::new(inputs) };
     draft.draw_up();
-    Explanation { decision: draft.decided.get(&key).copied(), candidates: draft.noted }
+    let decision = inputs.state.copy(key).and_then(|(camera, _)| draft.decision(key, camera).copied());
+    Explanation { decision, candidates: draft.noted }
 }
 
 pub(super) fn candidates(inputs: &Inputs<'_>, rooms: &Rooms<'_>, request: &Request<'_>) -> Vec<Candidate> {

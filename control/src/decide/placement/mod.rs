@@ -35,6 +35,7 @@ use longwatch_events::event::{Decision, PlanEntry};
 use longwatch_events::id::{CopyKey, ServerId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::UnplacedReason;
+use longwatch_events::settings::Priority;
 use longwatch_events::state::{Camera, CameraCopy, Server, State};
 use longwatch_events::time::Timestamp;
 
@@ -109,7 +110,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Plan {
 struct Draft<'a> {
     inputs: Inputs<'a>,
     rooms: Rooms<'a>,
-    decided: BTreeMap<CopyKey, Decision>,
+    /// In the order of the plan. Mostly also the order in which it is decided, and a map that grows at its end grows fast.
+    decided: BTreeMap<(Priority, CopyKey), Decision>,
     /// For which requests no room was left, by what they ask for: none will be, rooms only fill.
     exhausted: BTreeMap<rooms::Kind<'a>, u64>,
     /// Why those who are left out are, by the same and the bitrate.
@@ -134,8 +136,8 @@ impl<'a> Draft<'a> {
 
     fn draw_up(&mut self) {
         self.settle_moves();
-        self.switch_off();
-        let left_out = self.place_waiting();
+        let waiting = self.waiting();
+        let left_out = self.place_waiting(waiting);
         match self.inputs.scope {
             Scope::All => self.begin_moves(),
             Scope::Failover => {}
@@ -147,19 +149,20 @@ impl<'a> Draft<'a> {
     }
 
     fn into_plan(self) -> Plan {
-        let state = self.inputs.state;
-        let priority = |entry: &PlanEntry| {
-            let camera = state.camera(entry.tenant_id, entry.camera_id);
-            camera.map(|camera| camera.settings.failover_priority)
-        };
-        let entry = |(key, decision): (CopyKey, Decision)| {
+        let entry = |((_, key), decision)| {
             let CopyKey { tenant_id, camera_id, copy } = key;
             PlanEntry { tenant_id, camera_id, copy, decision }
         };
-        let mut entries: Vec<_> = self.decided.into_iter().map(entry).collect();
-        // Stable: those of one priority stay in order.
-        entries.sort_by_cached_key(priority);
-        Plan { entries }
+        Plan { entries: self.decided.into_iter().map(entry).collect() }
+    }
+
+    fn decide(&mut self, key: CopyKey, camera: &Camera, decision: Decision) {
+        self.decided.insert((camera.settings.failover_priority, key), decision);
+    }
+
+    /// What is decided about a copy of `camera` so far.
+    fn decision(&self, key: CopyKey, camera: &Camera) -> Option<&Decision> {
+        self.decided.get(&(camera.settings.failover_priority, key))
     }
 
     fn copy(&self, key: CopyKey) -> (&'a Camera, &'a CameraCopy) {
@@ -174,9 +177,20 @@ impl<'a> Draft<'a> {
     /// What is asked for when `key` is to have a place among servers that it is not on.
     fn request(&self, key: CopyKey, home: Option<ServerId>) -> Request<'a> {
         let (camera, copy) = self.copy(key);
+        self.request_of(key, camera, copy, home)
+    }
+
+    /// The same of a copy that was looked up already.
+    fn request_of(
+        &self,
+        key: CopyKey,
+        camera: &'a Camera,
+        copy: &CameraCopy,
+        home: Option<ServerId>,
+    ) -> Request<'a> {
         let (mut taken, mut siblings) = (Vec::new(), Vec::new());
         for (number, other) in camera.copies().filter(|(number, _)| *number != key.copy) {
-            let will_be_on = self.will_be_on(CopyKey { copy: number, ..key }, other);
+            let will_be_on = self.will_be_on(CopyKey { copy: number, ..key }, camera, other);
             taken.extend(other.servers().chain(will_be_on));
             siblings.extend(will_be_on);
         }
@@ -185,8 +199,8 @@ impl<'a> Draft<'a> {
     }
 
     /// The server on which `key` will be once this plan is carried out and its move is over.
-    fn will_be_on(&self, key: CopyKey, copy: &CameraCopy) -> Option<ServerId> {
-        let stays_on = match self.decided.get(&key) {
+    fn will_be_on(&self, key: CopyKey, camera: &Camera, copy: &CameraCopy) -> Option<ServerId> {
+        let stays_on = match self.decision(key, camera) {
             Some(Decision::Assign { server_id, .. } | Decision::Move { server_id, .. }) => {
                 return Some(*server_id);
             }

@@ -33,7 +33,7 @@ impl<'a> Draft<'a> {
             let left = if let Decision::Abandon { .. } = decision { new } else { old };
             self.rooms.give(left, bitrate_bps);
             self.rooms.stay(old, bitrate_bps);
-            self.decided.insert(key, decision);
+            self.decide(key, camera, decision);
         }
     }
 
@@ -119,7 +119,7 @@ impl<'a> Draft<'a> {
     /// Begins as many moves as policy allows, the most pressing first.
     pub(super) fn begin_moves(&mut self) {
         let moving = self.inputs.state.index().moving();
-        let under_way = moving.filter(|key| !self.decided.contains_key(key)).count();
+        let under_way = moving.filter(|key| self.decision(*key, self.copy(*key).0).is_none()).count();
         let at_once = self.inputs.state.policy.moves.at_once as usize;
         let mut budget = at_once.saturating_sub(under_way);
         self.move_to_wished(&mut budget);
@@ -136,7 +136,7 @@ impl<'a> Draft<'a> {
         let (camera, copy) = self.copy(key);
         let now_on = *copy.assignment().filter(|assignment| self.is_up(assignment.server_id))?;
         let is_free =
-            camera.wants_recording() && copy.successor().is_none() && !self.decided.contains_key(&key);
+            camera.wants_recording() && copy.successor().is_none() && self.decision(key, camera).is_none();
         is_free.then_some((camera, copy, now_on))
     }
 
@@ -154,10 +154,11 @@ impl<'a> Draft<'a> {
         reason: AssignReason,
         budget: &mut usize,
     ) {
-        let bitrate_bps = index::bitrate(self.copy(key).0);
+        let (camera, _) = self.copy(key);
+        let bitrate_bps = index::bitrate(camera);
         self.rooms.take(server_id, bitrate_bps);
         self.rooms.leave(from, bitrate_bps);
-        self.decided.insert(key, Decision::Move { server_id, reason });
+        self.decide(key, camera, Decision::Move { server_id, reason });
         *budget -= 1;
     }
 
@@ -226,8 +227,7 @@ impl<'a> Draft<'a> {
 
     fn drain(&mut self, budget: &mut usize) {
         let state = self.inputs.state;
-        let draining = state.servers().filter(|(_, server)| server.draining_since.is_some());
-        for (server_id, _) in draining {
+        for server_id in self.rooms.draining().to_vec() {
             let mut leaving: Vec<_> = state
                 .index()
                 .roster(server_id)

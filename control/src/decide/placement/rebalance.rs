@@ -40,8 +40,9 @@ impl<'a> Draft<'a> {
     /// Goes through all servers, the fullest first; whether a move was begun.
     fn even_out(&mut self, budget: &mut usize) -> bool {
         // Mostly there is nothing to do, and to see that is cheaper than to put ten thousand servers in order.
-        let all = || self.rooms.all().map(|(_, room)| room.settled_load());
-        let (Some(most), Some(least)) = (all().max(), all().min()) else { return false };
+        let loads = self.rooms.all().map(|(_, room)| room.settled_load());
+        let (most, least) =
+            loads.fold((0, u64::MAX), |(most, least), load| (most.max(load), least.min(load)));
         if !self.is_uneven(most, least) {
             return false;
         }
@@ -105,7 +106,7 @@ impl<'a> Draft<'a> {
 
     /// Whether a copy that others took over still belongs to its home after this plan.
     fn is_still_away(&self, key: CopyKey) -> bool {
-        match self.decided.get(&key) {
+        match self.decision(key, self.copy(key).0) {
             Some(Decision::Assign { reason, .. }) => *reason == AssignReason::Failover,
             Some(Decision::Unplace { reason }) => *reason != UnplacedReason::Disabled,
             Some(Decision::Move { .. } | Decision::Finish { .. } | Decision::Abandon { .. }) | None => true,

@@ -1,6 +1,7 @@
 //! How much room servers have, as a plan fills it, and which of them is best for a copy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use longwatch_events::id::ServerId;
 use longwatch_events::index::{self, Roster};
@@ -135,6 +136,8 @@ pub(super) struct Rooms<'a> {
     rooms: BTreeMap<ServerId, Room<'a>>,
     /// Those that may be given something, by zone, the emptiest first.
     open: BTreeMap<Option<&'a str>, BTreeSet<Load>>,
+    down: Vec<ServerId>,
+    draining: Vec<ServerId>,
 }
 
 impl<'a> Room<'a> {
@@ -280,18 +283,39 @@ impl<'a> Request<'a> {
 }
 
 impl<'a> Rooms<'a> {
+    /// Looks at every server once: there may be ten thousand of them, and mostly one of them matters.
     pub(super) fn of(inputs: &Inputs<'a>) -> Self {
         let state = inputs.state;
         let low = state.policy.min_disk_free_percent;
-        let up = state.servers().filter(|(id, server)| inputs.is_up(*id, Some(server)));
-        let room =
-            |(id, server): (ServerId, &'a Server)| (id, Room::of(server, state.index().roster(id), low));
-        let rooms: BTreeMap<_, _> = up.map(room).collect();
-        let mut open: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        for (id, room) in rooms.iter().filter(|(_, room)| room.is_open()) {
-            open.entry(room.zone).or_default().insert(room.load(*id));
+        let mut rosters = state.index().rosters().peekable();
+        let (mut rooms, mut open) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+        let (mut down, mut draining) = (Vec::new(), Vec::new());
+        for (id, server) in state.servers() {
+            while rosters.next_if(|(of, _)| *of < id).is_some() {}
+            if !inputs.is_up(id, Some(server)) {
+                down.extend(server.is_ours().then_some(id));
+                continue;
+            }
+            let roster = rosters.next_if(|(of, _)| *of == id).map_or(Roster::none(), |(_, roster)| roster);
+            let room = Room::of(server, roster, low);
+            draining.extend(room.is_draining.then_some(id));
+            if room.is_open() {
+                open.entry(room.zone).or_default().push(room.load(id));
+            }
+            rooms.push((id, room));
         }
-        Self { rooms, open }
+        let open = open.into_iter().map(|(zone, loads)| (zone, BTreeSet::from_iter(loads))).collect();
+        Self { rooms: rooms.into_iter().collect(), open, down, draining }
+    }
+
+    /// Servers of ours that cannot record now.
+    pub(super) fn down(&self) -> &[ServerId] {
+        &self.down
+    }
+
+    /// Servers that can and are being emptied.
+    pub(super) fn draining(&self) -> &[ServerId] {
+        &self.draining
     }
 
     /// What a copy of `camera` asks for.
@@ -351,15 +375,26 @@ impl<'a> Rooms<'a> {
         request.others.siblings.iter().filter_map(|id| self.get(*id)?.zone)
     }
 
-    /// The best server for what is asked for.
+    /// The best server for what is asked for. Looks at servers in the order of their ranks, zone by zone no further than it
+    /// has to: of a million cameras the first server is nearly always the one.
     pub(super) fn best(&self, request: &Request<'_>) -> Option<ServerId> {
         let taken: Vec<_> = self.taken_zones(request).collect();
-        let first_fitting = |(zone, servers): (&Option<&str>, &BTreeSet<Load>)| {
-            let mut fitting = servers.iter().filter(|load| self.may_have(load.server_id, request));
-            let load = *fitting.next()?;
-            Some(Rank { zones: zones(*zone, &taken, request), load })
-        };
-        self.open.iter().filter_map(first_fitting).min().map(|rank| rank.load.server_id)
+        let mut servers: Vec<_> = self.open.values().map(BTreeSet::iter).collect();
+        let zones: Vec<_> = self.open.keys().map(|zone| zones(*zone, &taken, request)).collect();
+        let first = servers.iter_mut().zip(&zones).enumerate();
+        let mut next: BinaryHeap<_> = first
+            .filter_map(|(at, (servers, zones))| {
+                Some(Reverse((Rank { zones: *zones, load: *servers.next()? }, at)))
+            })
+            .collect();
+        while let Some(Reverse((Rank { zones, load }, at))) = next.pop() {
+            if self.may_have(load.server_id, request) {
+                return Some(load.server_id);
+            }
+            let behind = servers.get_mut(at).and_then(Iterator::next);
+            next.extend(behind.map(|load| Reverse((Rank { zones, load: *load }, at))));
+        }
+        None
     }
 
     /// The share of its capacity that `server_id` uses, in millionths.
@@ -418,7 +453,10 @@ fn zones(zone: Option<&str>, taken: &[&str], request: &Request<'_>) -> Zones {
 }
 
 fn millionths(part: u64, whole: u64) -> u64 {
-    // 128 bits: a bitrate of 18 Tbit/s times a million does not fit in 64.
+    // 64 bits where they do, as these are several times as fast: a bitrate of 18 Tbit/s times a million does not fit.
+    if let Some(millions) = part.checked_mul(1_000_000) {
+        return millions.checked_div(whole).unwrap_or(u64::MAX);
+    }
     let share = (u128::from(part) * 1_000_000).checked_div(u128::from(whole)).unwrap_or(u128::MAX);
     u64::try_from(share).unwrap_or(u64::MAX)
 }

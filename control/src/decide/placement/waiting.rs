@@ -1,47 +1,40 @@
 //! Copies without a server that can record: the new ones, those of lost servers, those that found no room before.
 
+use std::cmp::Reverse;
+
 use longwatch_events::event::Decision;
 use longwatch_events::id::{CopyKey, ServerId};
 use longwatch_events::index;
 use longwatch_events::reason::{AssignReason, UnplacedReason};
 use longwatch_events::settings::Priority;
-use longwatch_events::state::Placement;
+use longwatch_events::state::{Camera, CameraCopy, Placement};
 
 use super::Draft;
 use super::rooms::{Refusal, Request};
 
 /// A copy that needs a decision; ordered as they are decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Waiting {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting<'a> {
     priority: Priority,
-    /// First copies come before second ones.
-    copy: u8,
     key: CopyKey,
+    /// Looked up once: there may be a million of them.
+    camera: &'a Camera,
+    copy: &'a CameraCopy,
     /// The server it belongs to, if it was or is to be taken from there.
     home: Option<ServerId>,
 }
 
-impl<'a> Draft<'a> {
-    /// Takes their servers from cameras that are not to be recorded.
-    pub(super) fn switch_off(&mut self) {
-        let state = self.inputs.state;
-        let off = state.index().waiting().filter(|key| !self.copy(*key).0.wants_recording());
-        for key in off.collect::<Vec<_>>() {
-            let (camera, copy) = self.copy(key);
-            for server_id in copy.servers() {
-                self.rooms.give(server_id, index::bitrate(camera));
-            }
-            if let (Some(old), Some(_)) = (copy.assignment(), copy.successor()) {
-                self.rooms.stay(old.server_id, index::bitrate(camera));
-            }
-            self.decided.insert(key, Decision::Unplace { reason: UnplacedReason::Disabled });
-        }
+impl Waiting<'_> {
+    /// By priority, first copies before second ones, then by tenant and camera.
+    const fn turn(&self) -> (Priority, u8, CopyKey) {
+        (self.priority, self.key.copy, self.key)
     }
+}
 
+impl<'a> Draft<'a> {
     /// Places what waits, by priority; returns who has no place then.
-    pub(super) fn place_waiting(&mut self) -> Vec<Waiting> {
-        let mut waiting = self.waiting();
-        waiting.sort_unstable();
+    pub(super) fn place_waiting(&mut self, mut waiting: Vec<Waiting<'a>>) -> Vec<Waiting<'a>> {
+        waiting.sort_unstable_by_key(Waiting::turn);
         if !self.inputs.state.policy.preempt_low {
             return self.place_all(waiting);
         }
@@ -49,52 +42,68 @@ impl<'a> Draft<'a> {
         let high = self.place_all(waiting);
         let (mut left_out, mut victims) = self.preempt(high);
         victims.extend(others);
-        victims.sort_unstable();
+        victims.sort_unstable_by_key(Waiting::turn);
         left_out.extend(self.place_all(victims));
         left_out
     }
 
     /// Places one after the other; returns who has no place then.
-    fn place_all(&mut self, waiting: Vec<Waiting>) -> Vec<Waiting> {
+    fn place_all(&mut self, waiting: Vec<Waiting<'a>>) -> Vec<Waiting<'a>> {
         waiting.into_iter().filter(|copy| !self.place(*copy)).collect()
     }
 
-    fn waiting(&self) -> Vec<Waiting> {
+    /// All copies that need a server. Takes theirs from cameras that are not to be recorded, on the way: every one is looked
+    /// up only once.
+    pub(super) fn waiting(&mut self) -> Vec<Waiting<'a>> {
         let state = self.inputs.state;
-        let unplaced = state.index().waiting().filter_map(|key| {
+        let mut waiting = Vec::new();
+        for key in state.index().waiting() {
             let (camera, copy) = self.copy(key);
             let priority = camera.settings.failover_priority;
-            let waits = camera.wants_recording() && copy.assignment().is_none();
-            waits.then_some(Waiting { priority, copy: key.copy, key, home: copy.home() })
-        });
-        let lost = state.servers().filter(|(id, server)| server.is_ours() && !self.is_up(*id));
-        let left_behind = lost.flat_map(|(server_id, _)| {
-            state.index().roster(server_id).copies().filter_map(move |key| {
-                let (camera, copy) = self.copy(key);
+            if !camera.wants_recording() {
+                self.switch_off(key, camera, copy);
+            } else if copy.assignment().is_none() {
+                waiting.push(Waiting { priority, key, camera, copy, home: copy.home() });
+            }
+        }
+        let left_behind = self.rooms.down().iter().flat_map(|server_id| {
+            state.index().roster(*server_id).copies().filter_map(move |key| {
+                let (camera, copy) = state.copy(key)?;
                 let priority = camera.settings.failover_priority;
-                let is_here = copy.assignment().is_some_and(|assignment| assignment.server_id == server_id);
-                let is_left = is_here && camera.wants_recording() && !self.decided.contains_key(&key);
-                let home = copy.home().or(Some(server_id));
-                let waits = is_left && priority != Priority::Never;
-                waits.then_some(Waiting { priority, copy: key.copy, key, home })
+                let is_here = copy.assignment().is_some_and(|now_on| now_on.server_id == *server_id);
+                let home = copy.home().or(Some(*server_id));
+                let waits = is_here && camera.wants_recording() && priority != Priority::Never;
+                waits.then_some(Waiting { priority, key, camera, copy, home })
             })
         });
-        unplaced.chain(left_behind).collect()
+        waiting.extend(left_behind.filter(|copy| self.decision(copy.key, copy.camera).is_none()));
+        waiting
+    }
+
+    /// Takes its server from a camera that is not to be recorded.
+    fn switch_off(&mut self, key: CopyKey, camera: &Camera, copy: &CameraCopy) {
+        let bitrate_bps = index::bitrate(camera);
+        for server_id in copy.servers() {
+            self.rooms.give(server_id, bitrate_bps);
+        }
+        if let (Some(old), Some(_)) = (copy.assignment(), copy.successor()) {
+            self.rooms.stay(old.server_id, bitrate_bps);
+        }
+        self.decide(key, camera, Decision::Unplace { reason: UnplacedReason::Disabled });
     }
 
     /// Finds a server for a copy; false if none has room.
-    fn place(&mut self, waiting: Waiting) -> bool {
-        let Waiting { key, home, .. } = waiting;
-        let request = self.request(key, home);
-        self.note(key, &request);
-        let Some((server_id, reason)) = self.choose(key, &request) else { return false };
+    fn place(&mut self, waiting: Waiting<'a>) -> bool {
+        let request = self.request_of(waiting.key, waiting.camera, waiting.copy, waiting.home);
+        self.note(waiting.key, &request);
+        let Some((server_id, reason)) = self.choose(&waiting, &request) else { return false };
         self.rooms.take(server_id, request.bitrate_bps);
-        self.decided.insert(key, Decision::Assign { server_id, reason });
+        self.decide(waiting.key, waiting.camera, Decision::Assign { server_id, reason });
         true
     }
 
-    fn choose(&mut self, key: CopyKey, request: &Request<'a>) -> Option<(ServerId, AssignReason)> {
-        let (camera, copy) = self.copy(key);
+    fn choose(&mut self, waiting: &Waiting<'a>, request: &Request<'a>) -> Option<(ServerId, AssignReason)> {
+        let Waiting { camera, copy, .. } = waiting;
         let free = request.without_home();
         if let Some(wished) = copy.requested().filter(|wished| self.rooms.may_have(*wished, &free)) {
             return Some((wished, AssignReason::Requested));
@@ -129,7 +138,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Gives places of `low` copies to `high` ones; returns which of these have none even so, and who lost theirs.
-    fn preempt(&mut self, mut left_out: Vec<Waiting>) -> (Vec<Waiting>, Vec<Waiting>) {
+    fn preempt(&mut self, mut left_out: Vec<Waiting<'a>>) -> (Vec<Waiting<'a>>, Vec<Waiting<'a>>) {
         let mut victims = Vec::new();
         let mut low = if left_out.is_empty() { Vec::new() } else { self.low_copies() };
         // Again and again: a victim may have left more than was needed, enough for one that was looked at before.
@@ -153,34 +162,34 @@ impl<'a> Draft<'a> {
     }
 
     /// All copies of priority `low` that a server records and that are not on the move.
-    fn low_copies(&self) -> Vec<(ServerId, Waiting)> {
+    fn low_copies(&self) -> Vec<(ServerId, Waiting<'a>)> {
         let state = self.inputs.state;
         let held = self.rooms.all().flat_map(|(id, _)| state.index().roster(id).copies());
         let mut low: Vec<_> = held
             .filter_map(|key| {
                 let (camera, copy, now_on) = self.movable(key)?;
                 let priority = camera.settings.failover_priority;
-                let waiting = Waiting { priority, copy: key.copy, key, home: copy.home() };
+                let waiting = Waiting { priority, key, camera, copy, home: copy.home() };
                 (priority == Priority::Low).then_some((now_on.server_id, waiting))
             })
             .collect();
         // The last to be placed is the first to go.
-        low.sort_unstable_by(|(_, a), (_, b)| b.cmp(a));
+        low.sort_unstable_by_key(|(_, waiting)| Reverse(waiting.turn()));
         low
     }
 
     /// Puts a copy in the place of one of `low`: of the first of those whose zone suits it best. Returns which it was.
-    fn make_room(&mut self, waiting: Waiting, low: &[(ServerId, Waiting)]) -> Option<usize> {
-        let Waiting { key, home, .. } = waiting;
-        let request = self.request(key, home);
+    fn make_room(&mut self, waiting: Waiting<'a>, low: &[(ServerId, Waiting<'a>)]) -> Option<usize> {
+        let Waiting { key, camera, copy, home, .. } = waiting;
+        let request = self.request_of(key, camera, copy, home);
         let would_do = low.iter().enumerate().filter_map(|(at, (server_id, victim))| {
-            let bitrate_bps = index::bitrate(self.copy(victim.key).0);
+            let bitrate_bps = index::bitrate(victim.camera);
             let does = self.rooms.may_have_instead(*server_id, &request, bitrate_bps);
             does.then(|| (self.rooms.zones(*server_id, &request), at))
         });
         let (_, at) = would_do.min()?;
         let (server_id, victim) = low[at];
-        self.rooms.give(server_id, index::bitrate(self.copy(victim.key).0));
+        self.rooms.give(server_id, index::bitrate(victim.camera));
         self.exhausted.clear();
         self.note(key, &request);
         let reason = match home {
@@ -189,19 +198,18 @@ impl<'a> Draft<'a> {
             Some(_) => AssignReason::Failover,
         };
         self.rooms.take(server_id, request.bitrate_bps);
-        self.decided.insert(key, Decision::Assign { server_id, reason });
+        self.decide(key, camera, Decision::Assign { server_id, reason });
         Some(at)
     }
 
     /// Says why a copy has no place, unless that is known already.
-    pub(super) fn leave_out(&mut self, waiting: Waiting) {
-        let Waiting { key, home, .. } = waiting;
-        let (_, copy) = self.copy(key);
+    pub(super) fn leave_out(&mut self, waiting: Waiting<'a>) {
+        let Waiting { key, camera, copy, home, .. } = waiting;
         if copy.assignment().is_some_and(|now_on| self.is_up(now_on.server_id)) {
-            self.decided.insert(key, Decision::Unplace { reason: UnplacedReason::Preempted });
+            self.decide(key, camera, Decision::Unplace { reason: UnplacedReason::Preempted });
             return;
         }
-        let request = self.request(key, home);
+        let request = self.request_of(key, camera, copy, home);
         self.note(key, &request);
         let reason = self.why_left_out(&request);
         let is_known = match copy.placement {
@@ -210,7 +218,7 @@ impl<'a> Draft<'a> {
             Placement::Unplanned | Placement::Assigned(_) => false,
         };
         if !is_known {
-            self.decided.insert(key, Decision::Unplace { reason });
+            self.decide(key, camera, Decision::Unplace { reason });
         }
     }
 
