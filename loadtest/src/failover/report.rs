@@ -90,11 +90,22 @@ fn totals(cameras: &[Camera]) -> Vec<String> {
     lines
 }
 
-fn takeover(measured: &Measured) -> [String; 3] {
+/// A fragment of a second is durable within another one; whatever is older than that at the kill waited for the disk.
+const KEEPS_UP_MS: i64 = 2_000;
+
+fn takeover(measured: &Measured) -> Vec<String> {
     let (all, there) = (measured.cameras.len(), measured.taken_over());
     let durable: Vec<_> = measured.cameras.iter().filter_map(|camera| camera.first_durable_ms).collect();
     let p99 = share(durable, 99);
-    [
+    let ages = measured.cameras.iter().filter_map(|camera| camera.last_frame_ms).map(|at| -at);
+    let behind = share(ages.collect(), 99).filter(|age| *age > KEEPS_UP_MS);
+    let disk = behind.map(|age| {
+        format!(
+            "  at the kill the last durable frame was {} s old (p99): the disk of this machine did not keep up, and these times are the disk's",
+            seconds(age)
+        )
+    });
+    let verdicts = [
         format!("  {there} of {all} recording elsewhere: {}", verdict(there == all, "NOT ALL")),
         format!(
             "  p99 of the first durable fragment {} s, goal {} s: {}",
@@ -108,7 +119,8 @@ fn takeover(measured: &Measured) -> [String; 3] {
             measured.others_lost_frames,
             verdict(measured.others_lost_frames == 0, "LOST")
         ),
-    ]
+    ];
+    disk.into_iter().chain(verdicts).collect()
 }
 
 fn phase(name: &str, what: &str, phase: &Phase) -> [String; 2] {
@@ -249,6 +261,14 @@ mod tests {
             assert!(written(1, &measured).contains(said), "{said}");
             assert!(!measured.is_complete(), "{said}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_did_not_keep_up_is_said() {
+        let mut measured = given();
+        assert!(!written(1, &measured).contains("did not keep up"));
+        measured.cameras[0].last_frame_ms = Some(-2_001);
+        assert!(written(1, &measured).contains("was 2.00 s old (p99): the disk"));
     }
 
     #[test]
