@@ -90,12 +90,17 @@ async fn every_codec_is_recorded_as_it_came() {
     let (given, files) = record(&CODECS).await;
     for (files, format, sent) in [(&files[0], "mulaw", embedded::PCMU), (&files[1], "alaw", embedded::PCMA)] {
         let endless = sent.repeat(8);
+        let mut all = 0;
+        // Where a segment ends is not known, so one of them may be short: the last one ends with the recording.
         for file in files {
             let octets = g711(file, format);
-            assert!(octets.len() > 8_000, "{}: {} octets", file.display(), octets.len());
+            assert!(!octets.is_empty(), "{}: no sound", file.display());
             let found = endless.windows(octets.len()).any(|part| part == octets);
             assert!(found, "{}: not what was sent", file.display());
+            all += octets.len() as u64;
         }
+        // 8,000 a second, and one picture's worth is not yet complete at either end.
+        assert!(all > (RECORDED.as_secs() - 1) * 8_000, "{format}: {all} octets");
     }
     let widths: Vec<u64> = files[5].iter().map(|file| play(file)[0].width).collect();
     assert!(widths.contains(&320) && widths.contains(&480), "new parameters, new segment: {widths:?}");
