@@ -75,8 +75,12 @@ fn take(root: &Path, known: Option<VolumeId>) -> Result<Volume, volume::Error> {
     // A disk that can be read and not be written to is found out now.
     let probe = root.join(STATE_FOLDER).join("probe");
     let failed = |source| volume::Error::Io { step: "write to", path: probe.clone(), source };
-    durable::replace(&probe, b"").map_err(failed)?;
-    durable::remove(&probe).map_err(failed)?;
+    match durable::replace(&probe, b"") {
+        Ok(()) => durable::remove(&probe).map_err(failed)?,
+        // Full is not broken: room is made on it.
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => {}
+        Err(e) => return Err(failed(e)),
+    }
     Ok(volume)
 }
 
