@@ -1,10 +1,11 @@
 //! The control plane of Longwatch: folds the log, decides, answers the API.
 //!
 //! Arrows point one way: [`decide`] is pure and knows only State; [`service`] is what all shells share; [`follower`],
-//! [`planner`], [`watch`], [`join`] and [`api`] are shells around it; [`serve`] puts them together; [`single`] runs the whole
+//! [`planner`], [`watch`], [`join`], [`archives`] and [`api`] are shells around it; [`serve`] puts them together; [`single`] runs the whole
 //! system on one machine.
 
 pub mod api;
+pub mod archives;
 pub mod assignments;
 pub mod backlog;
 pub mod config_file;

@@ -165,8 +165,16 @@ fn read_master(path: &Path) -> Result<Bytes32, Error> {
 /// # Errors
 /// If the cryptographic library fails.
 pub fn seal_to_worker(public_key: &PublicKey, source: &SourceSecret) -> Result<Base64Bytes, Error> {
+    seal_bytes_to_worker(public_key, &source.to_plaintext())
+}
+
+/// Seals what is meant for one worker: only the holder of the private key opens it.
+///
+/// # Errors
+/// If the cryptographic library fails.
+pub fn seal_bytes_to_worker(public_key: &PublicKey, plaintext: &[u8]) -> Result<Base64Bytes, Error> {
     crypto_box::PublicKey::from(public_key.0)
-        .seal(&mut OsRng, &source.to_plaintext())
+        .seal(&mut OsRng, plaintext)
         .map(Base64Bytes)
         .map_err(|_| Error::Sealing)
 }

@@ -178,23 +178,34 @@ async fn many_facts_in_flight_are_each_acknowledged() {
     }
 }
 
-#[tokio::test]
-async fn a_worker_asks_to_join_and_is_answered() {
+/// A request of a worker on `subject`, as control hears it and answers it on `listening`.
+async fn is_answered(listening: &'static str, subject: &'static str) {
     let server = Server::start().await;
     let control = server.control().await;
-    let mut requests = control.subscribe("lw.join").await.unwrap();
+    let mut requests = control.subscribe(listening).await.unwrap();
     control.flush().await.unwrap();
     let answering = tokio::spawn(async move {
         let request = requests.next().await.unwrap();
         control.publish(request.reply.unwrap(), "welcome".into()).await.unwrap();
         control.flush().await.unwrap();
-        request.payload
+        (request.subject, request.payload)
     });
 
-    let reply = server.worker().await.request("lw.join", "let me in".into()).await.unwrap();
+    let reply = server.worker().await.request(subject, "let me in".into()).await.unwrap();
 
     assert_eq!(reply.payload, "welcome");
-    assert_eq!(answering.await.unwrap(), "let me in");
+    let (heard_on, payload) = answering.await.unwrap();
+    assert_eq!((heard_on.as_str(), payload.as_ref()), (subject, b"let me in".as_slice()));
+}
+
+#[tokio::test]
+async fn a_worker_asks_to_join_and_is_answered() {
+    is_answered("lw.join", "lw.join").await;
+}
+
+#[tokio::test]
+async fn a_worker_asks_what_it_is_known_to_have_and_is_answered() {
+    is_answered("lw.archive.*", "lw.archive.s1").await;
 }
 
 #[tokio::test]
@@ -251,6 +262,7 @@ async fn a_reply_or_trace_subject_named_by_a_worker_stores_nothing_in_the_log() 
     let read = "$JS.API.DIRECT.GET.ASSIGNMENTS.lw.assignment.s1.1";
     worker.publish_with_reply(read, "lw.log.plan", "".into()).await.unwrap();
     worker.publish_with_reply("lw.join", "lw.log.plan", "".into()).await.unwrap();
+    worker.publish_with_reply("lw.archive.s1", "lw.log.plan", "".into()).await.unwrap();
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Trace-Dest", "lw.log.plan");
     worker.publish_with_headers("lw.recording.s1", headers, "trace me there".into()).await.unwrap();
@@ -314,15 +326,30 @@ async fn a_worker_cannot_listen_to_what_is_not_its_own() {
     let control = server.control().await;
     let worker = server.worker().await;
     let mut heard = Vec::new();
-    for subject in
-        [">", "lw.>", "lw.log.>", "lw.recording.>", "lw.heartbeat.>", "lw.assignment.>", "$JS.>", "lw.join"]
-    {
+    for subject in [
+        ">",
+        "lw.>",
+        "lw.log.>",
+        "lw.recording.>",
+        "lw.heartbeat.>",
+        "lw.assignment.>",
+        "$JS.>",
+        "lw.join",
+        "lw.archive.>",
+    ] {
         heard.push((subject, worker.subscribe(subject).await.unwrap()));
     }
     let mut assigned = worker.subscribe("lw.assigned.s1.*").await.unwrap();
     worker.flush().await.unwrap();
 
-    for subject in ["lw.log.plan", "lw.recording.s1", "lw.heartbeat.s1", "lw.join", "lw.assignment.s1.1"] {
+    for subject in [
+        "lw.log.plan",
+        "lw.recording.s1",
+        "lw.heartbeat.s1",
+        "lw.join",
+        "lw.archive.s1",
+        "lw.assignment.s1.1",
+    ] {
         control.publish(subject, "for control only".into()).await.unwrap();
     }
     // The last of them reaches the worker as an assignment, so the others would have come before it.
@@ -365,6 +392,7 @@ async fn an_auditor_reads_the_log_in_batches_and_writes_nothing() {
         ("$JS.API.DIRECT.GET.ASSIGNMENTS", json!({ "seq": 1 })),
         ("$JS.API.DIRECT.GET.ASSIGNMENTS.lw.assignment.s1.1", json!({})),
         ("lw.join", json!({})),
+        ("lw.archive.s1", json!({})),
     ];
     assert_refused(&auditor, refused).await;
     for subject in ["lw.log.plan", "lw.heartbeat.s1", "lw.recording.s1"] {

@@ -418,6 +418,28 @@ pub struct Load {
     pub clock_stepped_ms: i64,
     /// How its archive is.
     pub storage: Storage,
+    /// How far its archive was examined, and how it was; `None`: it is not examined, or was not yet.
+    pub scrub: Option<Scrub>,
+}
+
+/// A look at all the segments that a server should have. Numbers are of the round that began last, be it over or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Scrub {
+    /// When it began.
+    pub began_at: Timestamp,
+    /// When the last round that came to its end did. Later than `began_at`: this one is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Timestamp>,
+    /// Segments examined.
+    pub checked: u64,
+    /// Of these, those whose files are missing.
+    pub missing: u64,
+    /// Of these, those that are corrupt or cannot be read.
+    pub corrupt: u64,
+    /// Files of segments that nobody had reported.
+    pub orphans: u64,
+    /// Files that are not this server's segments.
+    pub foreign: u64,
 }
 
 /// How a server's archive is. Ordered: what is worse is greater.

@@ -136,6 +136,38 @@ impl std::fmt::Display for DeletionReason {
     }
 }
 
+/// What is wrong with a stored segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Damage {
+    /// Its file is not there, and nobody reported that it was deleted.
+    Missing,
+    /// Its file does not hold what was stored.
+    Corrupt,
+    /// Its file is there, and the disk does not let all of it be read.
+    Unreadable,
+}
+
+impl Damage {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Missing, Self::Corrupt, Self::Unreadable];
+
+    /// The word for it in events, the API and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Corrupt => "corrupt",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// One thing that happened to the recording of one camera on one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
@@ -147,6 +179,8 @@ pub enum Fact {
     SegmentStored(SegmentStored),
     /// A segment was deleted: its file is gone for good.
     SegmentDeleted(SegmentDeleted),
+    /// A stored segment was examined, and is not as it was the last time anybody looked: damaged, or right again.
+    SegmentChecked(SegmentChecked),
     /// The camera is not being recorded any more, or still not, for a cause that is new.
     Interrupted(Interrupted),
     /// Video that should exist and does not.
@@ -243,6 +277,35 @@ pub struct SegmentDeleted {
     pub before_min_age: bool,
 }
 
+/// See [`Fact::SegmentChecked`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentChecked {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment it was recorded.
+    pub epoch: Epoch,
+    /// Its place under the archive's root, as it was reported when it was stored.
+    pub key: String,
+    /// Time of its first frame, as it was reported.
+    pub start: Timestamp,
+    /// Time at which its last frame ends, as it was reported.
+    pub end: Timestamp,
+    /// Size of the file, as it was reported.
+    pub bytes: u64,
+    /// Hash of the file, as it was reported.
+    pub sha256: Sha256,
+    /// When it was examined.
+    pub at: Timestamp,
+    /// What is wrong with it; `None`: nothing any more.
+    pub damage: Option<Damage>,
+    /// Size of the file that is there instead, if one is.
+    pub found_bytes: Option<u64>,
+    /// Its hash, if all of it could be read.
+    pub found_sha256: Option<Sha256>,
+}
+
 /// See [`Fact::Interrupted`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interrupted {
@@ -300,6 +363,7 @@ impl Fact {
             Self::FirstKeyframeDurable(f) => f.tenant_id,
             Self::SegmentStored(f) => f.tenant_id,
             Self::SegmentDeleted(f) => f.tenant_id,
+            Self::SegmentChecked(f) => f.tenant_id,
             Self::Interrupted(f) => f.tenant_id,
             Self::Gap(f) => f.tenant_id,
             Self::TimestampJumped(f) => f.tenant_id,
@@ -313,6 +377,7 @@ impl Fact {
             Self::FirstKeyframeDurable(f) => f.camera_id,
             Self::SegmentStored(f) => f.camera_id,
             Self::SegmentDeleted(f) => f.camera_id,
+            Self::SegmentChecked(f) => f.camera_id,
             Self::Interrupted(f) => f.camera_id,
             Self::Gap(f) => f.camera_id,
             Self::TimestampJumped(f) => f.camera_id,

@@ -7,6 +7,7 @@
 //! Read in this order: [`id`], [`time`], [`event`] (what can happen), [`wire`] (how it is written),
 //! [`envelope`] (who said it, when), [`state`] and [`fold`] (what follows), [`log`] (where it stands).
 
+pub mod archive;
 pub mod assignment;
 pub mod envelope;
 pub mod event;

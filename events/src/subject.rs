@@ -123,6 +123,22 @@ pub fn look(server: ServerId) -> String {
     format!("lw.assigned.{server}.0")
 }
 
+const ARCHIVE: &str = "lw.archive.";
+/// Where all servers ask what they are known to have.
+pub const ARCHIVES: &str = "lw.archive.*";
+
+/// Where one server asks what it is known to have (core NATS request).
+pub fn archive(server: ServerId) -> String {
+    format!("{ARCHIVE}{server}")
+}
+
+/// Which server asks under a subject that [`archive`] made.
+pub fn archive_of(subject: &str) -> Option<ServerId> {
+    let server = subject.strip_prefix(ARCHIVE)?.parse().ok()?;
+    // One spelling: whatever else a parser lets through is nobody's.
+    (archive(server) == subject).then_some(server)
+}
+
 const BACKLOG_CAMERA: &str = "lw.backlog.camera.";
 
 /// Where a copy of a camera waits for a server with room: one token for both, which the log stream's wildcard covers.
@@ -181,6 +197,16 @@ pub fn of(event: &Event) -> (LogStream, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_asks_is_known_by_the_subject() {
+        let server = ServerId::from_uuid(uuid::Uuid::from_u128(0xab));
+        assert_eq!(archive_of(&archive(server)), Some(server));
+        let upper = format!("{ARCHIVE}{}", server.to_string().to_uppercase());
+        for other in ["", "lw.archive.", "lw.archive.x", "lw.join", &upper] {
+            assert_eq!(archive_of(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_subject_of_the_backlog_reads_back() {

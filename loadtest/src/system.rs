@@ -55,6 +55,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Length of a segment in milliseconds; `None`: as shipped.
     pub segment_ms: Option<u64>,
+    /// Settings of its worker, by their variables.
+    pub worker: Vec<(&'static str, String)>,
 }
 
 /// `longwatch-control single` as a child; stopped, or killed, with this value.
@@ -94,6 +96,7 @@ impl Single {
         if let Some(milliseconds) = options.segment_ms {
             command.args(["--segment-ms", &milliseconds.to_string()]);
         }
+        command.envs(options.worker.iter().map(|(variable, value)| (variable, value)));
         let child = command.spawn().context("cannot start longwatch-control single")?;
         Ok(Self { child, data: data.clone(), address, log_begins })
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use longwatch_events::event::{Load, Storage};
+use longwatch_events::event::{Load, Scrub, Storage};
 use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::id::{BootId, ServerId, SystemIds};
 use longwatch_events::join::JoinClaim;
@@ -43,6 +43,7 @@ use crate::tick::Ticks;
 mod assignments;
 pub mod desired;
 pub use janitor::Bounds;
+pub use scrubber::Scrubbing;
 mod heartbeats;
 mod janitor;
 mod kept;
@@ -51,6 +52,7 @@ mod membership;
 mod recorders;
 mod reported;
 mod reporting;
+mod scrubber;
 mod told;
 mod volumes;
 
@@ -242,6 +244,21 @@ async fn start(
         assignments::follow(bus, store.clone(), standing, newest, lease, learnt.clone())
     }));
     let (storage, storage_out) = watch::channel(Storage::Ok);
+    let (progress, scrub) = watch::channel(None);
+    let scrubber = scrubber::Means {
+        knows: Arc::new(scrubber::Control { bus: bus.clone(), opener: identity.opener() }),
+        disks: scrubber::Disks { volumes: volumes.clone(), archive: archive.clone(), missing },
+        begun: tombs.shown(),
+        scrubbing: config.scrubbing,
+        standing: standing_out.clone(),
+        outbox: Arc::clone(&outbox),
+        reported: Arc::clone(&reported),
+        facts: facts.clone(),
+        clock: Arc::clone(&clock),
+        file: home.path(scrubber::FILE),
+        progress,
+    };
+    helpers.spawn(scrubber::run(scrubber, stop.clone()));
     let janitor = janitor::Means {
         volumes,
         archive: archive.clone(),
@@ -287,6 +304,7 @@ async fn start(
         meter: Meter::new(archive.clone(), meter_clock),
         kept,
         storage: storage_out,
+        scrub,
         failures: archive.failures(),
         archive,
         outbox,
@@ -394,6 +412,8 @@ struct Agent {
     told: Arc<Told>,
     kept: Arc<Kept>,
     storage: watch::Receiver<Storage>,
+    /// How far the archive was examined.
+    scrub: watch::Receiver<Option<Scrub>>,
     archive: Archive,
     /// How many of its volumes failed.
     failures: watch::Receiver<usize>,
@@ -567,6 +587,7 @@ impl Agent {
             outbox_facts: self.outbox.waiting_facts() as u64,
             clock_stepped_ms: sample.clock_stepped_ms,
             storage: self.storage_now(),
+            scrub: *self.scrub.borrow(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The worker's door to NATS; the only module of this crate that names `async-nats`.
 //!
-//! What a worker needs to be allowed: to publish `lw.heartbeat.<server>`, `lw.recording.<server>`, `lw.join` and
-//! `$JS.API.DIRECT.GET.ASSIGNMENTS.>`, and to subscribe `lw.assigned.<server>.*` and its inbox. Nothing here asks for
+//! What a worker needs to be allowed: to publish `lw.heartbeat.<server>`, `lw.recording.<server>`, `lw.join`,
+//! `lw.archive.<server>` and `$JS.API.DIRECT.GET.ASSIGNMENTS.>`, and to subscribe `lw.assigned.<server>.*` and its inbox. Nothing here asks for
 //! a stream's or an account's state.
 //!
 //! Invariant: a connection that is away is no error. It is made again for as long as the process lives; meanwhile
@@ -21,9 +21,11 @@ use async_nats::{
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use longwatch_events::archive::{ArchiveReply, ArchiveRequest};
 use longwatch_events::id::{EventId, ServerId};
 use longwatch_events::join::{JoinReply, JoinRequest};
 use longwatch_events::subject::{self, LogStream};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -164,8 +166,23 @@ impl Bus {
     /// [`Error::Unavailable`] if no control answers, [`Error::Refused`] if what it answers makes no sense.
     pub async fn join(&self, request: &JoinRequest) -> Result<JoinReply, Error> {
         let payload = serde_json::to_vec(request).expect("invariant: strings always become JSON");
+        self.ask(subject::JOIN.to_owned(), payload).await
+    }
+
+    /// Asks what `server` is known to have.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if no control answers, [`Error::Refused`] if what it answers makes no sense.
+    pub async fn archive(&self, server: ServerId, request: &ArchiveRequest) -> Result<ArchiveReply, Error> {
+        let payload = serde_json::to_vec(request).expect("invariant: ids and numbers always become JSON");
+        self.ask(subject::archive(server), payload).await
+    }
+
+    /// Asks control.
+    async fn ask<T: DeserializeOwned>(&self, subject: String, payload: Vec<u8>) -> Result<T, Error> {
         let request = Request::new().payload(payload.into()).timeout(Some(REQUEST_TIMEOUT));
-        let reply = self.bounded(self.client.send_request(subject::JOIN, request)).await?;
+        let reply = self.bounded(self.client.send_request(subject, request)).await?;
         let reply = reply.map_err(|e| match e.kind() {
             RequestErrorKind::NoResponders => Error::Unavailable("no control is listening".into()),
             RequestErrorKind::TimedOut

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use longwatch_events::settings::{Capacity, Labels};
 use serde::Deserialize;
 
-use crate::agent::Bounds;
+use crate::agent::{Bounds, Scrubbing};
 
 /// Records cameras: takes its assignments from NATS, writes segments into a local archive, reports facts.
 ///
@@ -69,6 +69,14 @@ pub struct Arguments {
     /// two seconds [default: 60000]
     #[arg(long, env = "LONGWATCH_RETENTION_INTERVAL_MS", value_name = "MS")]
     retention_interval_ms: Option<u32>,
+    /// How often all recorded video is read again and compared with what was reported, in days, up to 3650; fractions are
+    /// allowed; 0: never [default: 30]
+    #[arg(long, env = "LONGWATCH_SCRUB_EVERY_DAYS", value_name = "DAYS")]
+    scrub_every_days: Option<f64>,
+    /// How much of it is read in a second at most, in bytes, at least 1000; a round takes as long as it takes
+    /// [default: 20000000]
+    #[arg(long, env = "LONGWATCH_SCRUB_MAX_BYTES_PER_SECOND", value_name = "BYTES")]
+    scrub_max_bytes_per_second: Option<u64>,
     /// How log lines on stderr look [default: human]
     #[arg(long, env = "LONGWATCH_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -113,6 +121,8 @@ struct File {
     keep_free_percent: Option<u8>,
     tenant_max_bytes: Option<u64>,
     retention_interval_ms: Option<u32>,
+    scrub_every_days: Option<f64>,
+    scrub_max_bytes_per_second: Option<u64>,
     log_format: Option<LogFormat>,
     log_filter: Option<String>,
 }
@@ -158,6 +168,8 @@ pub struct Config {
     pub data_loss_max_ms: u32,
     /// How much there may be of it.
     pub bounds: Bounds,
+    /// How much of it is examined.
+    pub scrubbing: Scrubbing,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which log lines.
@@ -254,6 +266,12 @@ impl Arguments {
                 keep_free_percent: keep_free_percent(self.keep_free_percent.or(file.keep_free_percent))?,
                 tenant_max_bytes: self.tenant_max_bytes.or(file.tenant_max_bytes),
                 look_every: retention_interval(self.retention_interval_ms.or(file.retention_interval_ms))?,
+            },
+            scrubbing: Scrubbing {
+                every: scrub_every(self.scrub_every_days.or(file.scrub_every_days))?,
+                max_bytes_per_second: scrub_rate(
+                    self.scrub_max_bytes_per_second.or(file.scrub_max_bytes_per_second),
+                )?,
             },
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_filter: self
@@ -379,6 +397,23 @@ fn keep_free_percent(percent: Option<u8>) -> Result<u8, Error> {
     }
 }
 
+fn scrub_every(days: Option<f64>) -> Result<Option<Duration>, Error> {
+    let days = days.unwrap_or(30.0);
+    if !(0.0..=3_650.0).contains(&days) {
+        return invalid("--scrub-every-days", format!("{days}: expected 0 (never) to 3650"));
+    }
+    Ok((days > 0.0).then(|| Duration::from_secs_f64(days * 86_400.0)))
+}
+
+fn scrub_rate(bytes: Option<u64>) -> Result<u64, Error> {
+    let bytes = bytes.unwrap_or(20_000_000);
+    if bytes < 1_000 {
+        let detail = format!("{bytes}: expected at least 1000; to examine nothing, --scrub-every-days 0");
+        return invalid("--scrub-max-bytes-per-second", detail);
+    }
+    Ok(bytes)
+}
+
 fn retention_interval(ms: Option<u32>) -> Result<Duration, Error> {
     match ms.unwrap_or(60_000) {
         ms @ 100..=3_600_000 => Ok(Duration::from_millis(ms.into())),
@@ -433,7 +468,7 @@ mod tests {
     fn flags_win_over_the_file() {
         let file = file(
             "nats = 'nats://f:1,nats://g:1'\nname = 'from file'\nsegment_ms = 5000\ndata_loss_max_ms = 2000\nlabel = ['zone=north', 'rack=2']\n\
-             rtsp_allow = ['10.0.0.0/8']\nlog_format = 'json'\ntenant_max_bytes = 9\ncapacity = 7\narchive = ['/f', '/g']\njoin_key_file = '/k'",
+             rtsp_allow = ['10.0.0.0/8']\nscrub_every_days = 0.5\nlog_format = 'json'\ntenant_max_bytes = 9\ncapacity = 7\narchive = ['/f', '/g']\njoin_key_file = '/k'",
         );
         let path = file.path().to_str().unwrap();
         let config = parse(&["--config", path, "--segment-ms", "9000", "--label", "zone=south"]).unwrap();
@@ -446,13 +481,15 @@ mod tests {
         assert_eq!(config.labels, Labels::from([("zone".to_owned(), "south".to_owned())]));
         assert_eq!(config.log_format, LogFormat::Json);
         let look_every = Duration::from_secs(60);
+        let every = Some(Duration::from_secs(43_200));
+        assert_eq!(config.scrubbing, Scrubbing { every, max_bytes_per_second: 20_000_000 });
         assert_eq!(config.bounds, Bounds { keep_free_percent: 5, tenant_max_bytes: Some(9), look_every });
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let unknown = file("segment_length = 5");
-        let cases: [(&[&str], &str); 13] = [
+        let cases: [(&[&str], &str); 15] = [
             (&["--archive", "s3://bucket/x"], "local folders only"),
             (&["--archive", "/a,/b,/a"], "`/a` is given twice"),
             (&["--name", ""], "--name"),
@@ -462,6 +499,8 @@ mod tests {
             (&["--segment-ms", "10"], "10 is not within"),
             (&["--capacity", "0"], "at least 1"),
             (&["--data-loss-max-ms", "100"], "100 is not within 200"),
+            (&["--scrub-every-days", "4000"], "4000: expected 0 (never) to 3650"),
+            (&["--scrub-max-bytes-per-second", "9"], "at least 1000"),
             (&["--retention-interval-ms", "9"], "9 is not within 100"),
             (&["--keep-free-percent", "51"], "51 is not within 0 to 50"),
             (&["--config", unknown.path().to_str().unwrap()], "unknown field `segment_length`"),

@@ -102,11 +102,26 @@ impl Home {
     }
 }
 
-/// The key pair and the server it belongs to. The secret key never leaves it.
+/// The key pair and the server it belongs to. The secret key never leaves this module.
 pub struct Identity {
     path: PathBuf,
     secret: SecretKey,
     membership: Option<Membership>,
+}
+
+/// Opens what was sealed to an identity.
+#[derive(Clone)]
+pub struct Opener(SecretKey);
+
+impl Opener {
+    /// Opens what was sealed to the identity's public key (libsodium's `crypto_box_seal`).
+    ///
+    /// # Errors
+    ///
+    /// If it was not.
+    pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, Unopened> {
+        self.0.unseal(sealed).map_err(|_| Unopened::NotForUs)
+    }
 }
 
 /// What control said at the last successful join.
@@ -221,6 +236,11 @@ impl Identity {
     /// The key that sources are sealed to.
     pub fn public_key(&self) -> PublicKey {
         PublicKey(self.secret.public_key().to_bytes())
+    }
+
+    /// What opens bytes that were sealed to [`Self::public_key`], for a part of the worker that is not at home here.
+    pub fn opener(&self) -> Opener {
+        Opener(self.secret.clone())
     }
 
     /// Opens what was sealed to [`Self::public_key`] (libsodium's `crypto_box_seal`).

@@ -27,6 +27,7 @@ pub mod plan;
 pub mod retention;
 pub mod retry;
 pub mod rotation;
+pub mod scrub;
 pub mod source;
 pub mod tick;
 pub mod timeline;

@@ -259,6 +259,16 @@ impl Outbox {
         }
     }
 
+    /// Where the queue ends now, for [`Self::is_sent_up_to`].
+    pub fn end(&self) -> u64 {
+        self.queue().next
+    }
+
+    /// Whether the log has acknowledged every batch that was there when [`Self::end`] was `end`, but those that were given up.
+    pub fn is_sent_up_to(&self, end: u64) -> bool {
+        self.queue().batches.first_key_value().is_none_or(|(first, _)| *first >= end)
+    }
+
     /// How many facts wait.
     pub fn waiting_facts(&self) -> usize {
         self.queue().batches.values().map(Batch::facts).sum()
@@ -322,12 +332,16 @@ impl Batch {
     }
 }
 
-/// Whether a later fact of the same camera says as much: a recording's ups and downs do, video that is stored, deleted
-/// or missing does not.
+/// Whether a later fact of the same camera says as much: a recording's ups and downs do, video that is stored, deleted,
+/// damaged or missing does not.
 const fn is_passing(fact: &Fact) -> bool {
     match fact {
         Fact::Started(_) | Fact::FirstKeyframeDurable(_) | Fact::Interrupted(_) => true,
-        Fact::SegmentStored(_) | Fact::SegmentDeleted(_) | Fact::Gap(_) | Fact::TimestampJumped(_) => false,
+        Fact::SegmentStored(_)
+        | Fact::SegmentDeleted(_)
+        | Fact::SegmentChecked(_)
+        | Fact::Gap(_)
+        | Fact::TimestampJumped(_) => false,
     }
 }
 

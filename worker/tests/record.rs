@@ -99,6 +99,7 @@ impl Recorded {
                 Fact::Started(_)
                 | Fact::FirstKeyframeDurable(_)
                 | Fact::SegmentDeleted(_)
+                | Fact::SegmentChecked(_)
                 | Fact::Interrupted(_)
                 | Fact::Gap(_)
                 | Fact::TimestampJumped(_) => None,
@@ -114,6 +115,7 @@ impl Recorded {
                 Fact::FirstKeyframeDurable(_) => "durable",
                 Fact::SegmentStored(_) => "stored",
                 Fact::SegmentDeleted(_) => "deleted",
+                Fact::SegmentChecked(_) => "checked",
                 Fact::Interrupted(_) => "interrupted",
                 Fact::Gap(_) => "gap",
                 Fact::TimestampJumped(_) => "jumped",
@@ -289,6 +291,7 @@ async fn a_reconnect_tells_its_gap() {
             | Fact::FirstKeyframeDurable(_)
             | Fact::Interrupted(_)
             | Fact::SegmentDeleted(_)
+            | Fact::SegmentChecked(_)
             | Fact::SegmentStored(_)
             | Fact::TimestampJumped(_) => None,
         })

@@ -304,6 +304,7 @@ async fn is_told_after(end_badly: impl AsyncFnOnce(&mut Rig)) {
             other @ (Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
             | Fact::SegmentDeleted(_)
+            | Fact::SegmentChecked(_)
             | Fact::Gap(_)
             | Fact::TimestampJumped(_)) => panic!("{other:?}"),
         }

@@ -67,6 +67,10 @@ fn describe() {
         "Segments that servers deleted, by reason, as folded here."
     );
     describe_counter!("longwatch_segments_deleted_bytes_total", "Their size.");
+    describe_counter!(
+        "longwatch_segments_checked_total",
+        "What servers found of stored segments, as folded here: missing, corrupt, unreadable, healed."
+    );
     describe_gauge!("longwatch_fold_position", "Up to where a log stream has been folded.");
     describe_gauge!(
         "longwatch_fold_lag_records",

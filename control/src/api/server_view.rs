@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use longwatch_events::event::Load;
+use longwatch_events::event::{Load, Scrub};
 use longwatch_events::id::ServerId;
 use longwatch_events::state::{Membership, Server as ServerState, State};
 use serde::Serialize;
@@ -124,6 +124,37 @@ struct ServerLoad {
     /// same, and nothing on it may go; `failed`: a volume failed and is not used any more.
     #[schema(pattern = "^(ok|low|full|failed)$")]
     storage: &'static str,
+    /// How far its archive was examined, and how it was; null: it is not examined, or was not yet.
+    scrub: Option<ServerScrub>,
+}
+
+/// A look at all the segments that a server should have. Numbers are of the round that began last, be it over or not.
+#[derive(Serialize, ToSchema)]
+struct ServerScrub {
+    /// When it began.
+    #[schema(format = DateTime)]
+    began_at: String,
+    /// When the last round that came to its end did; later than `began_at`: this one is over; null: none did yet.
+    #[schema(format = DateTime)]
+    completed_at: Option<String>,
+    /// Segments examined.
+    checked: u64,
+    /// Of these, those whose files are missing.
+    missing: u64,
+    /// Of these, those that do not hold what was stored, or cannot be read.
+    corrupt: u64,
+    /// Files of segments that nobody had reported. They are reported now.
+    orphans: u64,
+    /// Files that are not this server's segments. They are left alone.
+    foreign: u64,
+}
+
+impl From<Scrub> for ServerScrub {
+    fn from(scrub: Scrub) -> Self {
+        let Scrub { began_at, completed_at, checked, missing, corrupt, orphans, foreign } = scrub;
+        let (began_at, completed_at) = (moment(began_at), completed_at.map(moment));
+        Self { began_at, completed_at, checked, missing, corrupt, orphans, foreign }
+    }
 }
 
 impl From<Load> for ServerLoad {
@@ -140,6 +171,7 @@ impl From<Load> for ServerLoad {
             outbox_facts: load.outbox_facts,
             clock_stepped_ms: load.clock_stepped_ms,
             storage: load.storage.as_str(),
+            scrub: load.scrub.map(Into::into),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use longwatch_events::fact::Damage;
 use longwatch_events::id::ServerId;
 use longwatch_events::state::Assignment;
 use longwatch_events::time::Timestamp;
@@ -68,6 +69,11 @@ struct TimelineSegment {
     epoch: u64,
     /// Size.
     bytes: u64,
+    /// What its server found to be wrong with it: `missing` (its file is not there any more), `corrupt` (it does not hold what
+    /// was stored), `unreadable` (the disk does not let all of it be read); null: nothing. A missing one is a gap, too,
+    /// unless another server holds that time.
+    #[schema(pattern = "^(missing|corrupt|unreadable)$")]
+    damage: Option<&'static str>,
 }
 
 /// Missing video.
@@ -81,7 +87,8 @@ struct TimelineGap {
     end: String,
     /// Why: a cause a worker reported, or `unplaced`, `disabled`, `connecting`, `server_silent`, `unknown`; of video that
     /// was there and was deleted, `retention` (it was too old, or there was more than the settings allow) or
-    /// `storage_full` (its volume had no room for newer video).
+    /// `storage_full` (its volume had no room for newer video); of video whose file is not there any more though nobody
+    /// reported that it was deleted, `segment_missing`.
     cause: &'static str,
 }
 
@@ -117,6 +124,7 @@ impl From<&SegmentRow> for TimelineSegment {
             server_id: row.server_id,
             epoch: row.epoch.0,
             bytes: row.bytes,
+            damage: row.damage.map(Damage::as_str),
         }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Invariant: each record changes the rows exactly once, in the order of the log.
 
+use longwatch_events::fact::Damage;
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 
@@ -76,6 +77,10 @@ pub(super) fn count_written(changes: &[&Change]) {
             metrics::counter!("longwatch_segments_deleted_total", "reason" => reason).increment(1);
             metrics::counter!("longwatch_segments_deleted_bytes_total", "reason" => reason)
                 .increment(segment.bytes);
+        }
+        if let Change::NoteDamage(segment) = change {
+            let found = segment.damage.map_or("healed", Damage::as_str);
+            metrics::counter!("longwatch_segments_checked_total", "found" => found).increment(1);
         }
     }
     metrics::counter!("longwatch_segments_stored_total").increment(segments);

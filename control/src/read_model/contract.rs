@@ -1,5 +1,6 @@
 //! What every implementation of [`ReadModel`] must do. Written against the trait; run on each implementation.
 
+mod archive;
 mod copies;
 mod engine;
 mod history;
@@ -8,7 +9,7 @@ mod replicas;
 mod world;
 
 use longwatch_events::event::{DetachedCameras, Event, ServerDetached};
-use longwatch_events::fact::{Cause, Codec, DeletionReason, Fact, Gap};
+use longwatch_events::fact::{Cause, Codec, Fact, Gap};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, IdSource as _, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
@@ -23,9 +24,7 @@ pub(super) use engine::Database;
 use engine::Engine;
 use recorder::Recorder;
 pub(super) use world::batch_of_one;
-use world::{
-    BOOT, World, all, at, camera_settings, deleted, everything, interrupted, keyframe, started, stored,
-};
+use world::{BOOT, World, all, at, camera_settings, everything, interrupted, keyframe, started, stored};
 
 async fn a_batch_that_was_applied_before_changes_nothing(model: &dyn ReadModel) {
     let mut world = World::new(model);
@@ -59,6 +58,7 @@ async fn a_change_that_fails_takes_the_whole_batch_back(model: &dyn ReadModel) {
         video: Codec::H264,
         audio: None,
         repaired: false,
+        damage: None,
     };
     let changes = vec![Change::DeleteTenant(tenant), Change::PutSegment(backwards)];
 
@@ -310,62 +310,9 @@ async fn the_timeline_begins_with_the_last_segment_before_it(model: &dyn ReadMod
     assert!(rows.gaps.is_empty());
 }
 
-async fn a_deleted_segment_leaves_when_it_was_and_why_it_went(model: &dyn ReadModel) {
-    let mut world = World::new(model);
-    let (tenant, camera, server, epoch) = everything(&mut world).await;
-    let range = Range { from: at(0), to: at(1_000) };
-    let stored = |start, end| stored(tenant, camera, epoch, start, end);
-    let gone = |times, reason| deleted(tenant, camera, epoch, times, reason);
-    world
-        .reported(server, vec![stored(100, 160), stored(160, 220), stored(230, 290), stored(290, 350)])
-        .await;
-    // Stored and deleted in one batch, too.
-    let oldest_first = vec![
-        stored(350, 410),
-        gone((10, 60), DeletionReason::Age),
-        gone((100, 160), DeletionReason::Age),
-        gone((160, 220), DeletionReason::Age),
-        gone((230, 290), DeletionReason::Age),
-        gone((290, 350), DeletionReason::VolumeFull),
-        gone((350, 410), DeletionReason::VolumeFull),
-        // Nobody ever said that it was stored.
-        gone((500, 560), DeletionReason::Age),
-    ];
-    world.reported(server, oldest_first.clone()).await;
-
-    let rows = model.timeline(tenant, camera, range).await.unwrap();
-    assert_eq!(rows.segments, []);
-    let left: Vec<_> = rows.deletions.iter().map(|row| (row.start, row.end, row.reason)).collect();
-    let age = |from, to| (at(from), at(to), DeletionReason::Age);
-    let expected = [
-        age(10, 60),
-        age(100, 220),
-        age(230, 290),
-        (at(290), at(410), DeletionReason::VolumeFull),
-        age(500, 560),
-    ];
-    assert_eq!(left, expected);
-    assert!(rows.deletions.iter().all(|row| (row.epoch, row.server_id) == (epoch, server)));
-
-    // Said once more, it changes nothing.
-    let hash = model.content_hash().await.unwrap();
-    world.reported(server, oldest_first[1..].to_vec()).await;
-    assert_eq!(model.timeline(tenant, camera, range).await.unwrap(), rows);
-    assert_ne!(model.content_hash().await.unwrap(), hash, "the position is another");
-
-    // What is asked of later times begins behind it.
-    let later = model.timeline(tenant, camera, Range { from: at(600), to: at(900) }).await.unwrap();
-    assert_eq!(later.deletions.iter().map(|row| row.end).collect::<Vec<_>>(), [at(560)]);
-    // Nobody else's recording is touched by it.
-    let intruder = world.server("intruder").await;
-    world.reported(server, vec![stored(700, 760)]).await;
-    world.reported(intruder, vec![gone((700, 760), DeletionReason::Age)]).await;
-    let untouched = model.timeline(tenant, camera, Range { from: at(690), to: at(900) }).await.unwrap();
-    assert_eq!((untouched.segments.len(), untouched.deletions.len()), (1, 1));
-}
-
 macro_rules! on {
-    ($engine:ident, $module:ident, one: { $($one:ident),+ $(,)? }, copies: { $($copies:ident),+ $(,)? },
+    ($engine:ident, $module:ident, one: { $($one:ident),+ $(,)? }, archive: { $($archive:ident),+ $(,)? },
+        copies: { $($copies:ident),+ $(,)? },
         several: { $($several:ident),+ $(,)? } $(,)?) => {
         mod $module {
             use super::Engine;
@@ -375,6 +322,13 @@ macro_rules! on {
                 async fn $one() {
                     let database = Engine::$engine.database().await;
                     super::$one(&*database.open().await).await;
+                }
+            )+
+            $(
+                #[tokio::test]
+                async fn $archive() {
+                    let database = Engine::$engine.database().await;
+                    super::archive::$archive(&*database.open().await).await;
                 }
             )+
             $(
@@ -425,7 +379,11 @@ on_every_engine! {
         a_server_that_is_let_go_stays_and_its_cameras_are_unplanned,
         what_a_server_says_of_an_epoch_it_was_not_given_does_not_count,
             the_timeline_begins_with_the_last_segment_before_it,
-            a_deleted_segment_leaves_when_it_was_and_why_it_went,
+    },
+    archive: {
+        a_deleted_segment_leaves_when_it_was_and_why_it_went,
+        what_is_wrong_with_a_segment_stands_with_it_until_it_is_right_or_deleted,
+        a_server_reads_what_it_is_known_to_have_part_by_part,
     },
     copies: {
         the_state_of_a_camera_is_that_of_the_copy_that_is_best_off,

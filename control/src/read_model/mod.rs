@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use longwatch_events::archive::Place;
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
@@ -34,8 +35,8 @@ use uuid::Uuid;
 pub use batch::{Applied, Batch};
 use postgres::PostgresReadModel;
 use rows::{
-    AssignmentView, CameraState, CameraView, Counts, Observations, ServerView, StatusOf, StatusRow,
-    TenantRow, TimelineRows,
+    AssignmentView, CameraState, CameraView, Counts, Observations, SegmentRow, ServerView, StatusOf,
+    StatusRow, TenantRow, TimelineRows,
 };
 use sqlite::SqliteReadModel;
 
@@ -179,6 +180,10 @@ pub trait ReadModel: Send + Sync {
 
     /// What a camera's timeline over `range` follows from.
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows>;
+
+    /// What `server` said it has and did not say it deleted, whatever the epoch, by tenant, camera, start and epoch; from
+    /// `from` on (its camera, and from then on), `limit` at most. For that server alone: it is of all tenants.
+    fn stored_on(&self, server: ServerId, from: Place, limit: u32) -> Answer<'_, Items<SegmentRow>>;
 
     /// What was last heard of each, in the order in which they are asked for.
     fn statuses(&self, of: Vec<StatusOf>) -> Answer<'_, Vec<Option<StatusRow>>>;

@@ -19,7 +19,8 @@ use longwatch_events::time::Timestamp;
 use uuid::{Uuid, Version};
 
 use super::rows::{
-    CameraRow, Change, CopyRow, DeletedSegment, ReportedGap, SegmentRow, ServerRow, StatusKey, TenantRow,
+    CameraRow, Change, CheckedSegment, CopyRow, DeletedSegment, ReportedGap, SegmentRow, ServerRow,
+    StatusKey, TenantRow,
 };
 
 /// The cameras that an event may touch, as they are before it is folded.
@@ -325,6 +326,7 @@ fn of_fact(
                 video: f.video,
                 audio: f.audio,
                 repaired: f.repaired,
+                damage: None,
             })
         }
         Fact::SegmentDeleted(f) => {
@@ -341,6 +343,16 @@ fn of_fact(
                 reason: f.reason,
             })
         }
+        Fact::SegmentChecked(f) => Change::NoteDamage(CheckedSegment {
+            tenant_id: f.tenant_id,
+            camera_id: f.camera_id,
+            epoch: f.epoch,
+            server_id,
+            start: f.start,
+            key: f.key.clone(),
+            at: f.at,
+            damage: f.damage,
+        }),
         Fact::Gap(f) => {
             ordered("gap", f.camera_id, f.start, f.end)?;
             Change::PutGap(ReportedGap {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use longwatch_events::fact::{Cause, Codec, DeletionReason};
+use longwatch_events::fact::{Cause, Codec, Damage, DeletionReason};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
@@ -147,6 +147,8 @@ pub struct SegmentRow {
     pub audio: Option<Codec>,
     /// Cut to its last whole fragment after a crash.
     pub repaired: bool,
+    /// What is wrong with it. Told by [`Change::NoteDamage`]: that it is stored, says nothing of it.
+    pub damage: Option<Damage>,
 }
 
 /// A gap as the worker reported it.
@@ -283,10 +285,12 @@ pub enum Change {
         /// Which of the batch, from 0.
         fact: u32,
     },
-    /// Inserts or replaces.
+    /// Inserts or replaces all but its damage.
     PutSegment(SegmentRow),
     /// Removes a segment and remembers that it was there.
     DeleteSegment(DeletedSegment),
+    /// Remembers what is wrong with a segment, or that nothing is any more.
+    NoteDamage(CheckedSegment),
     /// Inserts or replaces what a server says.
     PutGap(ReportedGap),
     /// Remembers a fact that contradicts itself.
@@ -321,6 +325,27 @@ pub struct DeletedSegment {
     pub bytes: u64,
     /// Why it was deleted.
     pub reason: DeletionReason,
+}
+
+/// A segment that was examined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedSegment {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment it was recorded.
+    pub epoch: Epoch,
+    /// Who has it.
+    pub server_id: ServerId,
+    /// Its first frame.
+    pub start: Timestamp,
+    /// Its place under the archive's root.
+    pub key: String,
+    /// When it was examined.
+    pub at: Timestamp,
+    /// What is wrong with it.
+    pub damage: Option<Damage>,
 }
 
 /// A gap as it was reported: which copy it is of, `LOG` tells.

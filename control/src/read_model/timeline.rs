@@ -8,8 +8,8 @@
 //! fell silent); for a gap that reaches up to now, what the camera's state says; otherwise `unknown`.
 //!
 //! Video that was recorded and is deleted is missing like any other, and why it is needs no guess: it has the cause
-//! `retention` or `storage_full`, unless another server still holds that moment. What explains other gaps is found as if
-//! it were still there.
+//! `retention` or `storage_full`, unless another server still holds that moment. So has video whose file its server does
+//! not find any more: `segment_missing`. What explains other gaps is found as if it were still there.
 //!
 //! Several servers may record at once: those of a camera's copies, and in a planned move the old one and the new one. A
 //! moment is covered if any of them holds it. What befell one of them explains nothing while another held video.
@@ -27,7 +27,7 @@ mod turns;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 
-use longwatch_events::fact::Cause;
+use longwatch_events::fact::{Cause, Damage};
 use longwatch_events::id::{BootId, ServerId};
 use longwatch_events::position::Epoch;
 use longwatch_events::time::Timestamp;
@@ -75,7 +75,7 @@ pub struct Recorder {
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeline {
-    /// Those that overlap the range, whole, by start.
+    /// Those that overlap the range, whole, by start; also those whose files are missing.
     pub segments: Vec<SegmentRow>,
     /// What is missing within the scheduled time, cut to it, in order, never touching one of the same cause.
     pub gaps: Vec<Gap>,
@@ -107,6 +107,8 @@ pub enum GapCause {
     Retention,
     /// It was recorded, and deleted because its volume had no room for newer video.
     StorageFull,
+    /// It was recorded, and its file is not there any more, though nobody reported that it was deleted.
+    SegmentMissing,
     /// Nothing was reported.
     Unknown,
 }
@@ -126,6 +128,7 @@ impl GapCause {
             Self::Connecting => "connecting",
             Self::Retention => "retention",
             Self::StorageFull => "storage_full",
+            Self::SegmentMissing => "segment_missing",
             Self::Unknown => "unknown",
         }
     }
@@ -154,8 +157,8 @@ struct Span {
     start: Timestamp,
     end: Timestamp,
     from: (Epoch, ServerId),
-    /// Set if it is gone.
-    deleted: Option<GapCause>,
+    /// Set if it is gone: why.
+    gone: Option<GapCause>,
 }
 
 /// A stretch that gap facts speak of, with the cause they give.
@@ -195,7 +198,8 @@ pub fn draw_up(inputs: &Inputs<'_>) -> Timeline {
 }
 
 fn span_of(segment: &SegmentRow) -> Span {
-    Span { start: segment.start, end: segment.end, from: (segment.epoch, segment.server_id), deleted: None }
+    let gone = (segment.damage == Some(Damage::Missing)).then_some(GapCause::SegmentMissing);
+    Span { start: segment.start, end: segment.end, from: (segment.epoch, segment.server_id), gone }
 }
 
 /// Durable video whose segment is not reported: of any epoch up to where its worker said it ended; of a current epoch,
@@ -223,7 +227,7 @@ fn tails(inputs: &Inputs<'_>) -> (Vec<Span>, Option<Open>) {
         };
         let start = reported_up_to.get(&from).map_or(open.since, |reported| open.since.max(*reported));
         if start < end {
-            spans.push(Span { start, end, from, deleted: None });
+            spans.push(Span { start, end, from, gone: None });
         }
         let is_first = recording.is_none_or(|first| start < first.since);
         if live.is_some_and(|live| live.silent_since.is_none()) && is_first {
@@ -412,12 +416,11 @@ fn clip(gap: Gap, range: Range) -> Option<Gap> {
     (clipped.start < clipped.end).then_some(clipped)
 }
 
-/// Where at least two segments hold video, apart from edges of one recording that nearly touch.
+/// Where at least two segments hold video that is there, apart from edges of one recording that nearly touch.
 fn overlaps(segments: &[SegmentRow], range: Range) -> Vec<Range> {
     let mut overlaps: Vec<Range> = Vec::new();
     let mut longest: Option<Span> = None;
-    for segment in segments {
-        let span = span_of(segment);
+    for span in segments.iter().map(span_of).filter(|span| span.gone.is_none()) {
         if let Some(before) = longest {
             let both = Range { from: span.start.max(range.from), to: span.end.min(before.end).min(range.to) };
             let tolerated = if before.from == span.from { TOUCH_US } else { 0 };

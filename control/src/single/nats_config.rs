@@ -6,7 +6,7 @@
 //! | account | who | reaches |
 //! |---|---|---|
 //! | `CONTROL` | control | everything in it: it has the log streams |
-//! | `WORKERS` | workers | publishes heartbeats and facts, asks to join, reads assignments: each an import of exactly that |
+//! | `WORKERS` | workers | publishes heartbeats and facts, asks to join and what it is known to have, reads assignments: each an import of exactly that |
 //! | `AUDIT` | auditors | reads `LOG`, `RECORDINGS` and `HEARTBEATS` by direct get |
 //!
 //! An imported service gives its caller a reply of the server's own making, so the acknowledgement of a heartbeat goes
@@ -14,7 +14,7 @@
 //! maker's choice *inside* `CONTROL`, which would be a way to write. Batched direct get can only read, still replays more
 //! than 100,000 messages a second, and tells the newest position too: the last message of the subject `>`.
 
-use longwatch_events::subject::{JOIN, LogStream, REPUBLISH_TO};
+use longwatch_events::subject::{ARCHIVES, JOIN, LogStream, REPUBLISH_TO};
 
 /// What the text depends on.
 #[derive(Debug, Clone, Copy)]
@@ -127,6 +127,8 @@ fn worker_services() -> Vec<Service> {
         LogStream::Heartbeats.subjects().to_owned(),
         LogStream::Recordings.subjects().to_owned(),
         JOIN.to_owned(),
+        // Answers are sealed: every worker of this account may ask in any server's name, and hears others' answers.
+        ARCHIVES.to_owned(),
         // Only the form that names a subject; the one that takes a position or a batch ends at the stream's name.
         format!("$JS.API.DIRECT.GET.{}.>", LogStream::Assignments.name()),
     ]

@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{DetachedCameras, Part, Storage};
-use crate::fact::{Cause, Codec, DeletionReason};
+use crate::event::{DetachedCameras, Part, Scrub, Storage};
+use crate::fact::{Cause, Codec, Damage, DeletionReason};
 use crate::hash::Sha256;
 use crate::id::{BootId, CameraId, ServerId, TenantId};
 use crate::policy::Policy;
@@ -232,6 +232,8 @@ shapes! {
         clock_stepped_ms: i64,
         #[serde(default, skip_serializing_if = "is_default")]
         storage: Storage,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scrub: Option<Scrub>,
     }
 
     /// See [`crate::event::ControlTicked`].
@@ -297,6 +299,25 @@ shapes! {
         reason: DeletionReason,
         #[serde(default, skip_serializing_if = "is_default")]
         before_min_age: bool,
+    }
+
+    /// See [`crate::fact::SegmentChecked`].
+    SegmentChecked = fact::SegmentChecked {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        key: String,
+        start: Timestamp,
+        end: Timestamp,
+        bytes: u64,
+        sha256: Sha256,
+        at: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        damage: Option<Damage>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        found_bytes: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        found_sha256: Option<Sha256>,
     }
 
     /// See [`crate::fact::Interrupted`].
@@ -450,6 +471,8 @@ pub enum Fact {
     SegmentStored(SegmentStored),
     /// A segment is gone.
     SegmentDeleted(SegmentDeleted),
+    /// A segment is damaged, or right again.
+    SegmentChecked(SegmentChecked),
     /// Not recorded any more, or still not.
     Interrupted(Interrupted),
     /// Video that should exist and does not.
@@ -465,6 +488,7 @@ impl From<fact::Fact> for Fact {
             fact::Fact::FirstKeyframeDurable(f) => Self::FirstKeyframeDurable(f.into()),
             fact::Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
             fact::Fact::SegmentDeleted(f) => Self::SegmentDeleted(f.into()),
+            fact::Fact::SegmentChecked(f) => Self::SegmentChecked(f.into()),
             fact::Fact::Interrupted(f) => Self::Interrupted(f.into()),
             fact::Fact::Gap(f) => Self::Gap(f.into()),
             fact::Fact::TimestampJumped(f) => Self::TimestampJumped(f.into()),
@@ -479,6 +503,7 @@ impl From<Fact> for fact::Fact {
             Fact::FirstKeyframeDurable(f) => Self::FirstKeyframeDurable(f.into()),
             Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
             Fact::SegmentDeleted(f) => Self::SegmentDeleted(f.into()),
+            Fact::SegmentChecked(f) => Self::SegmentChecked(f.into()),
             Fact::Interrupted(f) => Self::Interrupted(f.into()),
             Fact::Gap(f) => Self::Gap(f.into()),
             Fact::TimestampJumped(f) => Self::TimestampJumped(f.into()),

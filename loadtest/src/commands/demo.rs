@@ -49,7 +49,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-        let options = Options { data: args.data.clone(), listen: args.listen, segment_ms: None };
+        let options =
+            Options { data: args.data.clone(), listen: args.listen, segment_ms: None, worker: Vec::new() };
         let mut single = Single::start(&options)?;
         let stop = CancellationToken::new();
         let outcome = tokio::select! {

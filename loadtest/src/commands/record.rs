@@ -211,7 +211,8 @@ async fn longwatch(
     folder: &Path,
 ) -> anyhow::Result<(Recorded, Cost, Vec<(&'static str, Cost)>)> {
     let listen = "127.0.0.1:0".parse().context("the API's address")?;
-    let mut single = Single::start(&Options { data: folder.to_owned(), listen, segment_ms: None })?;
+    let mut single =
+        Single::start(&Options { data: folder.to_owned(), listen, segment_ms: None, worker: Vec::new() })?;
     let api = single.ready().await?;
     let recorded = record_family(&api, cameras, family.path, count, RECORDING_WITHIN).await?;
     sleep(SETTLE).await;

@@ -56,6 +56,7 @@ const LOAD: Load = Load {
     outbox_facts: 0,
     clock_stepped_ms: 0,
     storage: Storage::Ok,
+    scrub: None,
 };
 /// Between looks at the log.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

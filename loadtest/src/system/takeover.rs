@@ -111,6 +111,7 @@ impl Takeover {
             | Fact::FirstKeyframeDurable(_)
             | Fact::SegmentStored(_)
             | Fact::SegmentDeleted(_)
+            | Fact::SegmentChecked(_)
             | Fact::Interrupted(_)
             | Fact::Gap(_)
             | Fact::TimestampJumped(_) => {}

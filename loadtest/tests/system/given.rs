@@ -25,9 +25,14 @@ pub(crate) struct Given {
 impl Given {
     /// A Single with segments of `segment_ms`, and a simulator with `count` cameras per family.
     pub(crate) async fn start(segment_ms: u64, count: u32) -> Self {
+        Self::start_with(segment_ms, count, Vec::new()).await
+    }
+
+    /// The same, with settings of the worker by their variables.
+    pub(crate) async fn start_with(segment_ms: u64, count: u32, worker: Vec<(&'static str, String)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let cameras = Cameras::start(count).unwrap();
-        let mut single = Single::start(&options(folder.path(), segment_ms)).unwrap();
+        let mut single = Single::start(&Options { worker, ..options(folder.path(), segment_ms) }).unwrap();
         let api = single.ready().await.unwrap();
         Self { single, api, cameras, folder }
     }
@@ -81,7 +86,7 @@ impl Given {
 
 pub(crate) fn options(data: &Path, segment_ms: u64) -> Options {
     let listen = "127.0.0.1:0".parse().unwrap();
-    Options { data: data.to_owned(), listen, segment_ms: Some(segment_ms) }
+    Options { data: data.to_owned(), listen, segment_ms: Some(segment_ms), worker: Vec::new() }
 }
 
 /// Looks until `look` gives `Ok`, and gives that; panics with the last `Err` after `within`.

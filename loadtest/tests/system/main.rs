@@ -17,4 +17,5 @@ mod playing;
 mod recording;
 mod replay;
 mod replicas;
+mod scrubbing;
 mod start_and_stop;

@@ -163,7 +163,7 @@ fn repaired_fact(repaired: &Repaired) -> Fact {
     stored(segment, file.key.clone(), file.bytes, file.sha256, true)
 }
 
-fn stored(segment: &Segment, key: String, bytes: u64, sha256: Sha256, repaired: bool) -> Fact {
+pub(super) fn stored(segment: &Segment, key: String, bytes: u64, sha256: Sha256, repaired: bool) -> Fact {
     Fact::SegmentStored(SegmentStored {
         tenant_id: segment.name.tenant_id,
         camera_id: segment.name.camera_id,
@@ -309,7 +309,7 @@ impl io::Write for Hasher {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::fmp4::{Muxer, init};
     use crate::frame::{Arrival, Tracks, VideoFrame, VideoTrack};
@@ -348,6 +348,14 @@ mod tests {
     fn store(archive: &Path, key: Key, minutes: i64) -> SegmentName {
         let mut name = segment(key).name;
         name.start = name.start.plus_millis(minutes * 60_000);
+        let path = archive.join(name.key());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, video(&name)).unwrap();
+        name
+    }
+
+    /// A segment of one fragment.
+    pub(in super::super) fn video(name: &SegmentName) -> Vec<u8> {
         let video = VideoTrack {
             codec: Codec::H264,
             timescale: std::num::NonZeroU32::new(90_000).unwrap(),
@@ -364,10 +372,7 @@ mod tests {
         let mut file = init::header(&tracks, name.start);
         file.extend_from_slice(&fragment.head);
         fragment.samples.iter().for_each(|sample| file.extend_from_slice(sample));
-        let path = archive.join(name.key());
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, file).unwrap();
-        name
+        file
     }
 
     /// The keys of segments that a start reports again, and whether it got to the end.

@@ -2,6 +2,7 @@
 //! good. It keeps facts about one segment in order, and lets deletions be forgotten.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ const REMEMBERED: Duration = SURELY_REPORTED.saturating_mul(2);
 
 /// Shared by the task that gathers facts and whoever deletes.
 #[derive(Debug, Default)]
-pub(super) struct Reported(Mutex<State>);
+pub(super) struct Reported(Mutex<State>, AtomicU64);
 
 #[derive(Debug, Default)]
 struct State {
@@ -40,6 +41,7 @@ impl Taken {
             Fact::SegmentDeleted(deleted) => Some(Self::Deleted(deleted.key.clone())),
             Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
+            | Fact::SegmentChecked(_)
             | Fact::Interrupted(_)
             | Fact::Gap(_)
             | Fact::TimestampJumped(_) => None,
@@ -56,6 +58,13 @@ impl Reported {
     /// The outbox has taken these.
     pub(super) fn take(&self, facts: &[Fact]) {
         self.state().taken.extend(facts.iter().filter_map(Taken::of));
+        let checked = facts.iter().filter(|fact| matches!(fact, Fact::SegmentChecked(_))).count();
+        self.1.fetch_add(checked as u64, Ordering::SeqCst);
+    }
+
+    /// How many facts of segments that were examined the outbox has taken.
+    pub(super) fn checked(&self) -> u64 {
+        self.1.load(Ordering::SeqCst)
     }
 
     /// This one was given up.

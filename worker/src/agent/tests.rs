@@ -45,6 +45,7 @@ async fn started_behind(archive: &tempfile::TempDir, door: Door) -> (Agent, Task
         segment_ms: 60_000,
         data_loss_max_ms: 1_000,
         bounds: Bounds { keep_free_percent: 0, tenant_max_bytes: None, look_every: Duration::from_secs(60) },
+        scrubbing: Scrubbing { every: None, max_bytes_per_second: 1_000 },
         log_format: LogFormat::Human,
         log_filter: String::new(),
     };

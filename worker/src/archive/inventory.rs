@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use longwatch_events::id::{CameraId, TenantId};
 use longwatch_events::time::Timestamp;
 
-use super::layout::SegmentName;
+use super::layout::{COPY, SegmentName, UNSYNCED};
 use crate::plan::Key;
 
 /// A day of one camera.
@@ -49,16 +49,41 @@ pub struct Listed {
 /// If a folder cannot be listed. One that is not there any more is no error.
 pub fn days(root: &Path) -> io::Result<Vec<Day>> {
     let mut days = Vec::new();
+    for (camera, folder) in cameras(root)? {
+        days.extend(days_of(camera, &folder)?);
+    }
+    days.sort();
+    Ok(days)
+}
+
+/// The cameras on the volume at `root`, with their folders, in their order.
+///
+/// # Errors
+///
+/// As [`days`].
+pub fn cameras(root: &Path) -> io::Result<BTreeMap<Key, PathBuf>> {
+    let mut cameras = BTreeMap::new();
     for (tenant, tenant_folder) in sub_folders(root)? {
         let Some(tenant_id) = id::<TenantId>(&tenant) else { continue };
-        for (camera, camera_folder) in sub_folders(&tenant_folder)? {
-            let Some(camera_id) = id::<CameraId>(&camera) else { continue };
-            for (date, folder) in sub_folders(&camera_folder)? {
-                if let Some(date) = date.to_str().filter(|date| is_date(date)) {
-                    let camera = Key { tenant_id, camera_id };
-                    days.push(Day { date: date.to_owned(), camera, folder });
-                }
+        for (camera, folder) in sub_folders(&tenant_folder)? {
+            if let Some(camera_id) = id::<CameraId>(&camera) {
+                cameras.insert(Key { tenant_id, camera_id }, folder);
             }
+        }
+    }
+    Ok(cameras)
+}
+
+/// The days in the folder of a camera, the oldest first.
+///
+/// # Errors
+///
+/// As [`days`].
+pub fn days_of(camera: Key, folder: &Path) -> io::Result<Vec<Day>> {
+    let mut days = Vec::new();
+    for (date, folder) in sub_folders(folder)? {
+        if let Some(date) = date.to_str().filter(|date| is_date(date)) {
+            days.push(Day { date: date.to_owned(), camera, folder });
         }
     }
     days.sort();
@@ -104,14 +129,39 @@ fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
 ///
 /// If the folder or a file cannot be looked at. What is not there any more is no error.
 pub fn segments(day: &Day) -> io::Result<Vec<Listed>> {
-    let Some(entries) = present(fs::read_dir(&day.folder))? else { return Ok(Vec::new()) };
+    Ok(look(day)?.segments)
+}
+
+/// What is in the folder of a day.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Its segments, by name.
+    pub segments: Vec<Listed>,
+    /// How many files have names that no worker gives.
+    pub foreign: u64,
+}
+
+/// All that is in the folder of a day.
+///
+/// # Errors
+///
+/// As [`segments`].
+pub fn look(day: &Day) -> io::Result<Look> {
+    let Some(entries) = present(fs::read_dir(&day.folder))? else { return Ok(Look::default()) };
     let Key { tenant_id, camera_id } = day.camera;
-    let mut found = Vec::new();
+    let (mut found, mut foreign) = (Vec::new(), 0);
     for entry in entries {
         let entry = entry?;
         let file = entry.file_name();
-        let Some(file) = file.to_str().filter(|file| file.ends_with(".mp4")) else { continue };
-        let Some(name) = SegmentName::parse(&format!("{tenant_id}/{camera_id}/{}/{file}", day.date)) else {
+        let name = |file: &str| SegmentName::parse(&format!("{tenant_id}/{camera_id}/{}/{file}", day.date));
+        let Some(file) = file.to_str() else {
+            foreign += 1;
+            continue;
+        };
+        let Some(name) = name(file).filter(|_| file.ends_with(".mp4")) else {
+            // One that is open, could not be synced, or is being copied.
+            let is_ours = |file: &str| name(file.strip_suffix(COPY).unwrap_or(file)).is_some();
+            foreign += u64::from(!is_ours(file.strip_suffix(UNSYNCED).unwrap_or(file)));
             continue;
         };
         let Some(about) = present(entry.metadata())? else { continue };
@@ -120,7 +170,7 @@ pub fn segments(day: &Day) -> io::Result<Vec<Listed>> {
         found.push(Listed { name, end, bytes: about.len(), named_at });
     }
     found.sort_by_key(|listed| listed.name);
-    Ok(found)
+    Ok(Look { segments: found, foreign })
 }
 
 fn time(seconds: i64, nanoseconds: i64) -> Timestamp {
@@ -189,6 +239,8 @@ mod tests {
         let second = put(root.path(), a, "2026-11-24T00:00:01Z", "", 7);
         let first = put(root.path(), b, "2026-11-23T23:59:00Z", "", 5);
         put(root.path(), a, "2026-11-24T00:01:00Z", PART, 1_000);
+        put(root.path(), a, "2026-11-24T00:02:00Z", ".part.unsynced", 1_000);
+        put(root.path(), a, "2026-11-24T00:02:00Z", COPY, 1_000);
         fs::create_dir_all(root.path().join(".longwatch/unreadable")).unwrap();
         fs::create_dir_all(root.path().join(format!("{}/{}/2026-13-01", a.tenant_id, a.camera_id))).unwrap();
         let day = root.path().join(format!("{}/{}/2026-11-24", a.tenant_id, a.camera_id));
@@ -197,6 +249,7 @@ mod tests {
         let dates: Vec<_> = days.iter().map(|day| (day.date.as_str(), day.camera)).collect();
         assert_eq!(dates, [("2026-11-23", b), ("2026-11-24", a)]);
         let listed: Vec<_> = days.iter().flat_map(|day| segments(day).unwrap()).collect();
+        assert_eq!(days.iter().map(|day| look(day).unwrap().foreign).collect::<Vec<_>>(), [0, 1]);
         let names = |listed: &[Listed]| listed.iter().map(|l| (l.name.key(), l.bytes)).collect::<Vec<_>>();
         assert_eq!(names(&listed), [(first.key(), 5), (second.key(), 7)]);
         // A file that was written after its video ended long ago says so.

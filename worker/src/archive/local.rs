@@ -102,7 +102,7 @@ pub struct StoredFile {
 
 /// SHA-256 of bytes as they come.
 #[derive(Clone)]
-pub(super) struct Hasher(digest::Context);
+pub(crate) struct Hasher(digest::Context);
 
 impl std::fmt::Debug for Hasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -111,15 +111,15 @@ impl std::fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(digest::Context::new(&digest::SHA256))
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    pub(super) fn finish(self) -> Sha256 {
+    pub(crate) fn finish(self) -> Sha256 {
         let digest = self.0.finish();
         Sha256(digest.as_ref().try_into().expect("invariant: SHA-256 has 32 bytes"))
     }

@@ -9,10 +9,12 @@
 //! `<SHA-256 of the rest, hex> <length of the JSON>\n<JSON>`; of the two the one that is whole and has the higher number
 //! counts, so that a record torn by a power cut leaves the one before it, which holds all that was begun. All calls block.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwatch_events::fact::{Fact, SegmentDeleted};
 use longwatch_events::hash::Sha256;
@@ -53,6 +55,28 @@ pub struct Tombs {
     file: File,
     number: u64,
     open: Vec<Intention>,
+    begun: Begun,
+}
+
+/// The keys of what is begun and not forgotten, for others to look at. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Begun(Arc<Mutex<BTreeSet<String>>>);
+
+impl Begun {
+    fn keys(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // Every change under the lock is a whole one.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of `keys` that are begun.
+    pub fn among<'a>(&self, keys: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+        let begun = self.keys();
+        keys.into_iter().filter(|key| begun.contains(*key)).map(str::to_owned).collect()
+    }
+
+    fn set(&self, open: &[Intention]) {
+        *self.keys() = open.iter().map(|intention| intention.fact.key.clone()).collect();
+    }
 }
 
 impl Tombs {
@@ -78,7 +102,15 @@ impl Tombs {
         let (number, intentions) =
             newest.map_or((0, Vec::new()), |record| (record.number, record.intentions));
         let read = |written: Written| Intention { volume: written.volume, fact: written.fact.into() };
-        Ok(Self { file, number, open: intentions.into_iter().map(read).collect() })
+        let open: Vec<_> = intentions.into_iter().map(read).collect();
+        let begun = Begun::default();
+        begun.set(&open);
+        Ok(Self { file, number, open, begun })
+    }
+
+    /// What others see of [`Self::begun`].
+    pub fn shown(&self) -> Begun {
+        self.begun.clone()
     }
 
     /// What was begun and is not known to be told.
@@ -105,6 +137,7 @@ impl Tombs {
         open.extend_from_slice(intentions);
         self.write(&open)?;
         self.open = open;
+        self.begun.set(&self.open);
         Ok(())
     }
 
@@ -112,6 +145,7 @@ impl Tombs {
     /// [`Self::begin`] or [`Self::tidy`] only in memory; a start in between tells them once more.
     pub fn forget(&mut self, is_over: impl Fn(&Intention) -> bool) {
         self.open.retain(|intention| !is_over(intention));
+        self.begun.set(&self.open);
     }
 
     /// Makes durable what was forgotten.

@@ -74,6 +74,7 @@ fn shorten(fact: &mut Fact) {
         | Fact::FirstKeyframeDurable(_)
         | Fact::SegmentStored(_)
         | Fact::SegmentDeleted(_)
+        | Fact::SegmentChecked(_)
         | Fact::Gap(_)
         | Fact::TimestampJumped(_) => {}
     }

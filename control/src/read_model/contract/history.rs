@@ -403,6 +403,7 @@ impl Rows {
             | Change::Interrupted { .. }
             | Change::PutSegment(_)
             | Change::DeleteSegment(_)
+            | Change::NoteDamage(_)
             | Change::PutGap(..)
             | Change::RejectFact { .. } => panic!("nothing in these histories does that: {change:?}"),
         }

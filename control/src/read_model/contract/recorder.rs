@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use futures::FutureExt as _;
 use futures::future::ready;
+use longwatch_events::archive::Place;
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
@@ -11,7 +12,7 @@ use longwatch_events::subject::LogStream;
 use uuid::Uuid;
 
 use super::super::rows::{
-    AssignmentView, CameraView, Counts, Observations, ServerView, StatusOf, StatusRow, TenantRow,
+    AssignmentView, CameraView, Counts, Observations, SegmentRow, ServerView, StatusOf, StatusRow, TenantRow,
     TimelineRows,
 };
 use super::super::{
@@ -79,6 +80,10 @@ impl ReadModel for Recorder {
     }
 
     fn timeline(&self, _: TenantId, _: CameraId, _: Range) -> Answer<'_, TimelineRows> {
+        nothing()
+    }
+
+    fn stored_on(&self, _: ServerId, _: Place, _: u32) -> Answer<'_, Items<SegmentRow>> {
         nothing()
     }
 

@@ -5,8 +5,8 @@ use longwatch_events::event::{
     RecordingReported, ServerAdded, ServerDetached, ServerJoined, TenantCreated,
 };
 use longwatch_events::fact::{
-    Cause, Codec, DeletionReason, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentDeleted,
-    SegmentStored, Started,
+    Cause, Codec, Damage, DeletionReason, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentChecked,
+    SegmentDeleted, SegmentStored, Started,
 };
 use longwatch_events::fold;
 use longwatch_events::hash::Sha256;
@@ -238,6 +238,30 @@ pub(super) fn deleted(
     })
 }
 
+/// Its key and its times are those of [`stored`].
+pub(super) fn checked(
+    tenant_id: TenantId,
+    camera_id: CameraId,
+    epoch: Epoch,
+    (start, end): (i64, i64),
+    damage: Option<Damage>,
+) -> Fact {
+    Fact::SegmentChecked(SegmentChecked {
+        tenant_id,
+        camera_id,
+        epoch,
+        key: format!("{tenant_id}/{camera_id}/{start}.mp4"),
+        start: at(start),
+        end: at(end),
+        bytes: 1_000,
+        sha256: Sha256::of(&start.to_be_bytes()),
+        at: at(end + 5_000),
+        damage,
+        found_bytes: None,
+        found_sha256: None,
+    })
+}
+
 /// Everything the log can say, once.
 pub(super) async fn everything(world: &mut World<'_>) -> (TenantId, CameraId, ServerId, Epoch) {
     let tenant = world.tenant("Harbour").await;
@@ -286,6 +310,12 @@ pub(super) async fn eventful(world: &mut World<'_>) {
         ];
         world.reported(recording, facts).await;
         world.reported(recording, vec![stored(tenant, camera, epoch, start + 10, start + 5)]).await;
+        let damage =
+            [Some(Damage::Corrupt), Some(Damage::Missing), None][usize::try_from(round).unwrap() % 3];
+        world.reported(recording, vec![stored(tenant, camera, epoch, start - 48, start - 40)]).await;
+        world
+            .reported(recording, vec![checked(tenant, camera, epoch, (start - 48, start - 40), damage)])
+            .await;
         current = (other, world.assign(tenant, camera, other).await);
         world.reported(other, vec![started(tenant, camera, current.1, start + 8)]).await;
         world.reported(other, vec![keyframe(tenant, camera, current.1, start + 10)]).await;

@@ -249,6 +249,10 @@ impl<'r> Reader<'r> {
             None => None,
             Some(codec) => Some(self.parse_word("audio", codec)?),
         };
+        let damage = match self.optional_text("damage")? {
+            None => None,
+            Some(damage) => Some(self.parse_word("damage", damage)?),
+        };
         Ok(SegmentRow {
             tenant_id: TenantId::from_uuid(self.uuid("tenant_id")?),
             camera_id: CameraId::from_uuid(self.uuid("camera_id")?),
@@ -263,6 +267,7 @@ impl<'r> Reader<'r> {
             video: self.word("video")?,
             audio,
             repaired: self.truth("repaired")?,
+            damage,
         })
     }
 

@@ -13,6 +13,7 @@ pub(super) mod write;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use longwatch_events::archive::Place;
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 
 use super::digest::Hasher;
 use super::rows::{
-    AssignmentView, CameraView, Counts, Observations, ServerView, StatusOf, StatusRow, TenantRow,
+    AssignmentView, CameraView, Counts, Observations, SegmentRow, ServerView, StatusOf, StatusRow, TenantRow,
     TimelineRows,
 };
 use super::{Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel};
@@ -134,6 +135,10 @@ impl<D: Database> ReadModel for D {
 
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows> {
         self.reading(move |db| read::timeline(db, tenant, camera, range).boxed())
+    }
+
+    fn stored_on(&self, server: ServerId, from: Place, limit: u32) -> Answer<'_, Items<SegmentRow>> {
+        self.reading(move |db| read::stored_on(db, server, from, limit).boxed())
     }
 
     fn statuses(&self, of: Vec<StatusOf>) -> Answer<'_, Vec<Option<StatusRow>>> {

@@ -1,5 +1,6 @@
 //! Queries. Each runs inside a transaction the caller has begun.
 
+use longwatch_events::archive::Place;
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
@@ -9,8 +10,8 @@ use uuid::Uuid;
 
 use super::super::digest::{Hasher, TABLES};
 use super::super::rows::{
-    AssignmentView, CameraRow, CameraState, CameraView, CopyView, Counts, Observations, ServerView, StatusOf,
-    StatusRow, TenantRow, TimelineRows,
+    AssignmentView, CameraRow, CameraState, CameraView, CopyView, Counts, Observations, SegmentRow,
+    ServerView, StatusOf, StatusRow, TenantRow, TimelineRows,
 };
 use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range};
 use super::convert::Reader;
@@ -325,6 +326,21 @@ pub(super) async fn timeline(
         statuses: all(db, "recording_status", of_camera(STATUSES, &[]), |row| row.status("server_id"))
             .await?,
     })
+}
+
+pub(super) async fn stored_on(
+    db: &mut dyn Connection,
+    server: ServerId,
+    from: Place,
+    limit: u32,
+) -> Result<Items<SegmentRow>, Error> {
+    const SQL: &str = "SELECT * FROM segments \
+        WHERE server_id = $1 AND (tenant_id, camera_id, start_us) >= ($2, $3, $4) \
+        ORDER BY tenant_id, camera_id, start_us, epoch LIMIT $5";
+    let Place { tenant_id, camera_id, start } = from;
+    let query = sql(SQL).bind(server).bind(tenant_id).bind(camera_id).bind(start);
+    let rows = all(db, "segments", query.bind(u64::from(limit) + 1), |row| row.segment()).await?;
+    Ok(items(rows, limit))
 }
 
 pub(super) async fn statuses(

@@ -9,7 +9,8 @@ use longwatch_events::state::{Assignment, Placement};
 use longwatch_events::time::Timestamp;
 
 use super::super::rows::{
-    CameraRow, Change, CopyRow, DeletedSegment, ReportedGap, SegmentRow, ServerRow, StatusKey, TenantRow,
+    CameraRow, Change, CheckedSegment, CopyRow, DeletedSegment, ReportedGap, SegmentRow, ServerRow,
+    StatusKey, TenantRow,
 };
 use super::super::timeline::TOUCH_US;
 use super::super::{Batch, Error};
@@ -31,12 +32,10 @@ pub(in super::super) async fn batch(
     for statement in put_segments(changes) {
         db.execute(statement).await?;
     }
-    // After them: a segment may have been stored and deleted within one batch.
+    // After them: a segment may have been stored, examined and deleted within one batch.
     for change in changes {
-        if let Change::DeleteSegment(row) = change {
-            for statement in delete_segment(row) {
-                db.execute(statement).await?;
-            }
+        for statement in of_stored_segment(change) {
+            db.execute(statement).await?;
         }
     }
     db.execute(sql(POSITION).bind(batch.stream.name()).bind(batch.up_to)).await
@@ -102,8 +101,8 @@ fn statements(change: &Change) -> Vec<Statement> {
         ],
         // Nearly all rows are segments, and nothing else touches their table: they are written many at once.
         Change::PutSegment(_) => Vec::new(),
-        // After all that were put.
-        Change::DeleteSegment(_) => Vec::new(),
+        // After all that were put: see `of_stored_segment`.
+        Change::DeleteSegment(_) | Change::NoteDamage(_) => Vec::new(),
         Change::PutGap(row) => vec![put_gap(row)],
         Change::RejectFact { position, fact, why } => {
             const SQL: &str = "INSERT INTO rejected_facts (position, fact, why) VALUES ($1, $2, $3)";
@@ -313,6 +312,45 @@ fn put_segments_at_once(rows: &[&SegmentRow]) -> Statement {
         statement = statement.push(if index == 0 { "(" } else { ", (" }).push_values(values).push(")");
     }
     statement.push(TAIL)
+}
+
+/// What a change does to a segment that was put before.
+fn of_stored_segment(change: &Change) -> Vec<Statement> {
+    match change {
+        Change::DeleteSegment(row) => delete_segment(row).into(),
+        Change::NoteDamage(row) => vec![note_damage(row)],
+        Change::RememberCreation { .. }
+        | Change::PutTenant(_)
+        | Change::DeleteTenant(_)
+        | Change::PutServer(_)
+        | Change::PutCamera(_)
+        | Change::DeleteCamera(..)
+        | Change::PutCopy(_)
+        | Change::DeleteCopy(_)
+        | Change::RememberPlacement { .. }
+        | Change::RememberEpoch { .. }
+        | Change::Started(..)
+        | Change::Recording(..)
+        | Change::Interrupted { .. }
+        | Change::PutSegment(_)
+        | Change::PutGap(_)
+        | Change::RejectFact { .. } => Vec::new(),
+    }
+}
+
+/// Nothing, if the segment is not there: what is deleted cannot be damaged.
+fn note_damage(row: &CheckedSegment) -> Statement {
+    const SQL: &str = "\
+        UPDATE segments SET damage = $7, damage_found_us = $8 \
+        WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4 AND start_us = $5 \
+          AND object_key = $6";
+    of_camera(SQL, row.tenant_id, row.camera_id)
+        .bind(row.epoch)
+        .bind(row.server_id)
+        .bind(row.start)
+        .bind(row.key.as_str())
+        .bind(row.damage.map(|damage| damage.as_str().to_owned()))
+        .bind(row.damage.map(|_| row.at))
 }
 
 /// A key holds milliseconds, and so does the fact of its deletion.

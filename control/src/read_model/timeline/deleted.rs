@@ -1,7 +1,7 @@
-//! Video that was there and is deleted: where it leaves nothing, and why it went.
+//! Video that was there and is gone: where it leaves nothing, and why it went.
 //!
 //! Invariant: what [`among`] returns is in order and without overlap, and holds each moment of the gaps it is given and
-//! each moment that only deleted video held.
+//! each moment that only such video held.
 
 use longwatch_events::fact::DeletionReason;
 use longwatch_events::time::Timestamp;
@@ -16,10 +16,10 @@ pub(super) fn span_of(row: &DeletionRow) -> Span {
         }
         DeletionReason::VolumeFull => GapCause::StorageFull,
     };
-    Span { start: row.start, end: row.end, from: (row.epoch, row.server_id), deleted: Some(cause) }
+    Span { start: row.start, end: row.end, from: (row.epoch, row.server_id), gone: Some(cause) }
 }
 
-/// `gaps` in which no video ever was, joined with what is missing because it was deleted. The spans are in the order of
+/// `gaps` in which no video ever was, joined with what is missing because it is gone. The spans are in the order of
 /// their starts; no gap overlaps any of them.
 pub(super) fn among(gaps: Vec<Gap>, spans: &[Span]) -> Vec<Gap> {
     let mut all = gaps;
@@ -39,13 +39,14 @@ pub(super) fn among(gaps: Vec<Gap>, spans: &[Span]) -> Vec<Gap> {
     merge_touching(all)
 }
 
-/// Why nothing is left of a moment that these spans held; `None` if something is, or if nothing ever was. That a volume was
-/// full is said rather than that video was to go: it is what somebody may not have expected.
+/// Why nothing is left of a moment that these spans held; `None` if something is, or if nothing ever was. That a file is
+/// missing is said rather than that a volume was full, and that rather than that video was to go: what nobody may have
+/// expected first.
 fn cause_within(holding: &[&Span]) -> Option<GapCause> {
-    if holding.iter().any(|span| span.deleted.is_none()) {
+    if holding.iter().any(|span| span.gone.is_none()) {
         return None;
     }
-    holding.iter().filter_map(|span| span.deleted).max()
+    holding.iter().filter_map(|span| span.gone).max()
 }
 
 /// Joins gaps of one cause that touch; others stay apart.

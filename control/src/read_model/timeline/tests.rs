@@ -40,6 +40,7 @@ fn segment(start: Timestamp, end: Timestamp, epoch: u64) -> SegmentRow {
         video: Codec::H264,
         audio: None,
         repaired: false,
+        damage: None,
     }
 }
 

@@ -1,10 +1,10 @@
 //! What workers say and what they are told, arbitrarily.
 
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
-use longwatch_events::event::{Load, RecordingReported, ServerHeartbeat, Storage};
+use longwatch_events::event::{Load, RecordingReported, Scrub, ServerHeartbeat, Storage};
 use longwatch_events::fact::{
-    Cause, Codec, DeletionReason, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentDeleted,
-    SegmentStored, Started, TimestampJumped,
+    Cause, Codec, Damage, DeletionReason, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentChecked,
+    SegmentDeleted, SegmentStored, Started, TimestampJumped,
 };
 use longwatch_events::hash::Sha256;
 use longwatch_events::position::Position;
@@ -32,9 +32,9 @@ pub(super) fn reported() -> impl Strategy<Value = RecordingReported> {
 }
 
 fn load() -> impl Strategy<Value = Load> {
-    let how = (any::<i64>(), select(Storage::ALL.to_vec()));
+    let how = (any::<i64>(), select(Storage::ALL.to_vec()), option::of(scrub()));
     (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>()), how).prop_map(
-        |(wide, narrow, lease_ms, (clock_stepped_ms, storage))| Load {
+        |(wide, narrow, lease_ms, (clock_stepped_ms, storage, scrub))| Load {
             applied_revision: Position(wide[0]),
             lease_ms,
             cameras: narrow[0],
@@ -48,8 +48,16 @@ fn load() -> impl Strategy<Value = Load> {
             outbox_facts: wide[5],
             clock_stepped_ms,
             storage,
+            scrub,
         },
     )
+}
+
+fn scrub() -> impl Strategy<Value = Scrub> {
+    (timestamp(), option::of(timestamp()), any::<[u64; 5]>()).prop_map(|(began_at, completed_at, numbers)| {
+        let [checked, missing, corrupt, orphans, foreign] = numbers;
+        Scrub { began_at, completed_at, checked, missing, corrupt, orphans, foreign }
+    })
 }
 
 fn codec() -> impl Strategy<Value = Codec> {
@@ -128,6 +136,35 @@ fn deleted() -> impl Strategy<Value = Fact> {
     )
 }
 
+fn checked() -> impl Strategy<Value = Fact> {
+    let of = (tenant_id(), camera_id(), epoch(), text(), timestamp(), timestamp());
+    let expected = (any::<u64>(), any::<[u8; 32]>());
+    let found = (
+        option::of(select(Damage::ALL.to_vec())),
+        option::of(any::<u64>()),
+        option::of(any::<[u8; 32]>().prop_map(Sha256)),
+    );
+    (of, expected, timestamp(), found).prop_map(
+        |((tenant_id, camera_id, epoch, key, start, end), (bytes, sha256), at, found)| {
+            let (damage, found_bytes, found_sha256) = found;
+            Fact::SegmentChecked(SegmentChecked {
+                tenant_id,
+                camera_id,
+                epoch,
+                key,
+                start,
+                end,
+                bytes,
+                sha256: Sha256(sha256),
+                at,
+                damage,
+                found_bytes,
+                found_sha256,
+            })
+        },
+    )
+}
+
 fn fact() -> impl Strategy<Value = Fact> {
     let of = || (tenant_id(), camera_id(), epoch(), timestamp());
     prop_oneof![
@@ -147,6 +184,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         }),
         stored(),
         deleted(),
+        checked(),
         (of(), cause(), text()).prop_map(|((tenant_id, camera_id, epoch, at), cause, detail)| {
             Fact::Interrupted(Interrupted { tenant_id, camera_id, epoch, at, cause, detail })
         }),

@@ -56,6 +56,7 @@ impl Rows {
                 Fact::Interrupted(f) => (f.epoch, Condition::Offline(f.cause)),
                 Fact::SegmentStored(_)
                 | Fact::SegmentDeleted(_)
+                | Fact::SegmentChecked(_)
                 | Fact::Gap(_)
                 | Fact::TimestampJumped(_) => continue,
             };

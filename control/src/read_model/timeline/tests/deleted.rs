@@ -55,3 +55,41 @@ fn where_all_that_was_reported_is_deleted_no_video_is_claimed_from_before_it() {
     let timeline = draw(&rows, 0, 360, 1_000);
     assert_eq!(gaps(&timeline), [(0, 10, "unplaced"), (10, 360, "retention")]);
 }
+
+fn damaged(damage: Damage, row: SegmentRow) -> SegmentRow {
+    SegmentRow { damage: Some(damage), ..row }
+}
+
+#[test]
+fn a_missing_segment_is_listed_and_is_a_gap_and_a_corrupt_one_is_listed_only() {
+    let rows = TimelineRows {
+        segments: vec![
+            segment(at(0), at(60), 1),
+            damaged(Damage::Missing, segment(at(60), at(120), 1)),
+            damaged(Damage::Corrupt, segment(at(120), at(180), 1)),
+            damaged(Damage::Unreadable, segment(at(180), at(240), 1)),
+        ],
+        ..TimelineRows::default()
+    };
+    let timeline = draw(&rows, 0, 240, 240);
+    assert_eq!(gaps(&timeline), [(60, 120, "segment_missing")]);
+    let shown: Vec<_> = timeline.segments.iter().map(|segment| segment.damage).collect();
+    assert_eq!(shown, [None, Some(Damage::Missing), Some(Damage::Corrupt), Some(Damage::Unreadable)]);
+}
+
+#[test]
+fn a_missing_segment_that_another_server_holds_is_no_gap_and_overlaps_nothing() {
+    let other = ServerId::from_uuid(uuid::Uuid::from_u128(77));
+    let rows = TimelineRows {
+        segments: vec![
+            damaged(Damage::Missing, segment(at(0), at(60), 1)),
+            SegmentRow { server_id: other, ..segment(at(10), at(40), 2) },
+        ],
+        // What of it was deleted elsewhere does not say more than that it is missing here.
+        deletions: vec![deletion(40, 60, DeletionReason::VolumeFull)],
+        ..TimelineRows::default()
+    };
+    let timeline = draw(&rows, 0, 60, 60);
+    assert_eq!(gaps(&timeline), [(0, 10, "segment_missing"), (40, 60, "segment_missing")]);
+    assert!(timeline.overlaps.is_empty());
+}

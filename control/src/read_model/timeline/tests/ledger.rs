@@ -16,8 +16,11 @@ fn recorders(silent: Option<i64>) -> Vec<Recorder> {
 }
 
 prop_compose! {
-    fn any_segment()(start in 0_i64..200, length in 1_i64..30, epoch in 1_u64..4) -> SegmentRow {
-        SegmentRow { server_id: server_of(epoch), ..segment(at(start), at(start + length), epoch) }
+    fn any_segment()(
+        start in 0_i64..200, length in 1_i64..30, epoch in 1_u64..4,
+        damage in proptest::option::weighted(0.3, proptest::sample::select(Damage::ALL.to_vec())),
+    ) -> SegmentRow {
+        SegmentRow { server_id: server_of(epoch), damage, ..segment(at(start), at(start + length), epoch) }
     }
 }
 
@@ -104,7 +107,10 @@ proptest! {
         for second in -30..420 {
             let moment = at(second);
             let scheduled = second >= from.max(created) && second < (from + length).min(now);
-            let in_segment = rows.segments.iter().any(|s| s.start <= moment && moment < s.end);
+            let at_moment = || rows.segments.iter().filter(|s| s.start <= moment && moment < s.end);
+            let copies = at_moment().filter(|s| s.damage != Some(Damage::Missing)).count();
+            let in_segment = copies > 0;
+            let is_missing = at_moment().any(|s| s.damage == Some(Damage::Missing));
             let in_tail = rows.statuses.iter().any(|status| {
                 let open = status.open.unwrap();
                 let stored = rows.segments.iter().map(|s| (s.epoch, s.end));
@@ -121,12 +127,15 @@ proptest! {
             prop_assert_eq!(holding, expected, "at second {}: {:?}", second, timeline);
             let gap = timeline.gaps.iter().find(|g| g.start <= moment && moment < g.end);
             let is_deleted = rows.deletions.iter().any(|d| d.start <= moment && moment < d.end);
-            let deleted = [GapCause::Retention, GapCause::StorageFull];
             prop_assert_eq!(
-                gap.is_some_and(|gap| deleted.contains(&gap.cause)), gap.is_some() && is_deleted,
+                gap.is_some_and(|gap| gap.cause == GapCause::SegmentMissing), gap.is_some() && is_missing,
                 "at second {}: {:?}", second, timeline
             );
-            let copies = rows.segments.iter().filter(|s| s.start <= moment && moment < s.end).count();
+            let deleted = [GapCause::Retention, GapCause::StorageFull];
+            prop_assert_eq!(
+                gap.is_some_and(|gap| deleted.contains(&gap.cause)), gap.is_some() && is_deleted && !is_missing,
+                "at second {}: {:?}", second, timeline
+            );
             let in_range = second >= from && second < from + length;
             let overlaps = timeline.overlaps.iter().filter(|o| o.from <= moment && moment < o.to).count();
             prop_assert_eq!(overlaps, usize::from(in_range && copies > 1), "at second {}", second);
