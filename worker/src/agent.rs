@@ -140,7 +140,7 @@ fn find(config: &Config) -> Result<Found, Error> {
     let archive = volumes.iter().map(|volume| (Arc::clone(&volume.root), Door::default()));
     let archive = Archive::over(archive, DISK_THREADS).map_err(Error::Threads)?;
     let path = home.path("deletions");
-    let tombs = Tombs::open(&path).map_err(|source| Error::Tombs { path, source })?;
+    let tombs = Tombs::open(&path, volumes[0].id).map_err(|source| Error::Tombs { path, source })?;
     let deleted = janitor::finish_begun(&tombs, &volumes);
     let mut leftovers = leftovers::find(&roots, &home, &SystemClock);
     leftovers.facts.extend(deleted);

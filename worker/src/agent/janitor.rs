@@ -246,6 +246,9 @@ impl Janitor {
             return 0;
         }
         if let Err(error) = tombs.begin(&intentions) {
+            if error.kind() == io::ErrorKind::StorageFull && !tombs.is_made() {
+                return make_list(tombs, volumes, &intentions, facts);
+            }
             tracing::error!(%error, "cannot note what is to be deleted; nothing is");
             return 0;
         }
@@ -265,6 +268,30 @@ impl Janitor {
                 && root_of(volumes, begun.volume).is_some_and(|root| root.join(&begun.fact.key).exists())
         });
         gone.len()
+    }
+}
+
+/// Lets the first of these that can give its room for the list of deletions; returns how many are gone.
+fn make_list(
+    tombs: &mut Tombs,
+    volumes: &[Volume],
+    intentions: &[Intention],
+    facts: &UnboundedSender<Fact>,
+) -> usize {
+    let first = &volumes[0];
+    let Some(intention) = intentions.iter().find(|intention| intention.volume == first.id) else {
+        tracing::error!(root = %first.root.display(), "there is no room to note deletions; nothing is deleted");
+        return 0;
+    };
+    match tombs.make_of(&first.root, intention) {
+        Ok(()) => {
+            tell(intention, facts);
+            1
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot note what is to be deleted; nothing is");
+            0
+        }
     }
 }
 

@@ -7,20 +7,28 @@
 //! The file never grows and is never replaced, because it must be written when the disk is full: it has room for two
 //! records of [`ROOM`] bytes, allocated when it is made, which are written in turn. A record is
 //! `<SHA-256 of the rest, hex> <length of the JSON>\n<JSON>`; of the two the one that is whole and has the higher number
-//! counts, so that a record torn by a power cut leaves the one before it, which holds all that was begun. All calls block.
+//! counts, so that a record torn by a power cut leaves the one before it, which holds all that was begun.
+//!
+//! Where there is no room to make the file, the first segment that is to go gives its own ([`Tombs::make_of`]): it is moved
+//! to where the file will be, under a name that says all that will be told of it, which takes no room. That is the durable
+//! note of its deletion. Then it is cut, overwritten with a record, and gets the file's name. All calls block.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwatch_events::fact::{Fact, SegmentDeleted};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::VolumeId;
+use longwatch_events::time::Timestamp;
 use longwatch_events::wire::v1;
 use serde::{Deserialize, Serialize};
+
+use super::layout::SegmentName;
+use super::local::{BLOCK, rename_new};
 
 /// Bytes of one record.
 const ROOM: usize = 256 << 10;
@@ -52,10 +60,25 @@ struct Written {
 /// The file.
 #[derive(Debug)]
 pub struct Tombs {
-    file: File,
+    path: PathBuf,
+    volume: VolumeId,
+    allocate: Allocate,
+    /// `None`: there was no room for it yet.
+    list: Option<List>,
     number: u64,
     open: Vec<Intention>,
     begun: Begun,
+}
+
+/// Gives a new file its room. Where tests let a disk be full.
+type Allocate = fn(&File) -> io::Result<()>;
+
+/// The file, once it is made.
+#[derive(Debug)]
+struct List {
+    file: File,
+    /// Bytes of one of its records.
+    room: usize,
 }
 
 /// The keys of what is begun and not forgotten, for others to look at. Cheap to clone.
@@ -80,32 +103,145 @@ impl Begun {
 }
 
 impl Tombs {
-    /// Opens the file at `path`, with what an earlier run began and did not finish; makes it if it is missing.
+    /// Opens the file at `path`, with what an earlier run began and did not finish; makes it if it is missing and there is
+    /// room. It lies on the volume with this id.
     ///
     /// # Errors
     ///
-    /// If the disk fails, or has no room for it when it is made.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(path)?;
-        let mut content = vec![0; 2 * ROOM];
-        let size = file.metadata()?.len();
-        if size < content.len() as u64 {
+    /// If the disk fails. That it is full is no error: see [`Self::make_of`].
+    pub fn open(path: &Path, volume: VolumeId) -> io::Result<Self> {
+        Self::open_with(path, volume, |file| {
             // Written, not only lengthened: a hole would want room later.
-            file.write_all_at(&content, 0)?;
-            file.sync_all()?;
-            path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+            file.write_all_at(&vec![0; 2 * ROOM], 0)?;
+            file.sync_all()
+        })
+    }
+
+    /// The same, where new files get their room from `allocate`.
+    pub(crate) fn open_with(path: &Path, volume: VolumeId, allocate: Allocate) -> io::Result<Self> {
+        let (path, begun) = (path.to_owned(), Begun::default());
+        let mut tombs = Self { path, volume, allocate, list: None, number: 0, open: Vec::new(), begun };
+        tombs.find()?;
+        for (note, intention) in tombs.notes()? {
+            tombs.take_over(&note, intention)?;
         }
+        match tombs.make() {
+            Err(e) if e.kind() == ErrorKind::StorageFull => {
+                tracing::error!(
+                    "there is no room for the list of deletions; the first segment that is to go makes it"
+                );
+            }
+            made => made?,
+        }
+        tombs.begun.set(&tombs.open);
+        Ok(tombs)
+    }
+
+    /// Takes up the file as an earlier run left it. One that holds no record is none: its making came to no end.
+    fn find(&mut self) -> io::Result<()> {
+        let file = match OpenOptions::new().read(true).write(true).open(&self.path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(2 * ROOM);
+        let mut content = vec![0; size];
         file.read_exact_at(&mut content, 0)?;
-        let newest = content.chunks(ROOM).filter_map(read).max_by_key(|record| record.number);
-        let (number, intentions) =
-            newest.map_or((0, Vec::new()), |record| (record.number, record.intentions));
-        let read = |written: Written| Intention { volume: written.volume, fact: written.fact.into() };
-        let open: Vec<_> = intentions.into_iter().map(read).collect();
-        let begun = Begun::default();
-        begun.set(&open);
-        Ok(Self { file, number, open, begun })
+        let room = size / 2;
+        let newest = content.chunks(room.max(1)).filter_map(read).max_by_key(|record| record.number);
+        if newest.is_some() || room == ROOM {
+            self.list = Some(List { file, room });
+        }
+        if let Some(Record { number, intentions }) = newest {
+            let read = |written: Written| Intention { volume: written.volume, fact: written.fact.into() };
+            (self.number, self.open) = (number, intentions.into_iter().map(read).collect());
+        }
+        Ok(())
+    }
+
+    /// Makes the file, if it is not made.
+    fn make(&mut self) -> io::Result<()> {
+        if self.list.is_some() {
+            return Ok(());
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&self.path)?;
+        let made = (self.allocate)(&file).and_then(|()| sync_folder_of(&self.path));
+        if made.is_err() {
+            // What it got would be missing elsewhere.
+            fs::remove_file(&self.path)?;
+        }
+        made?;
+        self.list = Some(List { file, room: ROOM });
+        Ok(())
+    }
+
+    /// Whether there is a file to note deletions in.
+    pub const fn is_made(&self) -> bool {
+        self.list.is_some()
+    }
+
+    /// Begins the deletion of one segment below `root`, of the volume that the file lies on, and makes the file of its file,
+    /// for want of any other room. Once it returns, that segment is gone.
+    ///
+    /// # Errors
+    ///
+    /// If the disk fails, or the file is made already. Whether it is begun the next start knows.
+    pub fn make_of(&mut self, root: &Path, intention: &Intention) -> io::Result<()> {
+        if self.is_made() || intention.volume != self.volume {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let (from, note) =
+            (root.join(&intention.fact.key), self.path.with_file_name(note_of(&intention.fact)));
+        rename_new(&from, &note)?;
+        // First where it is now: a power cut may leave both names, and then the one in the archive goes as any other.
+        sync_folder_of(&note)?;
+        sync_folder_of(&from)?;
+        let taken = self.take_over(&note, intention.clone());
+        self.begun.set(&self.open);
+        taken
+    }
+
+    /// The files of segments that were to become the file, with what their names say.
+    fn notes(&self) -> io::Result<Vec<(PathBuf, Intention)>> {
+        let mut notes = Vec::new();
+        for entry in fs::read_dir(self.path.parent().unwrap_or(&self.path))? {
+            let entry = entry?;
+            if let Some(fact) = entry.file_name().to_str().and_then(fact_of) {
+                notes.push((entry.path(), Intention { volume: self.volume, fact }));
+            }
+        }
+        Ok(notes)
+    }
+
+    /// Makes the file of one whose name notes a deletion, or lets it go if the file is made.
+    fn take_over(&mut self, note: &Path, intention: Intention) -> io::Result<()> {
+        if !self.open.iter().any(|known| known.fact.key == intention.fact.key) {
+            self.open.push(intention);
+        }
+        if self.list.is_some() {
+            let open = self.open.clone();
+            self.write(&open)?;
+            return fs::remove_file(note);
+        }
+        let file = OpenOptions::new().read(true).write(true).open(note)?;
+        let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(2 * ROOM);
+        let room = size / 2 / BLOCK * BLOCK;
+        if room == 0 {
+            // It gave what it had.
+            tracing::warn!(note = %note.display(), "a segment was too small to make the list of deletions of it");
+            return fs::remove_file(note);
+        }
+        file.set_len(2 * room as u64)?;
+        self.list = Some(List { file, room });
+        let open = self.open.clone();
+        let made = self.write(&open).and_then(|()| fs::rename(note, &self.path));
+        if made.is_err() {
+            self.list = None;
+        }
+        made?;
+        sync_folder_of(&self.path)
     }
 
     /// What others see of [`Self::begun`].
@@ -118,21 +254,23 @@ impl Tombs {
         &self.open
     }
 
-    /// How many more can be begun now.
-    pub const fn room(&self) -> usize {
-        MAX.saturating_sub(self.open.len())
+    /// How many more can be begun now, as soon as the file is made.
+    pub fn room(&self) -> usize {
+        let room = self.list.as_ref().map_or(ROOM, |list| list.room);
+        (MAX * room / ROOM).saturating_sub(self.open.len())
     }
 
     /// Begins these: once it returns, they may be unlinked.
     ///
     /// # Errors
     ///
-    /// If the disk fails, or if there are more than [`Self::room`]. None of them is begun then, though some may be at the
+    /// If the disk fails or has no room to make the file, or if there are more than [`Self::room`]. None of them is begun then, though some may be at the
     /// next start: nothing says how much of a record reached the disk.
     pub fn begin(&mut self, intentions: &[Intention]) -> io::Result<()> {
         if intentions.len() > self.room() {
             return Err(io::Error::new(ErrorKind::StorageFull, "too many deletions wait to be reported"));
         }
+        self.make()?;
         let mut open = self.open.clone();
         open.extend_from_slice(intentions);
         self.write(&open)?;
@@ -159,6 +297,8 @@ impl Tombs {
     }
 
     fn write(&mut self, open: &[Intention]) -> io::Result<()> {
+        let full = || io::Error::new(ErrorKind::StorageFull, "too many deletions wait to be reported");
+        let Some(List { file, room }) = &self.list else { return Err(full()) };
         let number = self.number + 1;
         let written =
             |intention: &Intention| Written { volume: intention.volume, fact: intention.fact.clone().into() };
@@ -166,15 +306,55 @@ impl Tombs {
         let json = serde_json::to_vec(&record).map_err(io::Error::other)?;
         let rest = [format!("{}\n", json.len()).as_bytes(), &json].concat();
         let bytes = [format!("{} ", Sha256::of(&rest)).as_bytes(), &rest].concat();
-        if bytes.len() > ROOM {
-            return Err(io::Error::new(ErrorKind::StorageFull, "too many deletions wait to be reported"));
+        if bytes.len() > *room {
+            return Err(full());
         }
-        let place = if number.is_multiple_of(2) { 0 } else { ROOM as u64 };
-        self.file.write_all_at(&bytes, place)?;
-        self.file.sync_data()?;
+        let place = if number.is_multiple_of(2) { 0 } else { *room as u64 };
+        file.write_all_at(&bytes, place)?;
+        file.sync_data()?;
         self.number = number;
         Ok(())
     }
+}
+
+/// What the name of a file begins with that is to become the list, and notes a deletion.
+const NOTE: &str = "deletions~";
+
+/// The name that notes a deletion: all that will be told of it.
+fn note_of(fact: &SegmentDeleted) -> String {
+    let SegmentDeleted { key, end, bytes, at, reason, before_min_age, .. } = fact;
+    let key = key.replace('/', "~");
+    let (end, at, before) = (end.as_micros(), at.as_micros(), u8::from(*before_min_age));
+    format!("{NOTE}{key}~{end}~{bytes}~{at}~{reason}~{before}")
+}
+
+/// What a name says that [`note_of`] made.
+fn fact_of(name: &str) -> Option<SegmentDeleted> {
+    let mut words = name.strip_prefix(NOTE)?.split('~');
+    let key: Vec<_> = words.by_ref().take(4).collect();
+    let key = key.join("/");
+    let segment = SegmentName::parse(&key)?;
+    let end = Timestamp::from_micros(words.next()?.parse().ok()?);
+    let bytes = words.next()?.parse().ok()?;
+    let at = Timestamp::from_micros(words.next()?.parse().ok()?);
+    let reason = serde_json::from_value(words.next()?.into()).ok()?;
+    let before_min_age = words.next()? == "1";
+    Some(SegmentDeleted {
+        tenant_id: segment.tenant_id,
+        camera_id: segment.camera_id,
+        epoch: segment.epoch,
+        key,
+        start: segment.start,
+        end,
+        bytes,
+        at,
+        reason,
+        before_min_age,
+    })
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 /// The record in one half of the file; `None` if there is none, or not a whole one.
@@ -238,98 +418,4 @@ impl Intention {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use longwatch_events::fact::DeletionReason;
-    use longwatch_events::id::{CameraId, SystemIds, TenantId};
-    use longwatch_events::position::Epoch;
-    use longwatch_events::time::Timestamp;
-
-    fn intention(number: i64) -> Intention {
-        let start = Timestamp::from_millis(1_795_420_800_000 + number);
-        let camera_id = CameraId::generate(&SystemIds);
-        let (server, tenant_id) = ("01935700-0000-7000-8002-000000000001", TenantId::DEFAULT);
-        let fact = SegmentDeleted {
-            tenant_id,
-            camera_id,
-            epoch: Epoch(u64::MAX),
-            key: format!("{tenant_id}/{camera_id}/2026-11-23/08-00-00.123Z_{}_{server}.mp4", u64::MAX),
-            start,
-            end: start.plus_millis(60_000),
-            bytes: u64::MAX,
-            at: start,
-            reason: DeletionReason::CameraBytes,
-            before_min_age: true,
-        };
-        Intention { volume: "01935700-0000-7000-8009-000000000001".parse().unwrap(), fact }
-    }
-
-    #[test]
-    fn what_is_begun_is_found_by_the_next_start_until_it_is_forgotten() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deletions");
-        let (first, second) = (intention(1), intention(2));
-        let mut tombs = Tombs::open(&path).unwrap();
-        assert_eq!(tombs.begun(), []);
-        tombs.begin(std::slice::from_ref(&first)).unwrap();
-        tombs.begin(std::slice::from_ref(&second)).unwrap();
-        let size = fs::metadata(&path).unwrap().len();
-        let mut tombs = Tombs::open(&path).unwrap();
-        assert_eq!(tombs.begun(), [first.clone(), second.clone()]);
-        tombs.forget(|intention| *intention == first);
-        assert_eq!(Tombs::open(&path).unwrap().begun().len(), 2, "in memory only");
-        tombs.tidy().unwrap();
-        assert_eq!(Tombs::open(&path).unwrap().begun(), [second]);
-        assert_eq!(fs::metadata(&path).unwrap().len(), size);
-    }
-
-    #[test]
-    fn a_torn_record_leaves_what_was_begun_before_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deletions");
-        let first = intention(1);
-        let mut tombs = Tombs::open(&path).unwrap();
-        tombs.begin(std::slice::from_ref(&first)).unwrap();
-        let before = fs::read(&path).unwrap();
-        tombs.begin(&[intention(2)]).unwrap();
-        let after = fs::read(&path).unwrap();
-        // Whatever part of the second record did not reach the disk, the first one is there.
-        let changed: Vec<_> = (0..after.len()).filter(|at| before[*at] != after[*at]).collect();
-        for cut in changed.iter().step_by(37) {
-            let torn = [&after[..*cut], &before[*cut..]].concat();
-            fs::write(&path, torn).unwrap();
-            assert_eq!(Tombs::open(&path).unwrap().begun(), std::slice::from_ref(&first), "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn as_many_fit_as_are_promised() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut tombs = Tombs::open(&folder.path().join("deletions")).unwrap();
-        let most: Vec<_> = (0..400).map(intention).collect();
-        assert_eq!(tombs.room(), most.len());
-        tombs.begin(&most).unwrap();
-        assert_eq!(tombs.room(), 0);
-        assert!(tombs.begin(&[intention(1)]).is_err());
-        assert_eq!(tombs.begun().len(), MAX);
-    }
-
-    #[test]
-    fn a_file_that_is_gone_already_counts_as_removed_and_one_that_cannot_go_does_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let all: Vec<_> = (0..3).map(intention).collect();
-        let path = |n: usize| folder.path().join(&all[n].fact.key);
-        for n in 0..2 {
-            fs::create_dir_all(path(n).parent().unwrap()).unwrap();
-        }
-        fs::write(path(0), "video").unwrap();
-        // A folder cannot be unlinked.
-        fs::create_dir(path(1)).unwrap();
-        let (gone, failed) = remove(&all, |_| Some(folder.path()));
-        assert_eq!(gone, [&all[0], &all[2]]);
-        assert_eq!(failed.iter().map(|(intention, _)| *intention).collect::<Vec<_>>(), [&all[1]]);
-        assert!(!path(0).exists());
-        let (gone, failed) = remove(&all[..1], |_| None);
-        assert_eq!((gone.len(), failed.len()), (0, 1));
-    }
-}
+mod tests;

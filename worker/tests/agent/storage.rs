@@ -176,6 +176,76 @@ async fn on_a_full_disk_the_newest_video_is_recorded_and_held_video_stays() {
     assert_eq!(files.keys().collect::<BTreeSet<_>>(), expected);
 }
 
+/// Takes all the room there is, to the last byte.
+fn fill(path: &Path) {
+    let mut file = std::fs::File::create(path).unwrap();
+    for size in [1 << 20, 4_096, 1] {
+        let chunk = vec![b'.'; size];
+        while std::io::Write::write_all(&mut file, &chunk).is_ok() {}
+    }
+    assert!(std::fs::write(path.with_extension("more"), "x").is_err(), "there is room left");
+    let _ = std::fs::remove_file(path.with_extension("more"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_of_this_version_on_a_disk_full_to_the_last_byte_makes_room_and_records() {
+    let system = System::start().await;
+    let archive = system.path("archive");
+    let Some(_tmpfs) = Tmpfs::mount(&archive, 64) else { return };
+    // Given a server that recorded before it kept a list of deletions, until nothing more was written …
+    let playing = PlayingCamera::sending(42_000).await;
+    system.write_join_key();
+    let worker = system.start_worker_with(&["--segment-ms", "1000"]);
+    let key = system.joined().await.public_key;
+    system.assign(1, vec![vec![camera(1, 1, &playing.url(), key)]]).await;
+    system.heartbeat_that("it is recorded", |h| h.load.recording == 1).await;
+    worker.kill().await;
+    let list = archive.join(".longwatch/deletions");
+    std::fs::remove_file(&list).unwrap();
+    // Cutting what the kill tore would make room.
+    let camera_folder = archive.join(format!("{}/{}", TenantId::DEFAULT, camera_id(1)));
+    for day in std::fs::read_dir(camera_folder).unwrap() {
+        for file in std::fs::read_dir(day.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "part") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    }
+    let old: BTreeSet<_> = (0..30).map(|minute| put_old(&system, 9, minute, 1)).collect();
+    fill(&archive.join("filler"));
+
+    // … when it starts …
+    let worker = system.start_worker_with(&["--keep-free-percent", "10", "--segment-ms", "1000"]);
+
+    // … then the oldest video goes, and it records again.
+    eventually("room is made", async || {
+        let facts = system.facts().await;
+        (deleted(&facts).len() > 5).then_some(())
+    })
+    .await;
+    let before = stored(&system.facts().await).iter().filter(|f| f.camera_id == camera_id(1)).count();
+    eventually("segments are stored again", async || {
+        let facts = system.facts().await;
+        (stored(&facts).iter().filter(|f| f.camera_id == camera_id(1)).count() > before + 2).then_some(())
+    })
+    .await;
+    assert_eq!(worker.terminate().await, Some(0));
+    let facts = system.facts().await;
+    let gone: BTreeSet<_> = deleted(&facts).iter().map(|gone| gone.key.clone()).collect();
+    assert!(deleted(&facts).iter().all(|gone| gone.reason == DeletionReason::VolumeFull));
+    assert!(old.iter().next().is_some_and(|oldest| gone.contains(oldest)), "{gone:?}");
+    // What was told is what was done, and the list is there for the next full disk.
+    let files = files(&archive);
+    assert!(gone.iter().all(|key| !files.contains_key(key)));
+    assert!(old.iter().all(|key| gone.contains(key) != files.contains_key(key)));
+    let list = std::fs::read(list).unwrap();
+    assert!(
+        list.windows(1_000).any(|some| some.iter().all(|byte| *byte == b'.')),
+        "its room was a segment's"
+    );
+}
+
 /// How often the worker is killed; `LONGWATCH_KILLS` says otherwise.
 fn kills() -> u32 {
     std::env::var("LONGWATCH_KILLS").map_or(20, |kills| kills.parse().expect("LONGWATCH_KILLS is a number"))

@@ -88,9 +88,9 @@ fn start(archive: &tempfile::TempDir, clock: &Arc<ManualClock>) -> (Janitor, Unb
     let (facts, facts_out) = mpsc::unbounded_channel();
     let means = Means {
         archive: Archive::new(archive.path().into(), 1).unwrap(),
+        tombs: Tombs::open(&home("deletions"), volume.id).unwrap(),
         volumes: vec![volume],
         missing: 0,
-        tombs: Tombs::open(&home("deletions")).unwrap(),
         bounds: Bounds { keep_free_percent: 0, tenant_max_bytes: None, look_every: Duration::from_secs(60) },
         kept: Arc::new(Kept::load(home("retention.json"))),
         holds: home("holds.json"),

@@ -117,7 +117,8 @@ impl Rig {
         let state = tempfile::tempdir().unwrap();
         let folders = roots.iter().map(|root| (Arc::from(root.path()), Door::default()));
         let archive = Archive::over(folders, 1).unwrap();
-        let tombs = Mutex::new(Tombs::open(&state.path().join("deletions")).unwrap());
+        let volume = Volume::take(roots[0].path()).unwrap().id;
+        let tombs = Mutex::new(Tombs::open(&state.path().join("deletions"), volume).unwrap());
         let (server_id, log) = (ServerId::generate(&SystemIds), Arc::default());
         Self { roots, state, archive, server_id, log, tombs, missing: 0, max_bytes_per_second: u64::MAX }
     }
