@@ -1,6 +1,7 @@
 //! A volume: a folder with video, on a file system that may be its own, and the id that tells it from every other one.
 //!
-//! The id stands in `.longwatch/volume.json`. It is what deletions that are under way name, so that a volume that is
+//! The id stands in `.longwatch/volume.json`; or, if the volume was full when it got one, in the name of an empty file, which
+//! takes no room: `.longwatch/volume~<id>`. It is what deletions that are under way name, so that a volume that is
 //! mounted elsewhere, or not at all, is never taken for another one. Invariant: an id that cannot be read is an error,
 //! never a reason to make a new one.
 
@@ -15,6 +16,8 @@ use super::layout::STATE_FOLDER;
 use crate::durable;
 
 const FILE: &str = "volume.json";
+/// What the name of an empty file begins with that says the id.
+const NAME: &str = "volume~";
 
 /// A volume that is not usable as one.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +122,12 @@ impl Volume {
         durable::create_private_folder(&folder).map_err(|e| failed("create the folder of", e))?;
         let id = VolumeId::generate(&SystemIds);
         let json = serde_json::to_vec(&Identity { volume_id: id }).map_err(|e| failed("write", e.into()))?;
-        durable::replace(&path, &json).map_err(|e| failed("write", e))?;
+        match durable::replace(&path, &json) {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                durable::replace(&folder.join(format!("{NAME}{id}")), b"").map_err(|e| failed("write", e))?;
+            }
+            written => written.map_err(|e| failed("write", e))?,
+        }
         Ok(Self { root: root.into(), id })
     }
 
@@ -131,7 +139,10 @@ impl Volume {
     pub fn find(root: &Path) -> Result<Option<Self>, Error> {
         let path = root.join(STATE_FOLDER).join(FILE);
         let failed = |step, source| Error::Io { step, path: path.clone(), source };
-        let Some(bytes) = durable::read(&path).map_err(|e| failed("read", e))? else { return Ok(None) };
+        let Some(bytes) = durable::read(&path).map_err(|e| failed("read", e))? else {
+            let named = id_in_a_name(&root.join(STATE_FOLDER)).map_err(|e| failed("read", e))?;
+            return Ok(named.map(|id| Self { root: root.into(), id }));
+        };
         let unreadable =
             |e: serde_json::Error| Error::Unreadable { path: path.clone(), detail: e.to_string() };
         let Identity { volume_id: id } = serde_json::from_slice(&bytes).map_err(unreadable)?;
@@ -146,6 +157,17 @@ impl Volume {
     pub fn space(&self) -> io::Result<Space> {
         space(&self.root)
     }
+}
+
+/// The id that the name of a file in this folder says.
+fn id_in_a_name(folder: &Path) -> io::Result<Option<VolumeId>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    let id = |name: &std::ffi::OsString| name.to_str()?.strip_prefix(NAME)?.parse().ok();
+    Ok(names.iter().find_map(id))
 }
 
 /// How much space there is in the file system of this folder. Blocks.
@@ -175,6 +197,23 @@ mod tests {
         std::fs::write(a.path().join(".longwatch/volume.json"), "{}").unwrap();
         let error = Volume::take(a.path()).unwrap_err().to_string();
         assert!(error.contains("volume.json") && error.contains("volume_id"), "{error}");
+    }
+
+    #[test]
+    fn an_id_in_a_name_is_one_and_a_file_counts_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join(STATE_FOLDER);
+        std::fs::create_dir(&state).unwrap();
+        let id = "01935700-0000-7000-8009-000000000001";
+        // Not finished, and nobody's.
+        std::fs::write(state.join(format!("{NAME}{id}.tmp")), "").unwrap();
+        assert_eq!(Volume::find(folder.path()).unwrap(), None);
+        std::fs::write(state.join(format!("{NAME}{id}")), "").unwrap();
+        assert_eq!(Volume::take(folder.path()).unwrap().id.to_string(), id);
+        assert!(!state.join(FILE).exists(), "one is enough");
+        let other = "01935700-0000-7000-8009-000000000002";
+        std::fs::write(state.join(FILE), format!(r#"{{"volume_id":"{other}"}}"#)).unwrap();
+        assert_eq!(Volume::take(folder.path()).unwrap().id.to_string(), other);
     }
 
     #[test]

@@ -202,6 +202,9 @@ async fn a_first_start_of_this_version_on_a_disk_full_to_the_last_byte_makes_roo
     worker.kill().await;
     let list = archive.join(".longwatch/deletions");
     std::fs::remove_file(&list).unwrap();
+    // Nor did its volume have an id.
+    std::fs::remove_file(archive.join(".longwatch/volume.json")).unwrap();
+    std::fs::remove_file(archive.join(".longwatch/volumes.json")).unwrap();
     // Cutting what the kill tore would make room.
     let camera_folder = archive.join(format!("{}/{}", TenantId::DEFAULT, camera_id(1)));
     for day in std::fs::read_dir(camera_folder).unwrap() {
