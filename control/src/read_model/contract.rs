@@ -384,6 +384,7 @@ on_every_engine! {
         a_deleted_segment_leaves_when_it_was_and_why_it_went,
         what_is_wrong_with_a_segment_stands_with_it_until_it_is_right_or_deleted,
         a_server_reads_what_it_is_known_to_have_part_by_part,
+        what_a_segment_held_says_the_first_report_of_it_unless_it_was_cut,
     },
     copies: {
         the_state_of_a_camera_is_that_of_the_copy_that_is_best_off,

@@ -285,7 +285,7 @@ pub enum Change {
         /// Which of the batch, from 0.
         fact: u32,
     },
-    /// Inserts or replaces all but its damage.
+    /// Inserts or replaces all but its damage; its size and hash only if it was repaired.
     PutSegment(SegmentRow),
     /// Removes a segment and remembers that it was there.
     DeleteSegment(DeletedSegment),

@@ -1,7 +1,8 @@
 //! What servers say of segments after they were stored: that they deleted them, and what they found when they looked.
 
 use longwatch_events::archive::Place;
-use longwatch_events::fact::{Damage, DeletionReason};
+use longwatch_events::fact::{Damage, DeletionReason, Fact, SegmentStored};
+use longwatch_events::hash::Sha256;
 use longwatch_events::position::Epoch;
 
 use super::super::{Range, ReadModel};
@@ -149,4 +150,28 @@ pub(super) async fn a_server_reads_what_it_is_known_to_have_part_by_part(model: 
     assert_eq!(listed, expected);
     let of_other = model.stored_on(other, Place::FIRST, 10).await.unwrap();
     assert_eq!(of_other.items.iter().map(|row| row.start).collect::<Vec<_>>(), [at(300)]);
+}
+
+pub(super) async fn what_a_segment_held_says_the_first_report_of_it_unless_it_was_cut(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    let first = |start| stored(tenant, camera, epoch, start, start + 60);
+    let again = |start, repaired| {
+        let Fact::SegmentStored(fact) = first(start) else { panic!("it is stored") };
+        let (end, bytes) = (at(start + 50), 7);
+        Fact::SegmentStored(SegmentStored { end, bytes, sha256: Sha256::of(b"rot"), repaired, ..fact })
+    };
+    world.reported(server, vec![first(100), first(200)]).await;
+    // In later batches, and in one.
+    world.reported(server, vec![again(100, false), again(200, true)]).await;
+    let in_one = vec![first(300), again(300, false), again(300, false), first(400), again(400, true)];
+    world.reported(server, in_one).await;
+
+    let rows = model.timeline(tenant, camera, Range { from: at(90), to: at(900) }).await.unwrap();
+    let (held, rot) = (|start: i64| Sha256::of(&start.to_be_bytes()), Sha256::of(b"rot"));
+    let found: Vec<_> = rows.segments.iter().filter(|row| row.start >= at(100)).collect();
+    let contents: Vec<_> = found.iter().map(|row| (row.bytes, row.sha256)).collect();
+    assert_eq!(contents, [(1_000, held(100)), (7, rot), (1_000, held(300)), (7, rot)]);
+    // All else is as it was said last.
+    assert_eq!(found.iter().map(|row| row.end).collect::<Vec<_>>(), [150, 250, 350, 450].map(at));
 }

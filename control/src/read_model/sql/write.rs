@@ -1,6 +1,8 @@
 //! Changes → statements. Pure, but for [`batch`], which runs them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use longwatch_events::id::{CameraId, CopyKey, TenantId};
 use longwatch_events::position::Position;
@@ -264,12 +266,19 @@ fn remember_placement(
 /// strictest engine takes 32,766.
 const ROWS: [usize; 3] = [64, 8, 1];
 
-/// What writes the segments among `changes`. Of those with one key the last one counts, as if they came one by one.
+/// What writes the segments among `changes`. Of those with one key the last one counts, as if they came one by one; but
+/// what its file held says the first one, see [`put_segments_at_once`].
 fn put_segments(changes: &[&Change]) -> Vec<Statement> {
-    let mut last = BTreeMap::new();
+    let mut last = BTreeMap::<_, Cow<'_, SegmentRow>>::new();
     for change in changes {
-        if let Change::PutSegment(row) = change {
-            last.insert((row.tenant_id, row.camera_id, row.epoch, row.server_id, row.start), row);
+        let Change::PutSegment(row) = change else { continue };
+        match last.entry((row.tenant_id, row.camera_id, row.epoch, row.server_id, row.start)) {
+            Entry::Occupied(mut known) if !row.repaired => {
+                let (bytes, sha256) = (known.get().bytes, known.get().sha256);
+                known.insert(Cow::Owned(SegmentRow { bytes, sha256, ..row.clone() }));
+            }
+            Entry::Occupied(mut known) => drop(known.insert(Cow::Borrowed(row))),
+            Entry::Vacant(new) => drop(new.insert(Cow::Borrowed(row))),
         }
     }
     let rows: Vec<_> = last.into_values().collect();
@@ -283,14 +292,19 @@ fn put_segments(changes: &[&Change]) -> Vec<Statement> {
     statements
 }
 
-fn put_segments_at_once(rows: &[&SegmentRow]) -> Statement {
+/// A file does not change once it has its name. After a crash a worker reads and reports again what it may not have reported;
+/// what it reads by then is not what it stored if the disk lost some of it, and must not pass for that. One that it cut itself,
+/// it says so.
+fn put_segments_at_once(rows: &[Cow<'_, SegmentRow>]) -> Statement {
     const HEAD: &str = "\
         INSERT INTO segments (tenant_id, camera_id, epoch, server_id, start_us, end_us, object_key, bytes, \
           sha256, video_frames, video, audio, repaired) VALUES ";
     const TAIL: &str = " \
         ON CONFLICT (tenant_id, camera_id, epoch, server_id, start_us) DO UPDATE SET \
-          end_us = excluded.end_us, object_key = excluded.object_key, bytes = excluded.bytes, \
-          sha256 = excluded.sha256, video_frames = excluded.video_frames, video = excluded.video, \
+          end_us = excluded.end_us, object_key = excluded.object_key, \
+          bytes = CASE WHEN excluded.repaired THEN excluded.bytes ELSE segments.bytes END, \
+          sha256 = CASE WHEN excluded.repaired THEN excluded.sha256 ELSE segments.sha256 END, \
+          video_frames = excluded.video_frames, video = excluded.video, \
           audio = excluded.audio, repaired = excluded.repaired";
     let mut statement = sql(HEAD);
     for (index, row) in rows.iter().enumerate() {
