@@ -1,7 +1,6 @@
 //! What State is looked up by: which copies a server holds, which have no server, which are on the move, which server
-//! has a name or a key. Kept up to date
-//! by [`crate::fold`] beside State, so that a decision about one server of ten thousand looks at that one's cameras and
-//! not at a million.
+//! has a name or a key. Kept up to date by [`crate::fold`] beside State, so that a decision about one server of ten
+//! thousand looks at that one's cameras and not at a million.
 //!
 //! Derived and nothing else. Invariant: it equals [`Index::of`] of the State it stands in; the property tests of the fold
 //! and the simulation compare them.
@@ -18,7 +17,8 @@ use crate::state::{Assignment, Camera, CameraCopy, Placement, Server, State};
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Index {
-    rosters: BTreeMap<ServerId, Roster>,
+    /// Of servers that hold something, or held it once.
+    servers: BTreeMap<ServerId, Held>,
     away: BTreeMap<ServerId, BTreeSet<CopyKey>>,
     left: BTreeMap<ServerId, BTreeSet<CopyKey>>,
     waiting: BTreeSet<CopyKey>,
@@ -28,9 +28,15 @@ pub struct Index {
     keys: BTreeMap<PublicKey, ServerId>,
     /// Of servers that were not let go.
     names: BTreeMap<String, ServerId>,
-    /// When a roster, or what its server is to know of it, changed last. Not what follows from State alone: a State that
-    /// was read from a snapshot has forgotten it.
-    changed: BTreeMap<ServerId, Position>,
+}
+
+/// What is looked up of a server. Together, because every entry of a plan changes both.
+#[derive(Debug, Clone)]
+struct Held {
+    roster: Roster,
+    /// When it, or what its server is to know of it, changed last. Not what follows from State alone: a State that was
+    /// read from a snapshot has forgotten it.
+    changed: Position,
 }
 
 /// What one server holds: what it records, and what is on its way to it.
@@ -47,9 +53,8 @@ pub struct Roster {
 
 impl PartialEq for Index {
     fn eq(&self, other: &Self) -> bool {
-        let Self { rosters, away, left, waiting, moving, particular, requested, keys, names, changed: _ } =
-            self;
-        *rosters == other.rosters
+        let Self { servers: _, away, left, waiting, moving, particular, requested, keys, names } = self;
+        self.rosters().eq(other.rosters())
             && *away == other.away
             && *left == other.left
             && *waiting == other.waiting
@@ -102,7 +107,12 @@ impl Roster {
     }
 
     fn insert(&mut self, key: CopyKey) {
-        let Err(at) = self.copies.binary_search(&key) else { return };
+        // Plans and listings go in order, so that it is mostly the last.
+        let at = match self.copies.last() {
+            Some(last) if *last >= key => self.copies.binary_search(&key),
+            Some(_) | None => Err(self.copies.len()),
+        };
+        let Err(at) = at else { return };
         if self.copies.len() == self.copies.capacity() {
             self.copies.reserve_exact((self.copies.len() / 8).max(4));
         }
@@ -131,12 +141,13 @@ impl Index {
 
     /// What `server` holds.
     pub fn roster(&self, server: ServerId) -> &Roster {
-        self.rosters.get(&server).unwrap_or(&EMPTY)
+        self.servers.get(&server).map_or(&EMPTY, |held| &held.roster)
     }
 
     /// What servers hold, by id; those that hold nothing are left out.
     pub fn rosters(&self) -> impl Iterator<Item = (ServerId, &Roster)> {
-        self.rosters.iter().map(|(server, roster)| (*server, roster))
+        let held = self.servers.iter().map(|(server, held)| (*server, &held.roster));
+        held.filter(|(_, roster)| **roster != EMPTY)
     }
 
     /// The copies that others took over from `home`, wherever they are.
@@ -206,12 +217,20 @@ impl Index {
 
     /// The position from which on `server` holds what it holds now; if it never held anything, the beginning.
     pub fn changed(&self, server: ServerId) -> Position {
-        self.changed.get(&server).copied().unwrap_or(Position::START)
+        self.servers.get(&server).map_or(Position::START, |held| held.changed)
     }
 
     /// Takes note that what `server` is to know changed at `position`.
     pub(crate) fn touch(&mut self, server: ServerId, position: Position) {
-        self.changed.insert(server, position);
+        self.change(server, position);
+    }
+
+    /// The roster of `server`, which changes at `position`.
+    fn change(&mut self, server: ServerId, position: Position) -> &mut Roster {
+        let held = self.servers.entry(server);
+        let held = held.or_insert_with(|| Held { roster: Roster::default(), changed: position });
+        held.changed = position;
+        &mut held.roster
     }
 
     /// Takes note of a camera. It is not in the index yet.
@@ -227,14 +246,13 @@ impl Index {
             let bitrate_bps = bitrate(camera);
             let at_will = at_will(camera, copy);
             for server_id in copy.servers() {
-                let roster = self.rosters.entry(server_id).or_default();
+                let roster = self.change(server_id, position);
                 roster.insert(key);
                 roster.bitrate_bps += bitrate_bps;
                 roster.at_will += u32::from(at_will == Some(server_id));
-                self.changed.insert(server_id, position);
             }
             if let (Some(_), Some(old)) = (copy.successor(), copy.assignment()) {
-                let roster = self.rosters.entry(old.server_id).or_default();
+                let roster = self.change(old.server_id, position);
                 roster.leaving += 1;
                 roster.leaving_bps += bitrate_bps;
                 self.moving.insert(key);
@@ -244,7 +262,7 @@ impl Index {
             }
             if let Some(Assignment { server_id, .. }) = copy.left_with() {
                 self.left.entry(*server_id).or_default().insert(key);
-                self.changed.insert(*server_id, position);
+                self.change(*server_id, position);
             }
             insert_if(&mut self.waiting, key, is_waiting(camera, copy));
             insert_if(&mut self.particular, key, is_particular(camera, copy));
@@ -263,21 +281,19 @@ impl Index {
         for (number, copy) in camera.copies() {
             let key = CopyKey { tenant_id, camera_id, copy: number };
             let bitrate_bps = bitrate(camera);
-            if let (Some(_), Some(old)) = (copy.successor(), copy.assignment())
-                && let Some(roster) = self.rosters.get_mut(&old.server_id)
-            {
+            if let (Some(_), Some(old)) = (copy.successor(), copy.assignment()) {
+                let roster = self.change(old.server_id, position);
                 roster.leaving -= 1;
                 roster.leaving_bps -= bitrate_bps;
             }
             let at_will = at_will(camera, copy);
             for server_id in copy.servers() {
-                self.changed.insert(server_id, position);
-                let Some(roster) = self.rosters.get_mut(&server_id) else { continue };
+                let roster = self.change(server_id, position);
                 roster.remove(&key);
                 roster.bitrate_bps -= bitrate_bps;
                 roster.at_will -= u32::from(at_will == Some(server_id));
                 if roster.is_empty() {
-                    self.rosters.remove(&server_id);
+                    roster.copies = Vec::new();
                 }
             }
             if let Some(home) = copy.home()
@@ -295,7 +311,7 @@ impl Index {
                 if left.is_empty() {
                     self.left.remove(server_id);
                 }
-                self.changed.insert(*server_id, position);
+                self.change(*server_id, position);
             }
             self.moving.remove(&key);
             self.waiting.remove(&key);

@@ -375,12 +375,23 @@ impl<'a> Rooms<'a> {
         request.others.siblings.iter().filter_map(|id| self.get(*id)?.zone)
     }
 
-    /// The best server for what is asked for. Looks at servers in the order of their ranks, zone by zone no further than it
-    /// has to: of a million cameras the first server is nearly always the one.
+    /// The best server for what is asked for: of a million cameras the first in rank is nearly always the one.
     pub(super) fn best(&self, request: &Request<'_>) -> Option<ServerId> {
         let taken: Vec<_> = self.taken_zones(request).collect();
+        let first = |(zone, servers): (&Option<&str>, &BTreeSet<Load>)| {
+            Some(Rank { zones: zones(*zone, &taken, request), load: *servers.first()? })
+        };
+        let Rank { load, .. } = self.open.iter().filter_map(first).min()?;
+        if self.may_have(load.server_id, request) {
+            return Some(load.server_id);
+        }
+        self.best_of_all(request, &taken)
+    }
+
+    /// The same, looking at servers in the order of their ranks, zone by zone no further than it has to.
+    fn best_of_all(&self, request: &Request<'_>, taken: &[&str]) -> Option<ServerId> {
         let mut servers: Vec<_> = self.open.values().map(BTreeSet::iter).collect();
-        let zones: Vec<_> = self.open.keys().map(|zone| zones(*zone, &taken, request)).collect();
+        let zones: Vec<_> = self.open.keys().map(|zone| zones(*zone, taken, request)).collect();
         let first = servers.iter_mut().zip(&zones).enumerate();
         let mut next: BinaryHeap<_> = first
             .filter_map(|(at, (servers, zones))| {

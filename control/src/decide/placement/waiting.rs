@@ -1,6 +1,7 @@
 //! Copies without a server that can record: the new ones, those of lost servers, those that found no room before.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use longwatch_events::event::Decision;
 use longwatch_events::id::{CopyKey, ServerId};
@@ -25,16 +26,29 @@ pub(super) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// By priority, first copies before second ones, then by tenant and camera.
-    const fn turn(&self) -> (Priority, u8, CopyKey) {
-        (self.priority, self.key.copy, self.key)
+    /// By priority, first copies before second ones.
+    const fn turn(&self) -> (Priority, u8) {
+        (self.priority, self.key.copy)
     }
+}
+
+/// In the order in which they are decided: by turn, then by tenant and camera. Mostly they come by tenant and camera, and a
+/// million of them are sorted into few turns faster than by comparing.
+fn in_turn(waiting: Vec<Waiting<'_>>) -> Vec<Waiting<'_>> {
+    let mut turns = BTreeMap::<_, Vec<_>>::new();
+    for copy in waiting {
+        turns.entry(copy.turn()).or_default().push(copy);
+    }
+    for turn in turns.values_mut() {
+        turn.sort_unstable_by_key(|copy| copy.key);
+    }
+    turns.into_values().flatten().collect()
 }
 
 impl<'a> Draft<'a> {
     /// Places what waits, by priority; returns who has no place then.
-    pub(super) fn place_waiting(&mut self, mut waiting: Vec<Waiting<'a>>) -> Vec<Waiting<'a>> {
-        waiting.sort_unstable_by_key(Waiting::turn);
+    pub(super) fn place_waiting(&mut self, waiting: Vec<Waiting<'a>>) -> Vec<Waiting<'a>> {
+        let mut waiting = in_turn(waiting);
         if !self.inputs.state.policy.preempt_low {
             return self.place_all(waiting);
         }
@@ -42,8 +56,7 @@ impl<'a> Draft<'a> {
         let high = self.place_all(waiting);
         let (mut left_out, mut victims) = self.preempt(high);
         victims.extend(others);
-        victims.sort_unstable_by_key(Waiting::turn);
-        left_out.extend(self.place_all(victims));
+        left_out.extend(self.place_all(in_turn(victims)));
         left_out
     }
 
@@ -174,7 +187,7 @@ impl<'a> Draft<'a> {
             })
             .collect();
         // The last to be placed is the first to go.
-        low.sort_unstable_by_key(|(_, waiting)| Reverse(waiting.turn()));
+        low.sort_unstable_by_key(|(_, waiting)| Reverse((waiting.turn(), waiting.key)));
         low
     }
 
