@@ -38,6 +38,7 @@ use crate::outbox::{self, Outbox};
 use crate::retry::Retry;
 use crate::rotation::Lengths;
 use crate::source::address::AddressPolicy;
+use crate::source::tls::{self, Trust};
 use crate::tick::Ticks;
 
 mod assignments;
@@ -94,6 +95,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// It was told to believe certificates that are none.
+    #[error(transparent)]
+    Trust(#[from] tls::Error),
     /// It cannot keep facts.
     #[error(transparent)]
     Outbox(#[from] outbox::Error),
@@ -118,6 +122,7 @@ pub enum Error {
 struct Found {
     home: Home,
     identity: Identity,
+    trust: Trust,
     volumes: Vec<Volume>,
     missing: usize,
     held: Vec<Home>,
@@ -133,6 +138,11 @@ struct Found {
 fn find(config: &Config) -> Result<Found, Error> {
     let home = Home::take(&config.archive[0])?;
     let identity = Identity::load_or_create(&home)?;
+    let trust = if config.rtsps_allow_unverified {
+        Trust::in_anybody()
+    } else {
+        Trust::of_system(config.rtsps_ca.as_deref())?
+    };
     let Mounts { volumes, missing } = volumes::mount(&config.archive, &home.path(volumes::FILE))?;
     // Nobody else's either; the first one is held already.
     let held = volumes.iter().skip(1).map(|volume| Home::take(&volume.root)).collect::<Result<_, _>>()?;
@@ -150,7 +160,7 @@ fn find(config: &Config) -> Result<Found, Error> {
     if let Some(last) = &last {
         kept.learn(&last.cameras);
     }
-    Ok(Found { home, identity, volumes, missing, held, archive, tombs, leftovers, kept, store, last })
+    Ok(Found { home, identity, trust, volumes, missing, held, archive, tombs, leftovers, kept, store, last })
 }
 
 /// Everything that runs beside the cameras.
@@ -193,7 +203,7 @@ async fn start(
     bus: Bus,
     stop: &CancellationToken,
 ) -> Result<(Agent, Tasks), Error> {
-    let Found { home, identity, volumes, missing, held, archive, tombs, leftovers, kept, store, last } =
+    let Found { home, identity, trust, volumes, missing, held, archive, tombs, leftovers, kept, store, last } =
         found;
     let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
     tracing::info!(name = config.name, %boot_id, ?identity, "worker started");
@@ -206,6 +216,7 @@ async fn start(
     let (lease, lease_out) = watch::channel(Lease::new(milliseconds(lease_ms)));
     let means = means(
         config,
+        trust,
         archive.clone(),
         facts.clone(),
         Arc::clone(&told),
@@ -320,6 +331,7 @@ async fn start(
 
 fn means(
     config: &Config,
+    trust: Trust,
     archive: Archive,
     facts: mpsc::UnboundedSender<Fact>,
     told: Arc<Told>,
@@ -336,6 +348,7 @@ fn means(
         clock,
         settings: Settings { lengths, ..Settings::default() },
         policy: AddressPolicy::new(config.rtsp_allow.clone()).with_basic(config.rtsp_allow_basic),
+        trust,
         dials: Dials::new(dials::AT_ONCE),
         lease,
         ticks: Arc::new(Ticks::new(threads)),

@@ -51,6 +51,14 @@ pub struct Arguments {
     /// [default: false]
     #[arg(long, env = "LONGWATCH_RTSP_ALLOW_BASIC", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     rtsp_allow_basic: Option<bool>,
+    /// Certificates (PEM) by which cameras within TLS (rtsps://) are believed beside the authorities that this system knows:
+    /// those of authorities, or of cameras themselves, which hold for every camera of this server [default: none]
+    #[arg(long, env = "LONGWATCH_RTSPS_CA", value_name = "FILE")]
+    rtsps_ca: Option<PathBuf>,
+    /// Believe every camera within TLS, whoever signed its certificate: who only listens hears nothing, but who stands in the way
+    /// can take the camera's place, and listen [default: false]
+    #[arg(long, env = "LONGWATCH_RTSPS_ALLOW_UNVERIFIED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    rtsps_allow_unverified: Option<bool>,
     /// Length of a segment in milliseconds, 1000 to 3600000; cut at the next keyframe [default: 60000]
     #[arg(long, env = "LONGWATCH_SEGMENT_MS", value_name = "MS")]
     segment_ms: Option<u32>,
@@ -116,6 +124,8 @@ struct File {
     #[serde(default)]
     rtsp_allow: OneOrMany,
     rtsp_allow_basic: Option<bool>,
+    rtsps_ca: Option<PathBuf>,
+    rtsps_allow_unverified: Option<bool>,
     segment_ms: Option<u32>,
     data_loss_max_ms: Option<u32>,
     keep_free_percent: Option<u8>,
@@ -162,6 +172,10 @@ pub struct Config {
     pub rtsp_allow: Vec<IpNet>,
     /// Whether cameras get their password in clear text if they want it so.
     pub rtsp_allow_basic: bool,
+    /// Where more certificates are by which cameras within TLS are believed.
+    pub rtsps_ca: Option<PathBuf>,
+    /// Whether all of them are believed.
+    pub rtsps_allow_unverified: bool,
     /// Length of a segment.
     pub segment_ms: u32,
     /// Length of a fragment, each of which is made durable as it ends.
@@ -260,6 +274,11 @@ impl Arguments {
             labels: labels(file.label.unless(self.label))?,
             rtsp_allow: networks(file.rtsp_allow.unless(self.rtsp_allow))?,
             rtsp_allow_basic: self.rtsp_allow_basic.or(file.rtsp_allow_basic).unwrap_or(false),
+            rtsps_ca: self.rtsps_ca.or(file.rtsps_ca),
+            rtsps_allow_unverified: self
+                .rtsps_allow_unverified
+                .or(file.rtsps_allow_unverified)
+                .unwrap_or(false),
             segment_ms: segment_ms(self.segment_ms.or(file.segment_ms).unwrap_or(60_000))?,
             data_loss_max_ms: data_loss_max_ms(self.data_loss_max_ms.or(file.data_loss_max_ms))?,
             bounds: Bounds {
@@ -453,6 +472,8 @@ mod tests {
         assert_eq!((config.segment_ms, config.capacity), (60_000, Capacity::default()));
         assert!(config.rtsp_allow.is_empty() && config.labels.is_empty() && !config.rtsp_allow_basic);
         assert!(with(&["--rtsp-allow-basic"]).unwrap().rtsp_allow_basic);
+        let tls = with(&["--rtsps-ca", "/ca.pem", "--rtsps-allow-unverified"]).unwrap();
+        assert!(tls.rtsps_allow_unverified && tls.rtsps_ca == Some("/ca.pem".into()));
     }
 
     #[test]

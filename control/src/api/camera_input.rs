@@ -71,7 +71,7 @@ pub(super) struct CameraInput {
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the body")]
 struct SourceInput {
-    /// `rtsp://HOST[:PORT]/PATH`, without user and password.
+    /// `rtsp://HOST[:PORT]/PATH`, or `rtsps://` for RTSP within TLS; without user and password.
     #[schema(max_length = 2048, example = "rtsp://10.0.0.7:554/stream1")]
     url: String,
     /// Written only, never read back.

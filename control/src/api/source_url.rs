@@ -5,8 +5,9 @@ use url::Url;
 /// How long an address may be, in characters.
 pub(super) const MAX_URL: usize = 2_048;
 
-/// Where RTSP is served unless the address says otherwise (RFC 2326, section 3.2).
+/// Where RTSP is served unless the address says otherwise (RFC 2326, section 3.2), and RTSP within TLS (IANA: `rtsps`).
 const RTSP_PORT: u16 = 554;
+const RTSPS_PORT: u16 = 322;
 
 /// Stands where a secret was taken out.
 const REDACTED: &str = "***";
@@ -20,17 +21,13 @@ const SECRET_NAMES: [&str; 12] =
 /// # Errors
 /// A code, and a text that says what is wrong and what would be right; it repeats no secret.
 pub(super) fn check(text: &str) -> Result<(), (&'static str, String)> {
-    const RIGHT: &str = "expected rtsp://HOST[:PORT]/PATH";
+    const RIGHT: &str = "expected rtsp://HOST[:PORT]/PATH, or rtsps:// for RTSP within TLS";
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(("invalid_url", format!("an address holds no blanks; {RIGHT}")));
     }
     let url = Url::parse(text).map_err(|error| ("invalid_url", format!("{error}; {RIGHT}")))?;
     match url.scheme() {
-        "rtsp" => {}
-        "rtsps" => {
-            let detail = format!("rtsps:// is not supported by this version; {RIGHT}");
-            return Err(("unsupported_scheme", detail));
-        }
+        "rtsp" | "rtsps" => {}
         other => {
             let other: String = other.chars().take(20).collect();
             return Err(("unsupported_scheme", format!("the scheme is `{other}`; {RIGHT}")));
@@ -52,11 +49,13 @@ pub(super) fn check(text: &str) -> Result<(), (&'static str, String)> {
     Ok(())
 }
 
-/// Whether both addresses lead to the same host and port. Neither does if it is no address.
+/// Whether both addresses lead to the same host and port, both within TLS or both not. Neither does if it is no address.
 pub(super) fn same_place(one: &str, other: &str) -> bool {
     let place = |text: &str| {
         let url = Url::parse(text).ok()?;
-        Some((url.host_str()?.to_ascii_lowercase(), url.port().unwrap_or(RTSP_PORT)))
+        let is_tls = url.scheme() == "rtsps";
+        let port = url.port().unwrap_or(if is_tls { RTSPS_PORT } else { RTSP_PORT });
+        Some((url.host_str()?.to_ascii_lowercase(), port, is_tls))
     };
     place(one).is_some_and(|one| place(other) == Some(one))
 }
@@ -113,13 +112,12 @@ mod tests {
     #[test]
     fn only_an_rtsp_address_with_a_host_and_without_credentials_will_do() {
         for good in
-            ["rtsp://10.0.0.7:554/stream1", "rtsp://[fe80::1]/a?b=c", "rtsp://cam.example", "RTSP://h/1"]
+            ["rtsp://10.0.0.7:554/stream1", "rtsp://[fe80::1]/a?b=c", "rtsps://cam.example", "RTSP://h/1"]
         {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for (bad, code) in [
             ("http://10.0.0.7/", "unsupported_scheme"),
-            ("rtsps://10.0.0.7/", "unsupported_scheme"),
             ("file:///etc/passwd", "unsupported_scheme"),
             ("rtsp:///stream", "missing_host"),
             ("rtsp://", "missing_host"),
@@ -141,6 +139,9 @@ mod tests {
             ("rtsp://h/1", "rtsp://H:554/2?x=y", true),
             ("rtsp://[fe80::1]/", "rtsp://[FE80::1]:554/", true),
             ("rtsp://h/", "rtsp://h:8554/", false),
+            ("rtsps://h/", "rtsps://h:322/", true),
+            ("rtsps://h/", "rtsp://h:322/", false),
+            ("rtsp://h/", "rtsps://h:554/", false),
             ("rtsp://h/", "rtsp://h.example/", false),
             ("nonsense", "nonsense", false),
         ] {

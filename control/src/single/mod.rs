@@ -67,6 +67,14 @@ pub struct SingleArgs {
     #[arg(long, env = "LONGWATCH_RTSP_ALLOW_BASIC")]
     pub rtsp_allow_basic: bool,
 
+    /// Certificates (PEM) by which cameras within TLS (rtsps://) are believed beside the authorities that this system knows.
+    #[arg(long, env = "LONGWATCH_RTSPS_CA", value_name = "FILE")]
+    pub rtsps_ca: Option<PathBuf>,
+
+    /// Believe every camera within TLS, whoever signed its certificate: who stands in the way can take its place, and listen.
+    #[arg(long, env = "LONGWATCH_RTSPS_ALLOW_UNVERIFIED")]
+    pub rtsps_allow_unverified: bool,
+
     /// Length of a segment in milliseconds. Default: the worker's own.
     #[arg(long, env = "LONGWATCH_SEGMENT_MS", value_name = "MS")]
     pub segment_ms: Option<u64>,
@@ -284,6 +292,12 @@ fn worker_args(
     }
     if args.rtsp_allow_basic {
         flag("--rtsp-allow-basic", "true".into());
+    }
+    if let Some(file) = &args.rtsps_ca {
+        flag("--rtsps-ca", file.into());
+    }
+    if args.rtsps_allow_unverified {
+        flag("--rtsps-allow-unverified", "true".into());
     }
     if let Some(milliseconds) = args.segment_ms {
         flag("--segment-ms", milliseconds.to_string().into());

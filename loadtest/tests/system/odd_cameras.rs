@@ -12,6 +12,7 @@ use longwatch_loadtest::camera::clip::embedded;
 use longwatch_loadtest::system::cameras::Cameras;
 use longwatch_loadtest::system::cluster::{Cluster, Options};
 use longwatch_loadtest::system::history;
+use longwatch_testing::tls::TlsFront;
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -110,6 +111,25 @@ async fn every_codec_is_recorded_as_it_came() {
 #[tokio::test]
 async fn however_it_is_packed_no_frame_is_lost() {
     record(&PACKAGING).await;
+}
+
+#[tokio::test]
+async fn within_tls_no_frame_is_lost() {
+    // The front must know where the cameras are, and the server the front's certificate.
+    let behind = Cameras::start(1).unwrap();
+    let front =
+        TlsFront::start(behind.url("").trim_start_matches("rtsp://").parse().unwrap(), &["127.0.0.1"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let certificates = folder.path().join("cameras.pem");
+    std::fs::write(&certificates, &front.certificate).unwrap();
+    let believes = ("LONGWATCH_RTSPS_CA", certificates.display().to_string());
+    let given = Given::start_with(5_000, 1, vec![believes]).await;
+    let url = format!("rtsps://{}/cam/1", front.address);
+    let id = given.api.add_camera("within TLS", &url).await.unwrap();
+    given.until_recording(&id).await;
+    sleep(RECORDED).await;
+    given.stop().await;
+    assert_plays(("/cam/1", "h264", Some("aac")), &given.files(&id));
 }
 
 #[tokio::test]

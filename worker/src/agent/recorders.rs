@@ -29,6 +29,7 @@ use crate::plan::{self, Action, Key, Version};
 use crate::retry::Retry;
 use crate::source::address::AddressPolicy;
 use crate::source::rtsp::{RtspSource, Timeouts};
+use crate::source::tls::Trust;
 use crate::tick::{Seat, Ticks};
 
 /// Before a task that failed by a bug is started again, at first and at most.
@@ -49,6 +50,8 @@ pub(super) struct Means {
     pub(super) settings: Settings,
     /// Which addresses cameras may have.
     pub(super) policy: AddressPolicy,
+    /// Which cameras are believed within TLS.
+    pub(super) trust: Trust,
     /// Where cameras wait for their turn to connect.
     pub(super) dials: Dials,
     /// Whether cameras that serve one client only may be recorded.
@@ -264,8 +267,13 @@ impl Recorders {
                 let means = self.means.clone();
                 let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
                 let (single_session, single_session_out) = watch::channel(order.single_session);
-                let source =
-                    RtspSource::new(source, means.policy, Timeouts::default(), Arc::clone(&means.clock));
+                let source = RtspSource::new(
+                    source,
+                    means.policy,
+                    means.trust,
+                    Timeouts::default(),
+                    Arc::clone(&means.clock),
+                );
                 let (Seat { runtime, ticker }, taken) = means.ticks.seat(order.live_latency);
                 let task = CameraTask {
                     identity: camera::Identity {

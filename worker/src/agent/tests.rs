@@ -42,6 +42,8 @@ async fn started_behind(archive: &tempfile::TempDir, door: Door) -> (Agent, Task
         labels: longwatch_events::settings::Labels::new(),
         rtsp_allow: Vec::new(),
         rtsp_allow_basic: false,
+        rtsps_ca: None,
+        rtsps_allow_unverified: false,
         segment_ms: 60_000,
         data_loss_max_ms: 1_000,
         bounds: Bounds { keep_free_percent: 0, tenant_max_bytes: None, look_every: Duration::from_secs(60) },

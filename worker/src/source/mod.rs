@@ -1,4 +1,4 @@
-//! Where frames come from: cameras ([`rtsp`]), or whatever a test replays.
+//! Where frames come from: cameras ([`rtsp`], within TLS too: [`tls`]), or whatever a test replays.
 //!
 //! Invariant: a source says everything that can go wrong as a [`Failure`], in words that hold no credential.
 
@@ -13,6 +13,7 @@ pub mod address;
 mod classify;
 pub mod greeting;
 pub mod rtsp;
+pub mod tls;
 
 /// Why there are no frames.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -21,12 +21,14 @@ use retina::client::{
 };
 use retina::codec::{CodecItem, FrameFormat};
 use retina::rtcp::ReceivedCompoundPacket;
+use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout, timeout_at};
 use url::{Host, Url};
 
 use super::address::AddressPolicy;
 use super::classify::{Redactor, cause, io_cause};
 use super::greeting::{self, Answer};
+use super::tls::{self, Refusal, Trust, Tunnel};
 use super::{Failure, Received, Session, Source};
 use crate::frame::{Arrival, AudioFrame, SenderReport, Tracks, VideoFrame, is_random_access};
 use crate::timeline::steady::SteadyClock;
@@ -72,6 +74,7 @@ pub struct RtspSource {
     url: Result<Url, Failure>,
     secret: SourceSecret,
     policy: AddressPolicy,
+    trust: Trust,
     timeouts: Timeouts,
     clock: Arc<dyn Clock>,
     /// Sessions that the camera may believe to be alive still.
@@ -84,21 +87,22 @@ impl RtspSource {
     pub fn new(
         secret: SourceSecret,
         policy: AddressPolicy,
+        trust: Trust,
         timeouts: Timeouts,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let url = parse_url(&secret.url);
         let redactor = Arc::new(redactor(&secret));
-        Self { url, secret, policy, timeouts, clock, group: Arc::default(), redactor }
+        Self { url, secret, policy, trust, timeouts, clock, group: Arc::default(), redactor }
     }
 
     fn failure(&self, error: &retina::Error) -> Failure {
         failure(&self.redactor, error)
     }
 
-    /// Resolves the host of `url` and returns the URL with the first allowed address in its place.
-    async fn pinned(&self, mut url: Url) -> Result<(Url, SocketAddr), Failure> {
-        let port = url.port().unwrap_or(554);
+    /// Resolves the host of `url` and puts the first allowed address in its place.
+    async fn pinned(&self, mut url: Url) -> Result<Place, Failure> {
+        let port = url.port().unwrap_or(if is_tls(&url) { tls::PORT } else { 554 });
         let host = url.host_str().unwrap_or_default().to_owned();
         let addresses: Vec<IpAddr> = match literal(&url) {
             Some(address) => vec![address],
@@ -121,10 +125,54 @@ impl RtspSource {
             let detail = format!("this server may not connect to {first}: see --rtsp-allow");
             return Err(Failure::new(Cause::NotAllowed, detail));
         };
+        let within_tls = if is_tls(&url) { Some(self.name(&url, host)?) } else { None };
         // Whatever comes now, no name is resolved again.
         url.set_ip_host(*allowed)
             .map_err(|()| Failure::new(Cause::NotAllowed, "the address cannot hold a host"))?;
-        Ok((url, SocketAddr::new(*allowed, port)))
+        Ok(Place { url, address: SocketAddr::new(*allowed, port), within_tls })
+    }
+
+    /// The name that a certificate must be for.
+    fn name(&self, url: &Url, host: String) -> Result<ServerName<'static>, Failure> {
+        match literal(url) {
+            Some(address) => Ok(ServerName::from(address)),
+            None => ServerName::try_from(host).map_err(|_| {
+                Failure::new(
+                    Cause::Unreachable,
+                    "the host of the address is no name that a certificate can have",
+                )
+            }),
+        }
+    }
+
+    /// A way to `place` for one connection.
+    async fn way(&self, place: Place) -> Result<Way, Failure> {
+        let Some(name) = place.within_tls.clone() else {
+            return Ok(Way { url: place.url.clone(), address: place.address, tunnel: None, place });
+        };
+        let failed = |refusal: Refusal| {
+            let cause = match &refusal {
+                Refusal::Distrust(_) => Cause::NotAllowed,
+                Refusal::Io(e) => io_cause(e.kind()).unwrap_or(Cause::ProtocolError),
+            };
+            Failure::new(cause, self.redactor.detail(&format!("TLS: {refusal}")))
+        };
+        let camera = self.trust.connect(place.address, name).await.map_err(failed)?;
+        let tunnel = Tunnel::into(camera).await.map_err(|e| failed(e.into()))?;
+        let address = tunnel.address();
+        let mut url = place.url.clone();
+        let changed = url.set_scheme("rtsp").and_then(|()| url.set_ip_host(address.ip()));
+        changed
+            .and_then(|()| url.set_port(Some(address.port())))
+            .map_err(|()| Failure::new(Cause::NotAllowed, "the address cannot hold a host"))?;
+        Ok(Way { url, address, tunnel: Some(tunnel), place })
+    }
+
+    /// Whether a password may be told in clear text: by permission, or because the camera at the address that a person gave
+    /// has proven who it is. (Where a camera without TLS sends us proves nothing.)
+    fn may_tell(&self) -> bool {
+        let is_proven = || self.trust.verifies() && self.url.as_ref().is_ok_and(is_tls);
+        self.policy.allows_basic() || is_proven()
     }
 
     fn options(&self, teardown: TeardownPolicy, password: bool) -> SessionOptions {
@@ -142,65 +190,87 @@ impl RtspSource {
 
     /// Asks where the camera is, and how it wants the password: it may send us elsewhere, but not out of the policy; and a
     /// password is told only to who wants it, and in clear text only by permission.
-    async fn find(&self) -> Result<(Url, bool), Failure> {
+    async fn find(&self) -> Result<(Place, bool), Failure> {
         let mut url = self.url.clone()?;
         for _ in 0..=MAX_REDIRECTS {
-            let (pinned, address) = self.pinned(url).await?;
-            let answer = greeting::ask(address, &pinned, USER_AGENT).await.map_err(|e| {
+            let asked = url.clone();
+            let Way { url: question, address, tunnel: _open, place } =
+                self.way(self.pinned(url).await?).await?;
+            let answer = greeting::ask(address, &question, USER_AGENT).await.map_err(|e| {
                 let cause = io_cause(e.kind()).unwrap_or(Cause::Unreachable);
                 Failure::new(cause, self.redactor.detail(&e.to_string()))
             })?;
             match answer {
-                Answer::Elsewhere(to) => url = parse_url(&to)?,
-                Answer::Digest => return Ok((pinned, true)),
-                Answer::Basic if self.policy.allows_basic() => return Ok((pinned, true)),
+                Answer::Elsewhere(to) => {
+                    url = parse_url(&to)?;
+                    if is_tls(&asked) && is_at(&url, address) {
+                        // It knows itself by the address that it reads in our question.
+                        url = elsewhere_at(&url, &asked)?;
+                    }
+                    if is_tls(&asked) && !is_tls(&url) {
+                        let detail =
+                            "the camera sends us from rtsps:// to rtsp://, where others could listen";
+                        return Err(Failure::new(Cause::NotAllowed, detail));
+                    }
+                }
+                Answer::Digest => return Ok((place, true)),
+                Answer::Basic if self.may_tell() => return Ok((place, true)),
                 Answer::Basic if self.secret.username.is_some() => {
                     return Err(Failure::new(Cause::Unauthorized, NO_BASIC));
                 }
-                Answer::Basic | Answer::Welcome | Answer::Other => return Ok((pinned, false)),
+                Answer::Basic | Answer::Welcome | Answer::Other => return Ok((place, false)),
             }
         }
         let detail = format!("the camera sends us elsewhere more than {MAX_REDIRECTS} times");
         Err(Failure::new(Cause::ProtocolError, detail))
     }
 
-    /// Describes the camera, wherever it sends us; returns where that is, too, and whether it may have the password.
-    async fn describe_anywhere(&self) -> Result<(RetinaSession<Described>, Url, bool), Failure> {
+    /// Describes the camera, wherever it sends us; returns the way there, too, and whether it may have the password.
+    async fn describe_anywhere(&self) -> Result<(RetinaSession<Described>, Way, bool), Failure> {
         let has_password = self.secret.username.is_some();
+        let url = self.url.clone()?;
         // Only who has a password has it to lose; all others are asked by the library alone, which is one connection less.
-        let (url, password) = if has_password && !self.policy.allows_basic() {
+        let (place, password) = if has_password && !self.may_tell() {
             self.find().await?
         } else {
-            (self.pinned(self.url.clone()?).await?.0, has_password)
+            (self.pinned(url).await?, has_password)
         };
-        let options = self.options(TeardownPolicy::Auto, password);
-        match RetinaSession::describe(url.clone(), options).await {
-            Ok(described) => Ok((described, url, password)),
+        let way = self.way(place).await?;
+        match RetinaSession::describe(way.url.clone(), self.options(TeardownPolicy::Auto, password)).await {
+            Ok(described) => Ok((described, way, password)),
             Err(e) if matches!(e.status_code(), Some(300..=399)) => {
-                let (url, password) = self.find().await?;
+                let (place, password) = self.find().await?;
+                let way = self.way(place).await?;
                 let options = self.options(TeardownPolicy::Auto, password);
-                let described = RetinaSession::describe(url.clone(), options).await;
-                described.map(|described| (described, url, password)).map_err(|e| self.failure(&e))
+                let described = RetinaSession::describe(way.url.clone(), options).await;
+                described.map(|described| (described, way, password)).map_err(|e| self.failure(&e))
             }
             Err(e) => Err(self.failure(&e)),
         }
     }
 
-    async fn describe(&self) -> Result<RetinaSession<Described>, Failure> {
-        let (described, url, password) = self.describe_anywhere().await?;
+    async fn describe(&self) -> Result<(RetinaSession<Described>, Option<Tunnel>), Failure> {
+        let (described, way, password) = self.describe_anywhere().await?;
         // To servers with a certain bug the library says goodbye over a new connection, to an address that the server
-        // itself tells. That address was checked by nobody, so unless it is plainly the same one, there is no goodbye.
+        // itself tells. That address was checked by nobody, so unless it is plainly the same one, there is no goodbye. A way
+        // through TLS is for one connection.
         if described.tool().is_some_and(retina::client::Tool::has_live555_tcp_bug)
-            && !stays_at(&described, &url)
+            && (way.tunnel.is_some() || !stays_at(&described, &way.url))
         {
             drop(described);
+            let way = self.way(way.place).await?;
             let options = self.options(TeardownPolicy::Never, password);
-            return RetinaSession::describe(url, options).await.map_err(|e| self.failure(&e));
+            let described = RetinaSession::describe(way.url, options).await.map_err(|e| self.failure(&e))?;
+            return Ok((described, way.tunnel));
         }
-        Ok(described)
+        Ok((described, way.tunnel))
     }
 
-    async fn play(&self, mut session: RetinaSession<Described>) -> Result<RtspSession, Failure> {
+    async fn play(
+        &self,
+        mut session: RetinaSession<Described>,
+        tunnel: Option<Tunnel>,
+    ) -> Result<RtspSession, Failure> {
         let streams = choose(session.streams())?;
         let setup = || {
             SetupOptions::default()
@@ -239,8 +309,27 @@ impl RtspSource {
             clock: Arc::clone(&self.clock),
             group: Arc::clone(&self.group),
             redactor: Arc::clone(&self.redactor),
+            _tunnel: tunnel,
         })
     }
+}
+
+/// Where a camera is: its address in place of its name.
+struct Place {
+    url: Url,
+    address: SocketAddr,
+    /// Set if it is within TLS: the name that its certificate must be for.
+    within_tls: Option<ServerName<'static>>,
+}
+
+/// Where to connect to, to get to a camera.
+struct Way {
+    place: Place,
+    /// What is asked for there.
+    url: Url,
+    address: SocketAddr,
+    /// Set if it is for one connection, through TLS.
+    tunnel: Option<Tunnel>,
 }
 
 impl Source for RtspSource {
@@ -252,9 +341,9 @@ impl Source for RtspSource {
             // A camera of few sessions refuses a new one while it keeps the old; bounded, for it may just as well not.
             let _ = timeout(self.timeouts.teardown, self.group.await_stale_sessions(&stale)).await;
         }
-        let described =
+        let (described, tunnel) =
             within(self.timeouts.connect, "answer to a connection and DESCRIBE", self.describe()).await?;
-        within(self.timeouts.play, "answer to SETUP and PLAY", self.play(described)).await
+        within(self.timeouts.play, "answer to SETUP and PLAY", self.play(described, tunnel)).await
     }
 }
 
@@ -282,13 +371,8 @@ pub fn parse_url(text: &str) -> Result<Url, Failure> {
     // The text itself may hold a credential, so no detail repeats it.
     let mut url = Url::parse(text)
         .map_err(|e| Failure::new(Cause::Unreachable, format!("the address is no URL: {e}")))?;
-    if url.scheme() == "rtsps" {
-        let detail = "rtsps:// (RTSP within TLS) is not supported by this version: use rtsp://, over a network that \
-            others cannot read";
-        return Err(Failure::new(Cause::NotAllowed, detail));
-    }
-    if url.scheme() != "rtsp" {
-        return Err(Failure::new(Cause::NotAllowed, "only rtsp:// addresses can be recorded"));
+    if url.scheme() != "rtsp" && !is_tls(&url) {
+        return Err(Failure::new(Cause::NotAllowed, "only rtsp:// and rtsps:// addresses can be recorded"));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err(Failure::new(Cause::Unreachable, "the address has no host"));
@@ -298,6 +382,24 @@ pub fn parse_url(text: &str) -> Result<Url, Failure> {
         Failure::new(Cause::NotAllowed, "the address cannot be used without its credentials")
     })?;
     Ok(url)
+}
+
+/// Whether a camera is to be reached within TLS.
+fn is_tls(url: &Url) -> bool {
+    url.scheme() == "rtsps"
+}
+
+/// Whether `url` names this address and port.
+fn is_at(url: &Url, address: SocketAddr) -> bool {
+    literal(url) == Some(address.ip()) && url.port() == Some(address.port())
+}
+
+/// What `url` asks for, where `place` is.
+fn elsewhere_at(url: &Url, place: &Url) -> Result<Url, Failure> {
+    let mut there = place.clone();
+    there.set_path(url.path());
+    there.set_query(url.query());
+    parse_url(there.as_str())
 }
 
 /// The address a URL names without any name to resolve. `rtsp` is no scheme the URL standard knows, so it takes
@@ -350,6 +452,8 @@ pub struct RtspSession {
     clock: Arc<dyn Clock>,
     group: Arc<SessionGroup>,
     redactor: Arc<Redactor>,
+    /// What its connection goes through.
+    _tunnel: Option<Tunnel>,
 }
 
 impl RtspSession {
@@ -447,7 +551,7 @@ impl Session for RtspSession {
     }
 
     async fn close(self) {
-        let Self { demuxed, group, timeouts, .. } = self;
+        let Self { demuxed, group, timeouts, _tunnel, .. } = self;
         // Dropping it sends TEARDOWN in the background.
         drop(demuxed);
         let _ = timeout(timeouts.teardown, group.await_teardown()).await;
@@ -461,11 +565,10 @@ mod tests {
     #[test]
     fn only_rtsp_addresses_are_taken() {
         assert_eq!(parse_url("http://10.0.0.7/").unwrap_err().cause, Cause::NotAllowed);
-        let within_tls = parse_url("rtsps://10.0.0.7/").unwrap_err();
-        assert!(within_tls.cause == Cause::NotAllowed && within_tls.detail.contains("not supported"));
         assert_eq!(parse_url("rtsp:///stream").unwrap_err().cause, Cause::Unreachable);
         assert_eq!(parse_url("not a url").unwrap_err().cause, Cause::Unreachable);
         assert_eq!(parse_url("rtsp://u:p@10.0.0.7:8554/s").unwrap().as_str(), "rtsp://10.0.0.7:8554/s");
+        assert!(is_tls(&parse_url("rtsps://10.0.0.7/").unwrap()));
     }
 
     #[test]

@@ -28,6 +28,7 @@ fn given() -> Given {
         settings: Settings::default(),
         // Loopback is not allowed: every attempt fails at once, without a connection.
         policy: AddressPolicy::default(),
+        trust: Trust::in_anybody(),
         dials: Dials::new(1),
         lease,
         ticks: Arc::new(Ticks::new(0)),

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod within_tls;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use longwatch_events::fact::Cause;
 use longwatch_events::time::SystemClock;
 use longwatch_worker::source::address::AddressPolicy;
 use longwatch_worker::source::rtsp::{RtspSession, RtspSource, Timeouts};
+use longwatch_worker::source::tls::Trust;
 use longwatch_worker::source::{Failure, Session, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -105,12 +108,16 @@ fn source(url: String, allowed: &[&str]) -> RtspSource {
 
 /// The same for a server that may tell passwords in clear text, or not.
 fn source_with(url: String, allowed: &[&str], allows_basic: bool) -> RtspSource {
+    within(Duration::from_millis(300), Trust::in_anybody(), url, allowed, allows_basic)
+}
+
+/// The same, with so much time for each step.
+fn within(step: Duration, trust: Trust, url: String, allowed: &[&str], allows_basic: bool) -> RtspSource {
     let secret = SourceSecret { url, username: Some("operator".into()), password: Some("hunter2".into()) };
     let policy = AddressPolicy::new(allowed.iter().map(|network| network.parse().unwrap()).collect());
     let policy = policy.with_basic(allows_basic);
-    let short = Duration::from_millis(300);
-    let timeouts = Timeouts { connect: short, play: short, frame: short, teardown: short };
-    RtspSource::new(secret, policy, timeouts, Arc::new(SystemClock))
+    let timeouts = Timeouts { connect: step, play: step, frame: step, teardown: step };
+    RtspSource::new(secret, policy, trust, timeouts, Arc::new(SystemClock))
 }
 
 async fn open(url: String) -> Result<RtspSession, Failure> {
@@ -256,7 +263,7 @@ async fn it_sends_us_elsewhere() {
     for (to, cause) in [
         ("rtsp://127.0.0.2:9/".to_owned(), Cause::NotAllowed),
         ("http://127.0.0.1/".to_owned(), Cause::NotAllowed),
-        ("rtsps://127.0.0.1/".to_owned(), Cause::NotAllowed),
+        ("rtsps://127.0.0.2/".to_owned(), Cause::NotAllowed),
         ("nonsense".to_owned(), Cause::Unreachable),
     ] {
         let camera = redirect(to.clone()).await;
