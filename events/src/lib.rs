@@ -22,6 +22,7 @@ pub mod log;
 pub mod policy;
 pub mod position;
 pub mod reason;
+pub mod schedule;
 pub mod sealed;
 pub mod settings;
 pub mod snapshot;
