@@ -50,8 +50,13 @@ fn questions(state: &State, applied: impl Fn(ServerId) -> Position) -> Vec<Quest
 fn shows(step: Step, status: &StatusRow) -> bool {
     match (step, &status.condition) {
         (Step::Begun, Condition::Recording) => true,
-        (Step::Stopped, Condition::Offline { cause, .. }) => *cause == Cause::Reassigned,
-        (Step::Begun, Condition::Connecting | Condition::Offline { .. })
+        // A camera that nobody wants recorded now has no keyframe to wait for.
+        (Step::Begun, Condition::Offline { cause, .. }) => cause.is_by_wish(),
+        // One that was not wanted recorded when its server let it go had nothing to stop.
+        (Step::Stopped, Condition::Offline { cause, .. }) => {
+            *cause == Cause::Reassigned || cause.is_by_wish()
+        }
+        (Step::Begun, Condition::Connecting)
         | (Step::Stopped, Condition::Connecting | Condition::Recording) => false,
     }
 }

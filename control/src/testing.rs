@@ -12,7 +12,7 @@ use longwatch_events::log::memory::MemoryLog;
 use longwatch_events::log::{Entry, Log as _};
 use longwatch_events::sealed::PublicKey;
 use longwatch_events::settings::{
-    CameraSettings, Capacity, Labels, Priority, Recording, RecordingMode, Retention, Source, Transport,
+    CameraSettings, Capacity, Labels, Priority, Recording, Retention, Source, Transport,
 };
 use longwatch_events::state::State;
 use longwatch_events::subject::LogStream;
@@ -134,7 +134,7 @@ impl TestControl {
                 secret: self.service.seal_source(tenant_id, event_id, &source).unwrap(),
                 transport: Transport::Tcp,
             },
-            recording: Recording { mode: RecordingMode::Continuous },
+            recording: Recording::default(),
             retention: Retention::default(),
             failover_priority: Priority::Medium,
             preferred_server_id: None,

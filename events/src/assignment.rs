@@ -8,8 +8,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::id::{CameraId, ServerId, TenantId};
 use crate::position::{Epoch, Position};
 use crate::sealed::Base64Bytes;
-use crate::settings::Priority;
-use crate::settings::Retention;
+use crate::settings::{Priority, Recording, Retention};
 
 /// One part of the whole desired set of one server. Parts of one `revision` belong together; a set counts only when
 /// all its parts are there.
@@ -56,6 +55,8 @@ pub struct AssignedCamera {
     pub priority: Option<Priority>,
     /// How long its video is kept; `None` in sets from before it was told.
     pub retention: Option<Retention>,
+    /// When it is recorded, with no more than that needs; `None`: always.
+    pub recording: Option<Recording>,
 }
 
 /// The address of a camera with everything needed to open it. A secret: it has no `Debug`, `Display` or `Serialize`;

@@ -53,6 +53,8 @@ pub enum Cause {
     ServerSilent,
     /// The server had lost touch with the log, and the camera serves one client only.
     LeaseExpired,
+    /// Its schedule does not want the camera recorded then.
+    NotScheduled,
 }
 
 impl Cause {
@@ -78,6 +80,33 @@ impl Cause {
             Self::Unplaced => "unplaced",
             Self::ServerSilent => "server_silent",
             Self::LeaseExpired => "lease_expired",
+            Self::NotScheduled => "not_scheduled",
+        }
+    }
+
+    /// Whether nothing is wrong: what is not recorded for it is not wanted.
+    pub const fn is_by_wish(self) -> bool {
+        match self {
+            Self::NotScheduled => true,
+            Self::Unauthorized
+            | Self::NotFound
+            | Self::Refused
+            | Self::Unreachable
+            | Self::Timeout
+            | Self::ProtocolError
+            | Self::Closed
+            | Self::Stalled
+            | Self::NotAllowed
+            | Self::UnsupportedCodec
+            | Self::TimestampJump
+            | Self::StorageError
+            | Self::WorkerRestarted
+            | Self::WorkerStopped
+            | Self::Reassigned
+            | Self::Disabled
+            | Self::Unplaced
+            | Self::ServerSilent
+            | Self::LeaseExpired => false,
         }
     }
 }

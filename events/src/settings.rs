@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::ServerId;
 pub use crate::labels::Labels;
+use crate::schedule::Schedule;
 use crate::sealed::Sealed;
 pub use kept::KeptSettings;
 
@@ -106,10 +107,31 @@ pub enum Transport {
 }
 
 /// Whether and how a camera is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Recording {
     /// When.
     pub mode: RecordingMode,
+    /// The windows of [`RecordingMode::Schedule`]. In another mode it is only kept, for the day it is wanted again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Box<Schedule>>,
+}
+
+impl Recording {
+    /// What a server is told of it: no more than it needs; `None`: always.
+    pub fn as_told(&self) -> Option<Self> {
+        match self.mode {
+            // A camera that is off is on no server, or about to leave it.
+            RecordingMode::Continuous | RecordingMode::Off => None,
+            RecordingMode::Schedule => Some(self.clone()),
+        }
+    }
+}
+
+impl From<RecordingMode> for Recording {
+    /// In this mode, with nothing more said.
+    fn from(mode: RecordingMode) -> Self {
+        Self { mode, ..Self::default() }
+    }
 }
 
 /// When a camera is recorded.
@@ -121,6 +143,8 @@ pub enum RecordingMode {
     Continuous,
     /// Never; the camera takes no room on a server.
     Off,
+    /// In the windows of a schedule; a server has it all the time.
+    Schedule,
 }
 
 /// How long video is kept. `None`: without bound. What is older than both bounds of age say, or too much, goes oldest

@@ -260,8 +260,8 @@ impl CameraCopy {
 impl Camera {
     /// Whether it wants a server at all.
     pub const fn wants_recording(&self) -> bool {
-        match self.settings.recording.mode {
-            RecordingMode::Continuous => true,
+        match self.settings.mode {
+            RecordingMode::Continuous | RecordingMode::Schedule => true,
             RecordingMode::Off => false,
         }
     }

@@ -79,11 +79,13 @@ const LOG: &[(&str, Outcome)] = &[
     ("camera.changed.v1.latency", Outcome::Applied),
     ("camera.added.v1.min_age", Outcome::Applied),
     ("camera.changed.v1.min_age", Outcome::Applied),
+    ("camera.added.v1.schedule", Outcome::Applied),
+    ("camera.changed.v1.schedule", Outcome::Applied),
 ];
 
 /// The State that follows from them. It changes only with [`State`] itself: whoever adds a field there writes the new
 /// hash here, in the same commit, and says so.
-const CONTENT_HASH: &str = "cdc342052971672fa5f0479e3b5b0522e118a8bfac034310d5e043ac37408ed3";
+const CONTENT_HASH: &str = "5df4c0a2433489f053052f563625122784eb67868ff08d83ed9b3de545a4945b";
 
 /// The samples of other log streams.
 const OTHERS: &[&str] = &[
@@ -93,6 +95,7 @@ const OTHERS: &[&str] = &[
     "assignments.published.v1.minimal",
     "assignments.published.v1.priority",
     "assignments.published.v1.retention",
+    "assignments.published.v1.schedule",
     "camera.backlogged.v1",
     "camera.backlogged.v1.copy",
     "control.ticked.v1",
@@ -102,6 +105,7 @@ const OTHERS: &[&str] = &[
     "recording.reported.v1.jumped",
     "recording.reported.v1.deleted",
     "recording.reported.v1.lease_expired",
+    "recording.reported.v1.not_scheduled",
     "recording.reported.v1.sound",
     "server.heartbeat.v1",
     "server.heartbeat.v1.clock",

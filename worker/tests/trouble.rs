@@ -106,6 +106,7 @@ impl Rig {
             stats: Arc::clone(&stats),
             cancel: cancel.clone(),
             hold,
+            wish: watch::channel(longwatch_worker::wish::Wish::Always).1,
             ticker: Ticker::none(),
             dials: (Dials::new(1), 0),
             resume: None,

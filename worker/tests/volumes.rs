@@ -95,6 +95,7 @@ impl Rig {
             stats: Arc::new(Stats::default()),
             cancel: cancel.clone(),
             hold: Hold::always(),
+            wish: tokio::sync::watch::channel(longwatch_worker::wish::Wish::Always).1,
             ticker: Ticker::none(),
             dials: (Dials::new(1), 0),
             resume: None,

@@ -48,7 +48,7 @@ pub(super) struct CopyPlacement {
     /// Which copy, from 0.
     copy: u8,
     /// As the camera's: the camera's own is that of copy 0.
-    #[schema(pattern = "^(recording|connecting|offline|unplaced|disabled)$")]
+    #[schema(pattern = "^(recording|connecting|idle|offline|unplaced|disabled)$")]
     state: &'static str,
     /// Who records it; null: nobody.
     assignment: Option<Assignment>,

@@ -3,14 +3,13 @@
 use longwatch_events::assignment::SourceSecret;
 use longwatch_events::id::ServerId;
 use longwatch_events::sealed::Sealed;
-use longwatch_events::settings::{
-    CameraSettings, Labels, Priority, Recording, RecordingMode, Retention, Source, Transport,
-};
+use longwatch_events::settings::{CameraSettings, Labels, Priority, Recording, Retention, Source, Transport};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::input::{Errors, Object};
 use super::problem::Problem;
+use super::recording_input::{self, RecordingInput};
 use super::source_url::{self, MAX_URL};
 
 /// How long a user name or password may be, in characters.
@@ -85,15 +84,6 @@ struct SourceInput {
     transport: String,
 }
 
-/// Whether and how a camera is recorded.
-#[derive(ToSchema)]
-#[allow(dead_code, reason = "describes the body")]
-struct RecordingInput {
-    /// Always, or never.
-    #[schema(required = false, default = "continuous", pattern = "^(continuous|off)$")]
-    mode: String,
-}
-
 /// How long video is kept.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the body")]
@@ -119,7 +109,7 @@ struct Unsealed {
     name: String,
     labels: Labels,
     transport: Transport,
-    mode: RecordingMode,
+    recording: Recording,
     retention: Retention,
     failover_priority: Priority,
     preferred_server_id: Option<ServerId>,
@@ -133,12 +123,12 @@ struct Unsealed {
 impl Draft {
     /// The settings, with the secret sealed.
     pub(super) fn sealed(self, secret: Sealed) -> CameraSettings {
-        let Unsealed { name, labels, transport, mode, retention, .. } = self.settings;
+        let Unsealed { name, labels, transport, recording, retention, .. } = self.settings;
         CameraSettings {
             name,
             labels,
             source: Source { url: source_url::redact(&self.secret.url), secret, transport },
-            recording: Recording { mode },
+            recording,
             retention,
             failover_priority: self.settings.failover_priority,
             preferred_server_id: self.settings.preferred_server_id,
@@ -171,10 +161,7 @@ pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Pro
     let labels = object.labels("labels", &mut errors);
     let source = read_source(&mut object, known, &mut errors);
 
-    let mut recording = object.object("recording", &mut errors);
-    let modes = [("continuous", RecordingMode::Continuous), ("off", RecordingMode::Off)];
-    let mode = recording.word("mode", &modes, &mut errors).unwrap_or_default();
-    recording.finish(&mut errors);
+    let recording = recording_input::read(object.object("recording", &mut errors), &mut errors);
 
     let mut kept = object.object("retention", &mut errors);
     let retention = Retention {
@@ -219,7 +206,7 @@ pub(super) fn read(body: &Value, known: Option<&Known<'_>>) -> Result<Draft, Pro
             name,
             labels,
             transport,
-            mode,
+            recording,
             retention,
             failover_priority,
             preferred_server_id,

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use longwatch_events::id::{CameraId, ServerId, TenantId};
-use longwatch_events::settings::CameraSettings;
+use longwatch_events::schedule::Schedule;
+use longwatch_events::settings::{CameraSettings, RecordingMode};
 use longwatch_events::state::Placement;
 use longwatch_events::time::Timestamp;
 use serde::Serialize;
@@ -13,6 +14,7 @@ use super::App;
 use super::camera_copies::{self, Assignment, CopyPlacement};
 use super::change::etag;
 use super::problem::moment;
+use super::recording_input::ScheduleInput;
 use crate::read_model::rows::{CameraState, CameraView, Condition, CopyView, Observations};
 
 /// A camera.
@@ -52,10 +54,11 @@ pub(super) struct Camera {
     live_latency_ms: u16,
     /// What it is expected to send, in bits per second.
     expected_bitrate_bps: Option<u64>,
-    /// `recording`, `connecting`, `offline`, `unplaced` or `disabled`.
-    #[schema(pattern = "^(recording|connecting|offline|unplaced|disabled)$")]
+    /// `recording`, `connecting`, `idle` (its settings do not want it recorded now), `offline`, `unplaced` or `disabled`.
+    #[schema(pattern = "^(recording|connecting|idle|offline|unplaced|disabled)$")]
     state: &'static str,
-    /// Why, if it is offline or unplaced, for a program: `unauthorized`, `server_silent`, `no_capacity`, …
+    /// Why, if it is idle, offline or unplaced, for a program: `not_scheduled`, `unauthorized`, `server_silent`,
+    /// `no_capacity`, …
     state_reason: Option<String>,
     /// The same for a person.
     state_detail: Option<String>,
@@ -85,9 +88,13 @@ struct Source {
 /// Whether and how a camera is recorded.
 #[derive(Serialize, ToSchema)]
 struct Recording {
-    /// Always, or never.
-    #[schema(value_type = String, pattern = "^(continuous|off)$")]
-    mode: longwatch_events::settings::RecordingMode,
+    /// Always, never, or in the windows of a schedule.
+    #[schema(value_type = String, pattern = "^(continuous|off|schedule)$")]
+    mode: RecordingMode,
+    /// Its windows; of another mode what is kept for the day it is wanted again. Left out: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ScheduleInput>)]
+    schedule: Option<Box<Schedule>>,
 }
 
 /// How long video is kept.
@@ -120,7 +127,7 @@ pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> 
         folder_id: None,
         labels: settings.labels.into(),
         source,
-        recording: Recording { mode: settings.recording.mode },
+        recording: Recording { mode: settings.recording.mode, schedule: settings.recording.schedule },
         retention: Retention {
             max_days: settings.retention.max_days,
             min_days: settings.retention.min_days,
@@ -158,6 +165,7 @@ fn explain(app: &App, view: &CameraView, state: CameraState) -> Option<(String, 
         CameraState::Recording | CameraState::Connecting | CameraState::Disabled => None,
         CameraState::Unplaced => Some(unplaced(&view.placement())),
         CameraState::Offline => view.copies.iter().find_map(|copy| offline(app, copy)),
+        CameraState::Idle => view.copies.iter().find_map(idle),
     }
 }
 
@@ -170,6 +178,12 @@ fn offline(app: &App, copy: &CopyView) -> Option<(String, String)> {
     }
     let Condition::Offline { cause, detail } = &copy.status.as_ref()?.condition else { return None };
     Some((cause.as_str().to_owned(), detail.clone()))
+}
+
+/// Why a copy is not wanted recorded now, if that is so.
+fn idle(copy: &CopyView) -> Option<(String, String)> {
+    let Condition::Offline { cause, detail } = &copy.status.as_ref()?.condition else { return None };
+    cause.is_by_wish().then(|| (cause.as_str().to_owned(), detail.clone()))
 }
 
 fn silent(server_id: ServerId, since: Timestamp) -> (String, String) {

@@ -69,7 +69,7 @@ fn tenant_exists(app: &App, tenant: TenantId) -> Result<(), Problem> {
     params(
         ("tenant" = String, Path, description = "The tenant's id, or `default`."),
         ("state" = Option<String>, Query, description = "Only cameras in this state.",
-            pattern = "^(recording|connecting|offline|unplaced|disabled)$"),
+            pattern = "^(recording|connecting|idle|offline|unplaced|disabled)$"),
         ("server_id" = Option<String>, Query, description = "Only cameras on this server.", format = "uuid"),
         ("q" = Option<String>, Query, description = "Only cameras whose name holds this text, in whatever case.",
             max_length = 200),

@@ -69,6 +69,44 @@ impl<'a> Object<'a> {
         Object::new(value, self.at(name), errors)
     }
 
+    /// A field that is an object, if it is there.
+    pub(super) fn optional_object(&mut self, name: &'static str, errors: &mut Errors) -> Option<Object<'a>> {
+        let value = self.field(name)?;
+        Some(Object::new(Some(value), self.at(name), errors))
+    }
+
+    /// A list that must be there, of so many items; each with its pointer.
+    pub(super) fn required_list(
+        &mut self,
+        name: &'static str,
+        count: RangeInclusive<usize>,
+        errors: &mut Errors,
+    ) -> Option<Vec<(String, &'a Value)>> {
+        let pointer = self.at(name);
+        let Some(value) = self.field(name) else {
+            if self.fields.is_some() {
+                errors.add(&pointer, "required", "this field is required");
+            }
+            return None;
+        };
+        let Some(values) = value.as_array() else {
+            errors.add(&pointer, "wrong_type", format!("expected a list, found {}", kind(value)));
+            return None;
+        };
+        if !count.contains(&values.len()) {
+            let detail =
+                format!("expected {} to {} items, found {}", count.start(), count.end(), values.len());
+            errors.add(&pointer, "out_of_range", detail);
+            return None;
+        }
+        Some(values.iter().enumerate().map(|(at, value)| (format!("{pointer}/{at}"), value)).collect())
+    }
+
+    /// An item of a list that is an object.
+    pub(super) fn item((pointer, value): (String, &'a Value), errors: &mut Errors) -> Self {
+        Self::new(Some(value), pointer, errors)
+    }
+
     /// A field that must be there and be an object.
     pub(super) fn required_object(&mut self, name: &'static str, errors: &mut Errors) -> Object<'a> {
         let value = self.field(name);
@@ -181,13 +219,7 @@ impl<'a> Object<'a> {
         errors: &mut Errors,
     ) -> Option<T> {
         let value = self.field(name)?;
-        let found = words.iter().find(|(word, _)| value.as_str() == Some(word));
-        if found.is_none() {
-            let list: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            let detail = format!("expected one of {}, found {}", list.join(", "), shown(value));
-            errors.add(&self.at(name), "unknown_word", detail);
-        }
-        found.map(|(_, meaning)| *meaning)
+        meaning(value, words, &self.at(name), errors)
     }
 
     /// An id.
@@ -301,6 +333,22 @@ impl<'a> Object<'a> {
             errors.add(&self.at(name), "unknown_field", detail);
         }
     }
+}
+
+/// What a word of a closed list means.
+pub(super) fn meaning<T: Copy>(
+    value: &Value,
+    words: &[(&'static str, T)],
+    pointer: &str,
+    errors: &mut Errors,
+) -> Option<T> {
+    let found = words.iter().find(|(word, _)| value.as_str() == Some(word));
+    if found.is_none() {
+        let list: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        let detail = format!("expected one of {}, found {}", list.join(", "), shown(value));
+        errors.add(pointer, "unknown_word", detail);
+    }
+    found.map(|(_, meaning)| *meaning)
 }
 
 fn check_text<'a>(

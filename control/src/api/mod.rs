@@ -25,6 +25,7 @@ mod plans;
 mod policy;
 mod policy_input;
 mod problem;
+mod recording_input;
 mod server_input;
 mod server_verbs;
 mod server_view;

@@ -11,15 +11,14 @@ use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed};
-use longwatch_events::settings::Priority;
-use longwatch_events::settings::Retention;
+use longwatch_events::settings::{Priority, Recording, Retention};
 use longwatch_events::state::State;
 
 use crate::observed::Pace;
 
 /// The cameras of one part take at most so many bytes as JSON; NATS takes 1 MiB with headers and envelope.
 const BYTES_PER_PART: usize = 690_000;
-/// A camera without its source takes less than this as JSON.
+/// A camera without its source and its schedule takes less than this as JSON.
 const BYTES_BESIDE_SOURCE: usize = 384;
 
 /// A camera and its tenant.
@@ -29,7 +28,7 @@ pub type Key = (TenantId, CameraId);
 pub type Wanted = BTreeMap<Key, Order>;
 
 /// What a server is told of a camera that is no secret, and that may change at any time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// Of its assignment.
     pub epoch: Epoch,
@@ -37,6 +36,16 @@ pub struct Order {
     pub settings_version: Position,
     /// How long its video is kept; `None` in sets from before it was told.
     pub retention: Option<Retention>,
+    /// When it is recorded; `None`: always.
+    pub recording: Option<Recording>,
+}
+
+impl Order {
+    /// What is known of the camera, with this order.
+    fn of(&self, known: &AssignedCamera) -> AssignedCamera {
+        let Self { epoch, settings_version: _, retention, recording } = self;
+        AssignedCamera { epoch: *epoch, retention: *retention, recording: recording.clone(), ..known.clone() }
+    }
 }
 
 /// What State wants of one server.
@@ -77,6 +86,7 @@ pub fn desired(state: &State, server_id: ServerId, pace: Pace) -> Option<Desired
             epoch: here.epoch,
             settings_version: camera.source_version,
             retention: Some(camera.settings.retention()),
+            recording: camera.settings.recording().as_told(),
         };
         wanted.insert((tenant_id, camera_id), order);
         let sealed = camera.settings.secret();
@@ -164,7 +174,8 @@ impl Standing {
 fn wanted<'a>(cameras: impl IntoIterator<Item = &'a AssignedCamera>) -> Wanted {
     let entry = |camera: &AssignedCamera| {
         let AssignedCamera { epoch, settings_version, retention, .. } = *camera;
-        ((camera.tenant_id, camera.camera_id), Order { epoch, settings_version, retention })
+        let recording = camera.recording.clone();
+        ((camera.tenant_id, camera.camera_id), Order { epoch, settings_version, retention, recording })
     };
     cameras.into_iter().map(entry).collect()
 }
@@ -197,11 +208,12 @@ pub fn compose<E>(
     mut reseal: impl FnMut(Key) -> Result<Resealed, E>,
 ) -> Composed<E> {
     let mut composed = Composed { cameras: Vec::with_capacity(wanted.len()), unopened: Vec::new() };
-    for (key, Order { epoch, settings_version, retention }) in wanted {
+    for (key, order) in wanted {
         let (tenant_id, camera_id) = *key;
+        let Order { epoch, settings_version, retention, recording } = order;
         let known = standing.cameras.get(key);
         let camera = match known.filter(|known| known.settings_version == *settings_version) {
-            Some(known) => Some(AssignedCamera { epoch: *epoch, retention: *retention, ..known.clone() }),
+            Some(known) => Some(order.of(known)),
             None => match reseal(*key) {
                 Ok(Resealed { source, single_session, live_latency_ms, priority }) => Some(AssignedCamera {
                     tenant_id,
@@ -213,21 +225,23 @@ pub fn compose<E>(
                     live_latency_ms: Some(live_latency_ms),
                     priority: Some(priority),
                     retention: *retention,
+                    recording: recording.clone(),
                 }),
                 Err(error) => {
                     composed.unopened.push((*key, error));
                     // Recording from where it was is better than not recording.
-                    known.map(|known| AssignedCamera {
-                        epoch: *epoch,
-                        retention: *retention,
-                        ..known.clone()
-                    })
+                    known.map(|known| order.of(known))
                 }
             },
         };
         composed.cameras.extend(camera);
     }
     composed
+}
+
+/// How long it is as JSON.
+fn bytes_of(recording: &Recording) -> usize {
+    serde_json::to_vec(recording).map_or(0, |json| json.len())
 }
 
 /// The set in parts that fit into a message each.
@@ -240,7 +254,8 @@ pub fn parts(
     let mut chunks = vec![Vec::new()];
     let mut bytes = 0;
     for camera in cameras {
-        let of_camera = BYTES_BESIDE_SOURCE + camera.source.0.len().div_ceil(3) * 4;
+        let recording = camera.recording.as_ref().map_or(0, bytes_of);
+        let of_camera = BYTES_BESIDE_SOURCE + recording + camera.source.0.len().div_ceil(3) * 4;
         if bytes + of_camera > BYTES_PER_PART && bytes > 0 {
             chunks.push(Vec::new());
             bytes = 0;

@@ -8,6 +8,7 @@ use longwatch_events::id::{BootId, CameraId, SystemIds, TenantId};
 use longwatch_events::log::memory::MemoryLog;
 use longwatch_events::log::{Entry, Log as _};
 use longwatch_events::position::Epoch;
+use longwatch_events::schedule::{Days, Schedule, TimeOfDay, Window};
 use longwatch_events::sealed::PublicKey;
 use longwatch_events::settings::{
     CameraSettings, Capacity, Labels, Priority, Recording, RecordingMode, Retention, Source, Transport,
@@ -95,7 +96,7 @@ impl Replica {
             name: "Gate".into(),
             labels: Labels::new(),
             source: Source { url: "rtsp://h/".into(), secret, transport: Transport::Tcp },
-            recording: Recording { mode: RecordingMode::Continuous },
+            recording: Recording::default(),
             retention: Retention::default(),
             failover_priority: Priority::Medium,
             preferred_server_id: None,
@@ -262,6 +263,25 @@ async fn a_camera_that_is_only_renamed_is_recorded_on() {
 }
 
 #[tokio::test]
+async fn a_new_schedule_reaches_the_server_under_the_same_epoch() {
+    let log = memory_log();
+    let (mut replica, server_id, camera_id) = given_a_camera(&log).await;
+    replica.publish().await;
+    let before = standing(&log, server_id).await.remove(0).cameras.remove(0);
+    assert_eq!(before.recording, None, "nothing is said of what is always recorded");
+    let (expected, settings) = {
+        let state = replica.service.state();
+        let camera = state.camera(TENANT, camera_id).unwrap();
+        (camera.version, CameraSettings { recording: longest_recording(), ..camera.settings.told() })
+    };
+    let settings = Box::new(settings);
+    replica.execute(Command::ChangeCamera { tenant_id: TENANT, camera_id, expected, settings }).await;
+    replica.publish().await;
+    let after = standing(&log, server_id).await.remove(0).cameras.remove(0);
+    assert_eq!(after, AssignedCamera { recording: Some(longest_recording()), ..before });
+}
+
+#[tokio::test]
 async fn an_older_set_never_replaces_a_newer_one() {
     // Given: a replica that stands where the camera was still there, and will not come on.
     let log = memory_log();
@@ -356,6 +376,14 @@ async fn what_is_torn_or_unreadable_is_replaced() {
     assert_eq!(ids(&standing(&log, server_id).await), [camera_id]);
 }
 
+/// The longest that the API takes.
+fn longest_recording() -> Recording {
+    let time = |text: &str| text.parse::<TimeOfDay>().unwrap();
+    let window = Window { days: Days::ALL, from: time("23:59:59"), to: time("23:59:58") };
+    let schedule = Schedule { time_zone: "Z".repeat(64), weekly: vec![window; Schedule::MAX_WINDOWS] };
+    Recording { mode: RecordingMode::Schedule, schedule: Some(Box::new(schedule)) }
+}
+
 #[test]
 fn no_part_is_too_large_for_a_message() {
     let key = PublicKey([9; 32]);
@@ -383,6 +411,7 @@ fn no_part_is_too_large_for_a_message() {
                 max_bytes: Some(u64::MAX),
                 min_days: Some(u32::MAX),
             }),
+            recording: Some(longest_recording()),
         };
         let cameras: Vec<_> = (0..count).map(camera).collect();
         let pace = Pace { interval_ms: u32::MAX, lease_ms: u32::MAX };

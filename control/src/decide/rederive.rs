@@ -211,7 +211,7 @@ mod tests {
     use longwatch_events::id::{CameraId, EventId, ServerId, TenantId};
     use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
     use longwatch_events::settings::{
-        CameraSettings, Capacity, Labels, Priority, Recording, RecordingMode, Retention, Source, Transport,
+        CameraSettings, Capacity, Labels, Priority, Recording, Retention, Source, Transport,
     };
     use uuid::Uuid;
 
@@ -239,7 +239,7 @@ mod tests {
             name: "Gate".into(),
             labels: Labels::new(),
             source: Source { url: "rtsp://h/".into(), secret, transport: Transport::Tcp },
-            recording: Recording { mode: RecordingMode::Continuous },
+            recording: Recording::default(),
             retention: Retention::default(),
             failover_priority: Priority::Medium,
             preferred_server_id: None,

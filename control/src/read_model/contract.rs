@@ -198,11 +198,13 @@ async fn filters_and_counts_agree_with_the_state_of_each_camera(model: &dyn Read
     world.camera(tenant, off).await;
     world.camera(tenant, camera_settings("new")).await;
     type Said = fn(TenantId, CameraId, Epoch) -> Option<Fact>;
-    let cameras: [(&str, ServerId, Said, CameraState); 6] = [
+    let cameras: [(&str, ServerId, Said, CameraState); 8] = [
         ("waits", awake, |_, _, _| None, CameraState::Connecting),
         ("starts", awake, |t, c, e| Some(started(t, c, e, 30)), CameraState::Connecting),
         ("runs", awake, |t, c, e| Some(keyframe(t, c, e, 30)), CameraState::Recording),
         ("fails", awake, |t, c, e| Some(interrupted(t, c, e, 30, Cause::Refused)), CameraState::Offline),
+        ("rests", awake, |t, c, e| Some(interrupted(t, c, e, 30, Cause::NotScheduled)), CameraState::Idle),
+        ("gone", silent, |t, c, e| Some(interrupted(t, c, e, 30, Cause::NotScheduled)), CameraState::Offline),
         ("lost", silent, |t, c, e| Some(keyframe(t, c, e, 30)), CameraState::Offline),
         ("again", restarted, |t, c, e| Some(keyframe(t, c, e, 30)), CameraState::Connecting),
     ];
@@ -233,8 +235,8 @@ async fn filters_and_counts_agree_with_the_state_of_each_camera(model: &dyn Read
         assert_eq!(count, expected.len() as u64, "{state:?}");
     }
     let on_server = CameraFilter { server_id: Some(awake), ..CameraFilter::default() };
-    assert_eq!(model.cameras(tenant, on_server, all()).await.unwrap().items.len(), 4);
-    assert_eq!(model.server(awake).await.unwrap().unwrap().cameras, 4);
+    assert_eq!(model.cameras(tenant, on_server, all()).await.unwrap().items.len(), 5);
+    assert_eq!(model.server(awake).await.unwrap().unwrap().cameras, 5);
 }
 
 async fn a_name_is_found_in_any_case_and_a_percent_sign_is_a_percent_sign(model: &dyn ReadModel) {

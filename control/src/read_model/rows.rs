@@ -429,6 +429,8 @@ pub enum CameraState {
     Recording,
     /// Its server is at it.
     Connecting,
+    /// Its server has it, and its settings do not want it recorded now.
+    Idle,
     /// It should be recorded and is not.
     Offline,
     /// No server has it.
@@ -439,14 +441,15 @@ pub enum CameraState {
 
 impl CameraState {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Recording, Self::Connecting, Self::Offline, Self::Unplaced, Self::Disabled];
+    pub const ALL: [Self; 6] =
+        [Self::Recording, Self::Connecting, Self::Idle, Self::Offline, Self::Unplaced, Self::Disabled];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Recording => "recording",
             Self::Connecting => "connecting",
+            Self::Idle => "idle",
             Self::Offline => "offline",
             Self::Unplaced => "unplaced",
             Self::Disabled => "disabled",
@@ -490,6 +493,7 @@ impl CopyView {
             Condition::Recording if status.is_of_former_run(server.boot_id) => CameraState::Connecting,
             Condition::Connecting => CameraState::Connecting,
             Condition::Recording => CameraState::Recording,
+            Condition::Offline { cause, .. } if cause.is_by_wish() => CameraState::Idle,
             Condition::Offline { .. } => CameraState::Offline,
         }
     }
@@ -547,7 +551,7 @@ pub struct Counts {
     /// Tenants.
     pub tenants: u64,
     /// Cameras by state, in the order of [`CameraState::ALL`].
-    pub cameras: [u64; 5],
+    pub cameras: [u64; 6],
     /// Facts that contradict themselves.
     pub rejected_facts: u64,
 }

@@ -16,8 +16,8 @@ use longwatch_events::position::Position;
 use longwatch_events::reason::{AssignReason, UnplacedReason};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
 use longwatch_events::settings::{
-    CameraSettings, Capacity, Failover, Labels, Priority, Recording, RecordingMode, Retention,
-    ServerSettings, Source, Transport, ZONE,
+    CameraSettings, Capacity, Failover, Labels, Priority, Recording, Retention, ServerSettings, Source,
+    Transport, ZONE,
 };
 use longwatch_events::state::{Camera, CameraCopy, Placement, State};
 use longwatch_events::time::Timestamp;
@@ -75,7 +75,7 @@ pub(crate) fn ranked(failover_priority: Priority) -> CameraSettings {
             secret: Sealed { sealed_in, bytes: Base64Bytes(vec![]) },
             transport: Transport::Tcp,
         },
-        recording: Recording { mode: RecordingMode::Continuous },
+        recording: Recording::default(),
         retention: Retention::default(),
         failover_priority,
         preferred_server_id: None,

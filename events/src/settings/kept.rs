@@ -10,16 +10,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::id::{EventId, ServerId};
 use crate::labels::{Labels, Pairs};
+use crate::schedule::{Days, Schedule, TimeOfDay, Window};
 use crate::sealed::{Base64Bytes, Sealed};
 use crate::settings::{
-    CameraSettings, Priority, Recording, Retention, Source, Transport, wanted_copies, wanted_live_latency_ms,
+    CameraSettings, Priority, Recording, RecordingMode, Retention, Source, Transport, wanted_copies,
+    wanted_live_latency_ms,
 };
 
 /// [`CameraSettings`], in half the memory.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeptSettings {
-    /// Whether and how it is recorded.
-    pub recording: Recording,
+    /// When it is recorded.
+    pub mode: RecordingMode,
     /// In which order cameras find a new server when theirs is lost.
     pub failover_priority: Priority,
     /// The server that should record it, if that has room.
@@ -32,7 +34,7 @@ pub struct KeptSettings {
     pub single_session: bool,
     /// Never empty.
     server_labels: Option<Box<Labels>>,
-    /// [`Packed`].
+    /// [`Packed`], and behind it, if there is anything to say, [`PackedRecording`].
     packed: Box<[u8]>,
 }
 
@@ -49,6 +51,35 @@ struct Packed<'a> {
     transport: Transport,
     retention: PackedRetention,
     live_latency_ms: Option<u16>,
+}
+
+/// What most cameras have nothing of; it takes no room then.
+#[derive(Serialize, Deserialize)]
+struct PackedRecording<'a> {
+    #[serde(borrow)]
+    schedule: Option<PackedSchedule<'a>>,
+}
+
+/// The time zone, and of each window the days and the seconds of the day.
+#[derive(Serialize, Deserialize)]
+struct PackedSchedule<'a>(&'a str, Vec<(u8, u32, u32)>);
+
+impl<'a> From<&'a Schedule> for PackedSchedule<'a> {
+    fn from(told: &'a Schedule) -> Self {
+        let packed = |window: &Window| (window.days.bits(), window.from.seconds(), window.to.seconds());
+        Self(&told.time_zone, told.weekly.iter().map(packed).collect())
+    }
+}
+
+impl From<PackedSchedule<'_>> for Schedule {
+    fn from(PackedSchedule(time_zone, weekly): PackedSchedule<'_>) -> Self {
+        let window = |(days, from, to)| Window {
+            days: Days::from_bits(days),
+            from: TimeOfDay::from_seconds(from),
+            to: TimeOfDay::from_seconds(to),
+        };
+        Self { time_zone: time_zone.to_owned(), weekly: weekly.into_iter().map(window).collect() }
+    }
 }
 
 /// [`Retention`] leaves fields out as JSON, which this format cannot.
@@ -72,6 +103,7 @@ fn at_once<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error
     serializer.serialize_bytes(bytes)
 }
 
+const PACKED: &str = "invariant: it was packed by `From<&CameraSettings>`";
 const WRITTEN: &str = "invariant: it is texts, bytes and numbers, and there is room for them";
 
 impl KeptSettings {
@@ -82,7 +114,7 @@ impl KeptSettings {
             name: packed.name.to_owned(),
             labels: Pairs::of_text(packed.labels).into(),
             source: packed.source(),
-            recording: self.recording,
+            recording: self.recording(),
             retention: packed.retention.into(),
             failover_priority: self.failover_priority,
             preferred_server_id: self.preferred_server_id,
@@ -121,6 +153,17 @@ impl KeptSettings {
         self.packed().retention.into()
     }
 
+    /// Whether and how it is recorded.
+    pub fn recording(&self) -> Recording {
+        let (_, behind) = self.split::<Packed<'_>>();
+        let plain = Recording::from(self.mode);
+        if behind.is_empty() {
+            return plain;
+        }
+        let packed: PackedRecording<'_> = postcard::from_bytes(behind).expect(PACKED);
+        Recording { schedule: packed.schedule.map(|schedule| Box::new(schedule.into())), ..plain }
+    }
+
     /// Only servers that carry all of these labels may record it; `None`: it asks for none.
     pub fn server_labels(&self) -> Option<&Labels> {
         self.server_labels.as_deref()
@@ -142,17 +185,24 @@ impl KeptSettings {
 
     /// The first fields, as many as `T` has: in this format a tuple and a struct are their fields one after the other.
     fn first<'a, T: Deserialize<'a>>(&'a self) -> T {
-        let read = postcard::take_from_bytes(&self.packed);
-        read.map(|(first, _)| first).expect("invariant: it was packed by `From<&CameraSettings>`")
+        self.split().0
+    }
+
+    /// The first fields, and the bytes behind them.
+    fn split<'a, T: Deserialize<'a>>(&'a self) -> (T, &'a [u8]) {
+        postcard::take_from_bytes(&self.packed).expect(PACKED)
     }
 }
 
 impl Packed<'_> {
     /// Allocated once and at its length: an allocation that grows or shrinks leaves a hole behind each of a million.
-    fn bytes(&self) -> Box<[u8]> {
-        let measured = postcard::serialize_with_flavor(self, Size::default());
-        let mut bytes = vec![0; measured.expect(WRITTEN)].into_boxed_slice();
-        postcard::to_slice(self, &mut bytes).expect(WRITTEN);
+    fn bytes(&self, recording: Option<&PackedRecording<'_>>) -> Box<[u8]> {
+        let behind = recording.map_or(0, measured);
+        let mut bytes = vec![0; measured(self) + behind].into_boxed_slice();
+        let written = postcard::to_slice(self, &mut bytes).expect(WRITTEN).len();
+        if let Some(recording) = recording {
+            postcard::to_slice(recording, &mut bytes[written..]).expect(WRITTEN);
+        }
         bytes
     }
 
@@ -165,8 +215,15 @@ impl Packed<'_> {
     }
 }
 
+fn measured(what: &impl Serialize) -> usize {
+    postcard::serialize_with_flavor(what, Size::default()).expect(WRITTEN)
+}
+
 impl From<&CameraSettings> for KeptSettings {
     fn from(told: &CameraSettings) -> Self {
+        let Recording { mode, schedule } = &told.recording;
+        let recording =
+            schedule.as_deref().map(|schedule| PackedRecording { schedule: Some(schedule.into()) });
         let packed = Packed {
             name: &told.name,
             labels: told.labels.as_text(),
@@ -179,14 +236,14 @@ impl From<&CameraSettings> for KeptSettings {
         };
         let asks = !told.server_labels.is_empty();
         Self {
-            recording: told.recording,
+            mode: *mode,
             failover_priority: told.failover_priority,
             preferred_server_id: told.preferred_server_id,
             copies: told.copies,
             expected_bitrate_bps: told.expected_bitrate_bps,
             single_session: told.single_session,
             server_labels: asks.then(|| Box::new(told.server_labels.clone())),
-            packed: packed.bytes(),
+            packed: packed.bytes(recording.as_ref()),
         }
     }
 }

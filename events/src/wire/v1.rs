@@ -11,7 +11,7 @@ use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
 use crate::sealed::{Base64Bytes, PublicKey, WrappedKey};
-use crate::settings::{CameraSettings, Capacity, Labels, Priority, Retention, ServerSettings};
+use crate::settings::{CameraSettings, Capacity, Labels, Priority, Recording, Retention, ServerSettings};
 use crate::time::Timestamp;
 use crate::{assignment, event, fact};
 
@@ -376,6 +376,8 @@ shapes! {
         priority: Option<Priority>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retention: Option<Retention>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recording: Option<Recording>,
     }
 
     /// See [`crate::event::CameraBacklogged`].

@@ -11,8 +11,8 @@ use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::{AbandonReason, AssignReason, FinishReason};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
 use longwatch_events::settings::{
-    CameraSettings, Capacity, Failover, Labels, Priority, Recording, RecordingMode, Retention,
-    ServerSettings, Source, Transport,
+    CameraSettings, Capacity, Failover, Labels, Priority, Recording, Retention, ServerSettings, Source,
+    Transport,
 };
 use longwatch_events::state::{CameraCopy, Membership, State};
 use longwatch_events::time::Timestamp;
@@ -50,7 +50,7 @@ pub(crate) fn camera_settings() -> CameraSettings {
         name: "Gate 3".into(),
         labels: Labels::new(),
         source: Source { url: "rtsp://10.0.0.7/".into(), secret, transport: Transport::Tcp },
-        recording: Recording { mode: RecordingMode::Continuous },
+        recording: Recording::default(),
         retention: Retention::default(),
         failover_priority: Priority::Medium,
         preferred_server_id: None,

@@ -14,6 +14,7 @@ use longwatch_events::id::{BootId, CameraId, EventId, ServerId, TenantId};
 use longwatch_events::policy::{Failback, HeartbeatRetention, Liveness, Mode, Moves, Policy, Rebalance};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
+use longwatch_events::schedule::{Day, Schedule, TimeOfDay, Window};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
 use longwatch_events::settings::{
     CameraSettings, Capacity, Failover, Labels, Priority, Recording, RecordingMode, Retention,
@@ -117,8 +118,25 @@ fn priority() -> impl Strategy<Value = Priority> {
     select(vec![Priority::High, Priority::Medium, Priority::Low, Priority::Never])
 }
 
+fn window() -> impl Strategy<Value = Window> {
+    (proptest::collection::vec(select(Day::ALL.to_vec()), 0..7), 0..=86_400_u32, 0..=86_400_u32).prop_map(
+        |(days, from, to)| Window {
+            days: days.into_iter().collect(),
+            from: TimeOfDay::from_seconds(from),
+            to: TimeOfDay::from_seconds(to),
+        },
+    )
+}
+
+/// Also with a schedule that its mode does not want, and without one that it does.
+pub(crate) fn recording() -> impl Strategy<Value = Recording> {
+    let modes = select(vec![RecordingMode::Continuous, RecordingMode::Off, RecordingMode::Schedule]);
+    let schedule = (text(), proptest::collection::vec(window(), 0..4))
+        .prop_map(|(time_zone, weekly)| Box::new(Schedule { time_zone, weekly }));
+    (modes, option::of(schedule)).prop_map(|(mode, schedule)| Recording { mode, schedule })
+}
+
 pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
-    let modes = select(vec![RecordingMode::Continuous, RecordingMode::Off]);
     let placement = (
         priority(),
         option::of(server_id()),
@@ -128,8 +146,8 @@ pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
         any::<bool>(),
         option::of(any::<u16>()),
     );
-    (text(), labels(), source(), modes, retention(), placement).prop_map(
-        |(name, labels, source, mode, retention, placement)| {
+    (text(), labels(), source(), recording(), retention(), placement).prop_map(
+        |(name, labels, source, recording, retention, placement)| {
             let (
                 failover_priority,
                 preferred_server_id,
@@ -143,7 +161,7 @@ pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {
                 name,
                 labels,
                 source,
-                recording: Recording { mode },
+                recording,
                 retention,
                 failover_priority,
                 preferred_server_id,

@@ -70,11 +70,7 @@ fn check(state: &State) -> Result<(), TestCaseError> {
         matches!(copy.placement, Placement::Unplaced { reason: UnplacedReason::Disabled, .. })
     };
     let waiting = keys(state, |camera, copy| {
-        if camera.settings.recording.mode == RecordingMode::Off {
-            !disabled(copy)
-        } else {
-            now(copy).is_none()
-        }
+        if camera.settings.mode == RecordingMode::Off { !disabled(copy) } else { now(copy).is_none() }
     });
     prop_assert_eq!(index.waiting().collect::<Vec<_>>(), waiting);
     prop_assert_eq!(index.moving().collect::<Vec<_>>(), keys(state, |_, copy| next(copy).is_some()));

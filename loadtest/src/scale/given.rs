@@ -12,7 +12,7 @@ use longwatch_events::position::Position;
 use longwatch_events::reason::AssignReason;
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
 use longwatch_events::settings::{
-    CameraSettings, Capacity, Labels, Priority, Recording, RecordingMode, Retention, Source, Transport, ZONE,
+    CameraSettings, Capacity, Labels, Priority, Recording, Retention, Source, Transport, ZONE,
 };
 use longwatch_events::time::Timestamp;
 
@@ -135,7 +135,7 @@ fn camera(number: u32, sealed_in: EventId) -> CameraSettings {
             secret: Sealed { sealed_in, bytes: Base64Bytes(vec![a ^ c; SECRET_BYTES]) },
             transport: Transport::Tcp,
         },
-        recording: Recording { mode: RecordingMode::Continuous },
+        recording: Recording::default(),
         retention: Retention { max_days: Some(30), max_bytes: None, min_days: None },
         failover_priority: match number % 10 {
             0 => Priority::High,

@@ -4,6 +4,7 @@ use longwatch_control::decide::command::Command;
 use longwatch_events::event::DetachedCameras;
 use longwatch_events::fold;
 use longwatch_events::id::{CameraId, EventId, ServerId, TenantId};
+use longwatch_events::schedule::{Days, Schedule, TimeOfDay, Window};
 use longwatch_events::sealed::{Base64Bytes, Sealed, WrappedKey};
 use longwatch_events::settings::{
     CameraSettings, Capacity, Failover, Labels, Priority, Recording, RecordingMode, Retention,
@@ -173,7 +174,7 @@ fn add_camera(env: &mut Env, state: &State, cameras: &mut Cameras) -> Option<Com
         name: "camera".to_owned(),
         labels: if env.random.percent(30) { Labels::from([(ZONE.to_owned(), zone)]) } else { Labels::new() },
         source: source(env),
-        recording: Recording { mode: RecordingMode::Continuous },
+        recording: Recording::default(),
         retention: Retention::default(),
         failover_priority: priority(env),
         preferred_server_id: preferred(env, state, 15),
@@ -202,12 +203,22 @@ fn change_camera(env: &mut Env, state: &State) -> Option<Command> {
         _ => {
             settings.recording.mode = match settings.recording.mode {
                 RecordingMode::Continuous if env.random.percent(40) => RecordingMode::Off,
-                RecordingMode::Continuous | RecordingMode::Off => RecordingMode::Continuous,
+                RecordingMode::Continuous if env.random.percent(30) => RecordingMode::Schedule,
+                RecordingMode::Continuous | RecordingMode::Off | RecordingMode::Schedule => {
+                    RecordingMode::Continuous
+                }
             };
+            settings.recording.schedule = Some(Box::new(always()));
         }
     }
     let expected = camera.version;
     Some(Command::ChangeCamera { tenant_id, camera_id, expected, settings: Box::new(settings) })
+}
+
+/// A schedule that is always on: the workers here know of none.
+fn always() -> Schedule {
+    let window = Window { days: Days::ALL, from: TimeOfDay::MIDNIGHT, to: TimeOfDay::END };
+    Schedule { time_zone: "UTC".to_owned(), weekly: vec![window] }
 }
 
 fn delete_camera(env: &mut Env, state: &State) -> Option<Command> {

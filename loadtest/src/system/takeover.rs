@@ -199,6 +199,7 @@ mod tests {
                 live_latency_ms: None,
                 priority: None,
                 retention: None,
+                recording: None,
             }];
             let set = AssignmentSet {
                 server_id,

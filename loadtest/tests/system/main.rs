@@ -17,5 +17,6 @@ mod playing;
 mod recording;
 mod replay;
 mod replicas;
+mod schedules;
 mod scrubbing;
 mod start_and_stop;

@@ -183,6 +183,7 @@ mod tests {
             live_latency_ms: None,
             priority: None,
             retention: None,
+            recording: None,
         };
         message(Event::AssignmentsPublished(AssignmentSet {
             server_id: server(1),

@@ -121,6 +121,7 @@ mod tests {
             live_latency_ms: None,
             priority: None,
             retention,
+            recording: None,
         }
     }
 

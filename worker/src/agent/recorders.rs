@@ -12,7 +12,7 @@ use longwatch_events::fact::{Cause, Fact, Interrupted};
 use longwatch_events::id::ServerId;
 use longwatch_events::position::Epoch;
 use longwatch_events::sealed::Base64Bytes;
-use longwatch_events::settings::{CameraSettings, Priority};
+use longwatch_events::settings::{CameraSettings, Priority, Recording};
 use longwatch_events::time::Clock;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -31,6 +31,7 @@ use crate::source::address::AddressPolicy;
 use crate::source::rtsp::{RtspSource, Timeouts};
 use crate::source::tls::Trust;
 use crate::tick::{Seat, Ticks};
+use crate::wish::Wish;
 
 /// Before a task that failed by a bug is started again, at first and at most.
 const AFTER_BUG: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -92,6 +93,8 @@ struct Order {
     live_latency: Duration,
     /// How early it may connect when many want to; 0 goes first.
     rank: u8,
+    /// When it is recorded; `None`: always.
+    recording: Option<Recording>,
 }
 
 impl Order {
@@ -100,7 +103,8 @@ impl Order {
         let live_latency_ms = camera.live_latency_ms.unwrap_or(CameraSettings::DEFAULT_LIVE_LATENCY_MS);
         let live_latency = Duration::from_millis(live_latency_ms.into());
         let rank = rank(camera.priority.unwrap_or_default());
-        Self { server_id, version, source, single_session, live_latency, rank }
+        let recording = camera.recording.clone();
+        Self { server_id, version, source, single_session, live_latency, rank, recording }
     }
 }
 
@@ -112,6 +116,15 @@ const fn rank(priority: Priority) -> u8 {
         Priority::Low => 2,
         Priority::Never => 3,
     }
+}
+
+/// When a camera is wanted recorded.
+fn wish(key: Key, recording: Option<&Recording>) -> Wish {
+    Wish::new(recording).unwrap_or_else(|error| {
+        let camera_id = key.camera_id;
+        tracing::error!(%camera_id, %error, "a schedule is not understood; the camera is recorded always");
+        Wish::Always
+    })
 }
 
 enum State {
@@ -127,6 +140,8 @@ struct Running {
     stats: Arc<Stats>,
     /// The camera serves one client only.
     single_session: watch::Sender<bool>,
+    /// When it is wanted recorded.
+    wish: watch::Sender<Wish>,
     cancel: CancellationToken,
     /// Why it was cancelled.
     ending: Option<Cause>,
@@ -177,16 +192,23 @@ impl Recorders {
             }
         }
         self.open_again(server_id, &assigned, identity);
-        self.note_single_sessions(&assigned);
+        self.note_changes(&assigned);
         self.resume.clear();
     }
 
-    /// Whether a camera serves others too is no reason to begin its recording again.
-    fn note_single_sessions(&mut self, assigned: &BTreeMap<Key, &AssignedCamera>) {
+    /// Whether a camera serves others too, and when it is recorded, are no reasons to begin its recording again.
+    fn note_changes(&mut self, assigned: &BTreeMap<Key, &AssignedCamera>) {
         for (key, camera) in &mut self.cameras {
             let (Some(order), Some(assigned)) = (&mut camera.order, assigned.get(key)) else { continue };
             order.single_session = assigned.single_session;
+            let other_recording = order.recording != assigned.recording;
+            if other_recording {
+                order.recording.clone_from(&assigned.recording);
+            }
             if let State::Running(running) = &camera.state {
+                if other_recording {
+                    running.wish.send_replace(wish(*key, order.recording.as_ref()));
+                }
                 running.single_session.send_if_modified(|single| {
                     std::mem::replace(single, assigned.single_session) != assigned.single_session
                 });
@@ -221,7 +243,11 @@ impl Recorders {
                 running.cancel.cancel();
             }
             Some(Camera { state: State::Sealed, .. }) | None => {
-                let resume = self.resume.remove(&key);
+                let resume = self.resume.remove(&key).map(|Break { end, cause }| {
+                    // A process that was killed while its camera was not wanted did no harm to its recording.
+                    let cause = wish(key, order.recording.as_ref()).cause_of_end(end, cause);
+                    Break { end, cause }
+                });
                 if let Some(open) = resume {
                     self.broke_off(key, order.version.epoch, open, "the worker was started again");
                 }
@@ -267,6 +293,7 @@ impl Recorders {
                 let means = self.means.clone();
                 let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
                 let (single_session, single_session_out) = watch::channel(order.single_session);
+                let (wish, wish_out) = watch::channel(wish(key, order.recording.as_ref()));
                 let source = RtspSource::new(
                     source,
                     means.policy,
@@ -290,6 +317,7 @@ impl Recorders {
                     stats: Arc::clone(&stats),
                     cancel: cancel.clone(),
                     hold: Hold::new(means.lease, single_session_out),
+                    wish: wish_out,
                     ticker,
                     dials: (means.dials, order.rank),
                     resume,
@@ -301,7 +329,7 @@ impl Recorders {
                 let task = self.tasks.spawn_on(recording, &runtime).id();
                 self.camera_of.insert(task, key);
                 let epoch = order.version.epoch;
-                State::Running(Running { task, epoch, stats, single_session, cancel, ending: None })
+                State::Running(Running { task, epoch, stats, single_session, wish, cancel, ending: None })
             }
             Err(error) => {
                 tracing::error!(camera_id = %key.camera_id, %error, "camera cannot be recorded");

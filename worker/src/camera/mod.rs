@@ -6,7 +6,7 @@
 //!
 //! Invariants: nothing is reported as stored before it is durable; after every break the first durable keyframe is
 //! reported and then the gap before it, once; the camera's memory stays under [`Settings::max_held_bytes`]; a camera is
-//! asked only while its [`Hold`] lasts.
+//! asked only while its [`Hold`] lasts, and is not connected when it is not [wanted](Wish) soon.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -17,30 +17,37 @@ use futures::FutureExt;
 use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
-use crate::archive::writer::{Done, Piece, Writer};
+use crate::archive::writer::{Done, Writer};
 use crate::backoff::Backoff;
 use crate::dials::Dials;
-use crate::frame::VideoFrame;
 use crate::rotation::Lengths;
 use crate::source::{Failure, Received, Session, Source};
-use crate::tick::{Hurry, Ticker};
+use crate::tick::Ticker;
+use crate::wish::Wish;
 
 mod hold;
+mod intake;
 mod outcomes;
+mod preroll;
 mod recorder;
 mod reporter;
 mod stats;
+mod wanted;
 
+use intake::Take;
 use outcomes::Outcomes;
+use preroll::Preroll;
 use reporter::{Reporter, Told};
 
 pub use hold::Hold;
 pub use recorder::{Identity, Recorder};
 pub use stats::{CameraState, Stats};
+use wanted::Wanted;
 
 /// How long stopping may take: the last fragment must reach the disk and the camera be told.
 pub const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -103,6 +110,8 @@ pub struct CameraTask<S> {
     pub cancel: CancellationToken,
     /// Whether the camera may be had.
     pub hold: Hold,
+    /// When it is wanted recorded; may change at any time.
+    pub wish: watch::Receiver<Wish>,
     /// How the thread ticks that the task runs on.
     pub ticker: Ticker,
     /// Where it waits for its turn to connect, and how important it is there: 0 goes first.
@@ -135,6 +144,7 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
         stats,
         cancel,
         hold,
+        wish,
         ticker,
         dials,
         resume,
@@ -147,6 +157,7 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
         clock,
         cancel: cancel.clone(),
         hold: hold.clone(),
+        wanted: Wanted::new(wish, identity.camera_id),
         ticker: ticker.clone(),
         reporter,
         open_break: resume,
@@ -159,6 +170,11 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
     let mut backoff = Backoff::default();
     let mut tried = false;
     loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            () = camera.until_wanted() => {}
+        }
         // That a process which has just begun has no contact yet is nothing to tell.
         if std::mem::replace(&mut tried, true) && !hold.is_held() {
             camera.reporter.interrupted(camera.stored_until, hold::expired(), None);
@@ -188,6 +204,11 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
             },
             Err(failure) => (failure, Duration::ZERO),
         };
+        if failure.cause == Cause::NotScheduled {
+            // The schedule says when to go on.
+            continue;
+        }
+        camera.blame(failure.cause);
         if failure.cause == Cause::LeaseExpired {
             // The lease says when to go on, not how often the camera failed.
             camera.reporter.interrupted(camera.stored_until, failure, None);
@@ -199,7 +220,7 @@ pub async fn run<S: Source>(task: CameraTask<S>) -> Stopped {
         } else {
             backoff.next_delay(recorded, failure.cause, rand::random())
         };
-        camera.reporter.interrupted(camera.stored_until, failure, Some(delay));
+        let delay = camera.failed(failure, delay);
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
@@ -224,6 +245,7 @@ struct Camera {
     clock: Arc<dyn Clock>,
     cancel: CancellationToken,
     hold: Hold,
+    wanted: Wanted,
     ticker: Ticker,
     reporter: Reporter,
     /// The break that the next segment to resume will end.
@@ -242,21 +264,6 @@ struct Camera {
 /// Whether any volume has not failed.
 fn archive_has_volume(archive: &Archive) -> bool {
     (0..archive.volumes()).any(|volume| !archive.has_failed(volume))
-}
-
-/// One session's recording: from the source's frames to the writer.
-struct Take {
-    /// Since when the camera plays.
-    plays_since: Timestamp,
-    writer: Writer,
-    recorder: Option<Recorder>,
-    /// Too much waits for the disk: frames are being dropped.
-    dropping: bool,
-    /// So much was read that the others must have their turn first.
-    resting: bool,
-    /// Until the first keyframe is durable.
-    hurry: Option<Hurry>,
-    pace: Pace,
 }
 
 /// How the disk keeps up during one session.
@@ -286,8 +293,17 @@ impl Camera {
         let mut outcomes = Outcomes::new(dones, self.reporter.told.clone());
         let pace = Pace { durable_since: None, moved_at: None };
         let hurry = Some(self.ticker.hurry(HURRY_BEGINNING));
-        let mut take =
-            Take { plays_since, writer, recorder: None, dropping: false, resting: false, hurry, pace };
+        let mut take = Take {
+            plays_since,
+            writer,
+            recorder: None,
+            preroll: Preroll::default(),
+            untold: None,
+            dropping: false,
+            resting: false,
+            hurry,
+            pace,
+        };
         let (cancel, hold, ticker) = (self.cancel.clone(), self.hold.clone(), self.ticker.clone());
         let mut hold_ends = pin!(hold.ends(&ticker));
         let failure = loop {
@@ -401,108 +417,6 @@ impl Camera {
         }
     }
 
-    fn received(&mut self, received: Received, take: &mut Take) -> Result<(), Failure> {
-        let stats = &self.reporter.stats;
-        match received {
-            Received::Tracks(tracks) => match &mut take.recorder {
-                Some(recorder) => recorder.change_tracks(tracks),
-                None => {
-                    let audio = tracks.audio.as_ref().map(|audio| audio.codec);
-                    let not_recorded = tracks.not_recorded.clone();
-                    self.reporter.started(take.plays_since, tracks.video.codec, audio, not_recorded);
-                    take.recorder =
-                        Some(Recorder::new(self.reporter.identity(), self.settings.lengths, tracks));
-                }
-            },
-            Received::Video(frame) => {
-                stats.count_picture(frame.data.len(), frame.arrival.at);
-                if self.has_room(take, frame.data.len()) {
-                    self.picture(frame, take)?;
-                }
-            }
-            Received::Report(report) => {
-                if let Some(recorder) = &mut take.recorder {
-                    recorder.report(report);
-                }
-            }
-            Received::Audio(frame) => {
-                stats.count_bytes(frame.data.len());
-                if self.has_room(take, frame.data.len())
-                    && let Some(recorder) = &mut take.recorder
-                {
-                    recorder.audio(frame);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn picture(&mut self, mut frame: VideoFrame, take: &mut Take) -> Result<(), Failure> {
-        let Some(recorder) = &mut take.recorder else {
-            return Ok(());
-        };
-        if let Some(by_us) = recorder.place(&mut frame)? {
-            self.reporter.jumped(frame.arrival.at, by_us);
-        }
-        if let Some(pause_us) = recorder.pause_before(&frame)
-            && self.break_off(take, Cause::Stalled)
-        {
-            let why = format!("no picture for {} ms of the camera's time", pause_us / 1_000);
-            self.reporter.interrupted(self.stored_until, Failure::new(Cause::Stalled, why), None);
-        }
-        if let Some(recorder) = &mut take.recorder {
-            let pieces = recorder.video(frame)?;
-            self.send(take, pieces);
-        }
-        Ok(())
-    }
-
-    /// Whether a frame may be kept. When too much waits for the disk, the open segment is ended, so that what follows
-    /// begins with a keyframe; frames are dropped until half of it is written.
-    fn has_room(&mut self, take: &mut Take, bytes: usize) -> bool {
-        let limit = self.settings.max_held_bytes;
-        let Some(recorder) = &take.recorder else {
-            return false;
-        };
-        let held = take.writer.held_bytes() + recorder.pending_bytes();
-        if take.dropping {
-            take.dropping = held > limit / 2;
-        } else if held + bytes > limit {
-            take.dropping = true;
-            self.break_off(take, Cause::StorageError);
-            let why = format!("frames are dropped: {held} bytes wait for the disk");
-            self.reporter.interrupted(self.stored_until, Failure::new(Cause::StorageError, why), None);
-        }
-        !take.dropping
-    }
-
-    /// Ends the open segment, so that what follows begins with a keyframe and tells what is missing before it. Returns
-    /// whether one was open: otherwise the break before it goes on.
-    fn break_off(&mut self, take: &mut Take, cause: Cause) -> bool {
-        let pieces = take.recorder.as_mut().map(Recorder::interrupt).unwrap_or_default();
-        let ended = pieces.iter().rev().find_map(|piece| match piece {
-            Piece::End { at } => Some(*at),
-            Piece::Begin { .. } | Piece::More { .. } => None,
-        });
-        self.send(take, pieces);
-        if let Some(end) = ended {
-            self.open_break = Some(Break { end, cause });
-        }
-        ended.is_some()
-    }
-
-    fn send(&mut self, take: &mut Take, pieces: Vec<Piece>) {
-        for piece in pieces {
-            if let Piece::Begin { resumes: true, .. } = &piece {
-                self.unconfirmed.push_back(self.open_break.take());
-            }
-            if take.writer.held_bytes() == 0 {
-                take.pace.moved_at = Some(Instant::now());
-            }
-            take.writer.send(piece);
-        }
-    }
-
     /// Tells that nothing reaches the disk any more. What waits goes on waiting.
     fn disk_stalled(&mut self, pace: &mut Pace) {
         pace.moved_at = None;
@@ -520,7 +434,8 @@ impl Camera {
                 if let Some(began) = began.filter(|began| began.resumes) {
                     pace.durable_since.get_or_insert_with(Instant::now);
                     let ended = self.unconfirmed.pop_front().flatten();
-                    self.reporter.resumed(began.start, at, ended);
+                    let gap = ended.map_or_else(Vec::new, |ended| self.wanted.gap(ended, began.start));
+                    self.reporter.resumed(began.start, at, gap);
                     self.still_broken();
                 } else if let Some(start) = self.segment_start
                     && self.reporter.is_interrupted()
@@ -528,12 +443,13 @@ impl Camera {
                     && self.unconfirmed.is_empty()
                 {
                     // The disk had stalled and nothing was lost: the recording goes on where it was.
-                    self.reporter.resumed(start, at, None);
+                    self.reporter.resumed(start, at, Vec::new());
                 }
             }
             Done::Stored(stored) => {
                 self.stored_until = Some(stored.end);
                 self.reporter.told.stored(stored);
+                self.tell_rest();
             }
             Done::Failed(e) => {
                 self.volume_failed |= e.is_of_volume();
@@ -545,7 +461,9 @@ impl Camera {
 
     /// What was resumed may have been broken off again before it reached the disk: then that break still holds.
     fn still_broken(&mut self) {
-        if let Some(Break { end, cause }) = self.unconfirmed.front().copied().flatten().or(self.open_break) {
+        // That it is not wanted any more is told once all of it is stored.
+        let broken = self.unconfirmed.front().copied().flatten().or(self.open_break);
+        if let Some(Break { end, cause }) = broken.filter(|broken| broken.cause != Cause::NotScheduled) {
             let why = "what was held reached the disk; what came after it was not kept";
             self.reporter.interrupted(Some(end), Failure::new(cause, why), None);
         }

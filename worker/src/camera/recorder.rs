@@ -88,11 +88,15 @@ impl Recorder {
 
     /// The camera changed its parameters: they hold from the next keyframe on, which begins a new segment. Pictures
     /// before it stay in the open one, where they belong in time even if they can no longer be decoded.
-    pub fn change_tracks(&mut self, tracks: Arc<Tracks>) {
-        if *tracks != *self.tracks {
+    ///
+    /// Returns whether there was a change.
+    pub fn change_tracks(&mut self, tracks: Arc<Tracks>) -> bool {
+        let changed = *tracks != *self.tracks;
+        if changed {
             self.tracks = tracks;
             self.rotation.renew_segment();
         }
+        changed
     }
 
     /// Takes the jumps of the camera's clock out of this picture's media time, which comes next; returns by how many
@@ -116,6 +120,17 @@ impl Recorder {
         self.reports.take(Report { media_time, at }, arrived_at);
     }
 
+    /// The wall-clock time of this [placed](Self::place) picture: that of the segment it would be in.
+    pub fn time_of(&self, frame: &VideoFrame) -> Timestamp {
+        let told = || self.reports.time_of(frame.media_time).unwrap_or(frame.arrival.at);
+        self.timeline.as_ref().map_or_else(told, |timeline| timeline.at(frame.media_time))
+    }
+
+    /// Whether a segment is open.
+    pub const fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// How long the camera paused before this [placed](Self::place) picture, in microseconds of media time; `None` if it
     /// did not. After a pause [`Self::interrupt`] should be called, or the picture before it lasts until this one.
     pub fn pause_before(&mut self, frame: &VideoFrame) -> Option<i64> {
@@ -130,10 +145,9 @@ impl Recorder {
     pub fn video(&mut self, frame: VideoFrame) -> Result<Vec<Piece>, Failure> {
         let timescale = self.tracks.video.timescale;
         let media_us = to_micros(frame.media_time, timescale);
-        let reports = &self.reports;
-        let first_at = || reports.time_of(frame.media_time).unwrap_or(frame.arrival.at);
+        let at = self.time_of(&frame);
         self.timeline
-            .get_or_insert_with(|| Timeline::anchored(timescale, frame.media_time, first_at()))
+            .get_or_insert_with(|| Timeline::anchored(timescale, frame.media_time, at))
             .observe(frame.media_time, frame.arrival.at);
         let mut pieces = Vec::new();
         match self.rotation.next(media_us / 1_000, frame.random_access, frame.data.len()) {
@@ -179,6 +193,19 @@ impl Recorder {
         }
         self.rotation.interrupt();
         self.follows = None;
+        pieces
+    }
+
+    /// Ends the open segment at this [placed](Self::place) picture, which is not wanted any more. What comes next begins
+    /// with a keyframe, [resumes](Piece::Begin), and has its time anew: nothing tells how the clocks went on meanwhile.
+    pub fn rest(&mut self, next: &VideoFrame) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        if let Err(e) = self.close(Some(next.media_time), &mut pieces) {
+            tracing::error!(camera_id = %self.identity.camera_id, error = %e, "last fragment lost");
+        }
+        self.rotation.interrupt();
+        self.follows = None;
+        self.timeline = None;
         pieces
     }
 
@@ -398,6 +425,25 @@ mod tests {
             begins(&pieces).iter().map(|begun| (begun.0, begun.1)).collect::<Vec<_>>(),
             [(START.plus_millis(2_000), true)]
         );
+    }
+
+    #[test]
+    fn a_rest_ends_the_segment_exactly_and_what_follows_has_its_own_time() {
+        let mut recorder = recorder();
+        let mut pieces = record(&mut recorder, 0..30);
+        assert!(recorder.is_open());
+        pieces.extend(recorder.rest(&picture(30)));
+        assert!(!recorder.is_open());
+        assert_eq!(ends(&pieces), [START.plus_millis(30 * 40)]);
+        // An hour later its clock is a second behind.
+        let later = |n: i64| {
+            let Arrival { at, monotonic_us } = picture(n).arrival;
+            VideoFrame { arrival: Arrival { at: at.plus_millis(1_000), monotonic_us }, ..picture(n) }
+        };
+        assert_eq!(recorder.time_of(&later(90_000)), later(90_000).arrival.at);
+        let pieces: Vec<_> = (90_000..90_030).flat_map(|n| take(&mut recorder, later(n))).collect();
+        assert_eq!(begins(&pieces)[0].0, later(90_000).arrival.at);
+        assert!(begins(&pieces)[0].1, "it resumes");
     }
 
     #[test]

@@ -11,9 +11,10 @@ use longwatch_events::fact::{
 use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Break, CameraState, Identity, Stats};
+use super::{CameraState, Identity, Stats};
 use crate::archive::writer::Stored;
 use crate::source::Failure;
+use crate::wish::Piece;
 
 /// Takes facts of one camera.
 #[derive(Clone)]
@@ -71,6 +72,11 @@ impl Reporter {
         self.interrupted.is_some()
     }
 
+    /// Whether an interruption for this cause was told last, and still holds.
+    pub(super) fn is_interrupted_for(&self, cause: Cause) -> bool {
+        self.interrupted == Some(cause)
+    }
+
     /// `at`: when PLAY was answered. What the camera sends may be known only later.
     pub(super) fn started(
         &self,
@@ -100,7 +106,8 @@ impl Reporter {
         self.told.report(Fact::TimestampJumped(TimestampJumped { tenant_id, camera_id, epoch, at, by_ms }));
     }
 
-    pub(super) fn resumed(&mut self, start: Timestamp, durable_at: Timestamp, ended: Option<Break>) {
+    /// `gap`: what it ended, piece by piece.
+    pub(super) fn resumed(&mut self, start: Timestamp, durable_at: Timestamp, gap: Vec<Piece>) {
         let Identity { tenant_id, camera_id, epoch, .. } = self.identity();
         self.interrupted = None;
         self.stats.set_state(CameraState::Recording);
@@ -111,8 +118,14 @@ impl Reporter {
             start,
             durable_at,
         }));
-        if let Some(Break { end, cause }) = ended.filter(|ended| ended.end < start) {
-            self.told.report(Fact::Gap(Gap { tenant_id, camera_id, epoch, start: end, end: start, cause }));
+        self.missing(gap);
+    }
+
+    /// Video is missing, for good.
+    pub(super) fn missing(&self, gap: Vec<Piece>) {
+        let Identity { tenant_id, camera_id, epoch, .. } = self.identity();
+        for Piece { start, end, cause } in gap {
+            self.told.report(Fact::Gap(Gap { tenant_id, camera_id, epoch, start, end, cause }));
         }
     }
 

@@ -354,6 +354,7 @@ pub(crate) fn camera(number: u32, epoch: u64, url: &str, key: PublicKey) -> Assi
         live_latency_ms: None,
         priority: None,
         retention: None,
+        recording: None,
     }
 }
 

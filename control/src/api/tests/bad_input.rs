@@ -94,6 +94,51 @@ async fn a_body_that_cannot_be_read_is_told_where() {
 }
 
 #[tokio::test]
+async fn everything_wrong_with_a_schedule_is_told_where_it_is() {
+    let api = Api::start().await;
+    let body =
+        |recording: Value| json!({ "name": "x", "source": { "url": "rtsp://h/" }, "recording": recording });
+    let wrong =
+        async |recording: Value| api.post(CAMERAS, &body(recording)).await.problem(422, "invalid_input");
+    let schedule = |time_zone: &str, weekly: Value| json!({ "mode": "schedule", "schedule": { "time_zone": time_zone, "weekly": weekly } });
+    let window = json!({ "days": ["mon"], "from": "08:00", "to": "18:00" });
+
+    let none = wrong(json!({ "mode": "schedule" })).await;
+    assert_eq!(errors(&none), [("/recording/schedule", "required")]);
+    let zone = wrong(schedule("Berlin", json!([window]))).await;
+    assert_eq!(errors(&zone), [("/recording/schedule/time_zone", "unknown_time_zone")]);
+    let detail = zone["errors"][0]["detail"].as_str().unwrap();
+    assert_eq!(detail, "`Berlin` is not a time zone: expected Europe/Berlin");
+    let empty = wrong(schedule("UTC", json!([]))).await;
+    assert_eq!(errors(&empty), [("/recording/schedule/weekly", "out_of_range")]);
+    let many = wrong(schedule("UTC", json!(vec![window.clone(); 51]))).await;
+    assert_eq!(errors(&many), [("/recording/schedule/weekly", "out_of_range")]);
+    assert!(many["errors"][0]["detail"].as_str().unwrap().contains("1 to 50"), "{many}");
+    let windows = json!([
+        window,
+        { "days": [], "from": "08:00", "to": "18:00" },
+        { "days": ["monday"], "from": "8:00", "to": "24:01", "until": 1 },
+        { "days": ["sun"], "from": "24:00" },
+        "always",
+    ]);
+    let all = wrong(schedule("UTC", windows)).await;
+    let expected = [
+        ("/recording/schedule/weekly/1/days", "out_of_range"),
+        ("/recording/schedule/weekly/2/days/0", "unknown_word"),
+        ("/recording/schedule/weekly/2/from", "invalid_time"),
+        ("/recording/schedule/weekly/2/to", "invalid_time"),
+        ("/recording/schedule/weekly/2/until", "unknown_field"),
+        ("/recording/schedule/weekly/3/from", "invalid_time"),
+        ("/recording/schedule/weekly/3/to", "required"),
+        ("/recording/schedule/weekly/4", "wrong_type"),
+    ];
+    assert_eq!(errors(&all), expected);
+    // A schedule that is not wanted now must be one all the same.
+    let kept = wrong(json!({ "mode": "off", "schedule": { "time_zone": "UTC" } })).await;
+    assert_eq!(errors(&kept), [("/recording/schedule/weekly", "required")]);
+}
+
+#[tokio::test]
 async fn everything_wrong_with_a_camera_is_told_at_once() {
     let api = Api::start().await;
     let body = json!({

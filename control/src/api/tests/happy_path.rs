@@ -104,6 +104,66 @@ async fn a_camera_is_added_read_changed_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_schedule_is_written_read_kept_and_taken_away() {
+    let api = Api::start().await;
+    let schedule = json!({ "time_zone": "Europe/Berlin", "weekly": [
+        { "days": ["mon", "tue"], "from": "08:00", "to": "18:00" },
+        { "days": ["sat"], "from": "22:00:30", "to": "24:00" },
+    ] });
+    let body = json!({ "name": "x", "source": { "url": "rtsp://h/" },
+        "recording": { "mode": "schedule", "schedule": schedule } });
+    let added = api.post(CAMERAS, &body).await.expect(201);
+    let path = added.header("location").to_owned();
+    assert_eq!(added.json()["recording"], body["recording"]);
+    assert_eq!(api.get(&path).await.json()["recording"], body["recording"]);
+
+    // Another mode keeps it, so that the mode alone brings it back.
+    let off = api.patch(&path, None, &json!({ "recording": { "mode": "off" } })).await.expect(200).json();
+    assert_eq!(off["recording"], json!({ "mode": "off", "schedule": schedule }));
+    assert_eq!(off["state"], "disabled");
+    let back =
+        api.patch(&path, None, &json!({ "recording": { "mode": "schedule" } })).await.expect(200).json();
+    assert_eq!(back["recording"], body["recording"]);
+
+    // A merge patch replaces lists whole, and null takes a field away: then there is nothing to record by.
+    let weekly = json!([{ "days": ["sun"], "from": "00:00", "to": "00:00" }]);
+    let patch = json!({ "recording": { "schedule": { "weekly": weekly } } });
+    let changed = api.patch(&path, None, &patch).await.expect(200).json();
+    assert_eq!(changed["recording"]["schedule"], json!({ "time_zone": "Europe/Berlin", "weekly": weekly }));
+    let patch = json!({ "recording": { "schedule": null } });
+    let problem = api.patch(&path, None, &patch).await.problem(422, "invalid_input");
+    assert_eq!(errors(&problem), [("/recording/schedule", "required")]);
+    let patch = json!({ "recording": { "mode": "continuous", "schedule": null } });
+    let without = api.patch(&path, None, &patch).await.expect(200).json();
+    assert_eq!(without["recording"], json!({ "mode": "continuous" }));
+}
+
+#[tokio::test]
+async fn a_camera_outside_its_schedule_is_idle_and_its_gap_says_so() {
+    let api = Api::start().await;
+    let (path, server, camera_id, epoch) = api.placed_camera().await;
+    api.heartbeat(server, 1).await;
+    let tenant_id = TenantId::DEFAULT;
+    let rests = Fact::Interrupted(Interrupted {
+        tenant_id,
+        camera_id,
+        epoch,
+        at: at(0),
+        cause: Cause::NotScheduled,
+        detail: "its schedule does not want it recorded before noon".to_owned(),
+    });
+    api.report(server, vec![rests]).await;
+    let camera = api.get(&path).await.json();
+    let shown = (&camera["state"], &camera["state_reason"], &camera["state_detail"]);
+    let detail = json!("its schedule does not want it recorded before noon");
+    assert_eq!(shown, (&json!("idle"), &json!("not_scheduled"), &detail));
+    let idle = api.get(&format!("{CAMERAS}?state=idle")).await.expect(200).json();
+    assert_eq!(idle["items"][0]["id"], camera["id"]);
+    let offline = api.get(&format!("{CAMERAS}?state=offline")).await.expect(200).json();
+    assert_eq!(offline["items"], json!([]));
+}
+
+#[tokio::test]
 async fn what_is_secret_of_a_source_is_kept_and_never_shown() {
     let api = Api::start().await;
     let url = "rtsp://10.0.0.7/live?channel=1&token=geheim1";

@@ -50,13 +50,22 @@ pub(super) async fn the_state_of_a_camera_is_that_of_the_copy_that_is_best_off(m
     let runs: Said = Some(|t, c, e| keyframe(t, c, e, 30));
     let starts: Said = Some(|t, c, e| started(t, c, e, 30));
     let fails: Said = Some(|t, c, e| interrupted(t, c, e, 30, Cause::Refused));
+    let rests: Said = Some(|t, c, e| interrupted(t, c, e, 30, Cause::NotScheduled));
     // What each of two copies is at: nowhere, or on this server, which said that.
-    let copies: [(ServerId, Said); 6] =
-        [(well, None), (well, starts), (well, runs), (well, fails), (silent, runs), (anew, runs)];
+    let copies: [(ServerId, Said); 7] = [
+        (well, None),
+        (well, starts),
+        (well, runs),
+        (well, rests),
+        (well, fails),
+        (silent, runs),
+        (anew, runs),
+    ];
     let alone = [
         CameraState::Connecting,
         CameraState::Connecting,
         CameraState::Recording,
+        CameraState::Idle,
         CameraState::Offline,
         CameraState::Offline,
         CameraState::Connecting,
@@ -84,7 +93,7 @@ pub(super) async fn the_state_of_a_camera_is_that_of_the_copy_that_is_best_off(m
     }
 
     let everyone = model.cameras(tenant, CameraFilter::default(), all()).await.unwrap().items;
-    assert_eq!(everyone.len(), 49);
+    assert_eq!(everyone.len(), 64);
     let counts = model.counts(observations.clone()).await.unwrap();
     for (state, count) in CameraState::ALL.into_iter().zip(counts.cameras) {
         let expected: Vec<_> =

@@ -17,8 +17,8 @@ use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::{AssignReason, UnplacedReason};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
 use longwatch_events::settings::{
-    CameraSettings, Capacity, Failover, Labels, Priority, Recording, RecordingMode, Retention,
-    ServerSettings, Source, Transport,
+    CameraSettings, Capacity, Failover, Labels, Priority, Recording, Retention, ServerSettings, Source,
+    Transport,
 };
 use longwatch_events::state::State;
 use longwatch_events::subject::LogStream;
@@ -60,7 +60,7 @@ pub(super) fn camera_settings(name: &str) -> CameraSettings {
             },
             transport: Transport::Tcp,
         },
-        recording: Recording { mode: RecordingMode::Continuous },
+        recording: Recording::default(),
         retention: Retention::default(),
         failover_priority: Priority::Medium,
         preferred_server_id: None,

@@ -101,9 +101,11 @@ pub(super) async fn servers(
 /// The rule of [`CameraView::state`] in SQL, over the copies of one camera. States are numbered as in
 /// [`CameraState::ALL`].
 const CAMERA_STATE: &str = "\
-    CAST(min(CASE WHEN NOT c.wants_recording THEN 4 \
-      WHEN p.placement <> 'assigned' THEN 3 \
-      WHEN o.silent OR r.state = 'offline' THEN 2 \
+    CAST(min(CASE WHEN NOT c.wants_recording THEN 5 \
+      WHEN p.placement <> 'assigned' THEN 4 \
+      WHEN o.silent THEN 3 \
+      WHEN r.state = 'offline' AND r.cause = 'not_scheduled' THEN 2 \
+      WHEN r.state = 'offline' THEN 3 \
       WHEN r.state = 'recording' AND (o.boot_id IS NULL OR o.boot_id = r.boot_id) THEN 0 \
       ELSE 1 END) AS BIGINT)";
 
@@ -112,9 +114,10 @@ const fn number(state: CameraState) -> i64 {
     match state {
         CameraState::Recording => 0,
         CameraState::Connecting => 1,
-        CameraState::Offline => 2,
-        CameraState::Unplaced => 3,
-        CameraState::Disabled => 4,
+        CameraState::Idle => 2,
+        CameraState::Offline => 3,
+        CameraState::Unplaced => 4,
+        CameraState::Disabled => 5,
     }
 }
 

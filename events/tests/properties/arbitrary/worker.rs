@@ -14,7 +14,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{
-    boot_id, bytes, camera_id, epoch, position, priority, retention, server_id, tenant_id, text, timestamp,
+    boot_id, bytes, camera_id, epoch, position, priority, recording, retention, server_id, tenant_id, text,
+    timestamp,
 };
 
 pub(super) fn heartbeat() -> impl Strategy<Value = ServerHeartbeat> {
@@ -85,6 +86,7 @@ fn cause() -> impl Strategy<Value = Cause> {
         Cause::Unplaced,
         Cause::ServerSilent,
         Cause::LeaseExpired,
+        Cause::NotScheduled,
     ])
 }
 
@@ -200,12 +202,12 @@ fn fact() -> impl Strategy<Value = Fact> {
 pub(super) fn assignments() -> impl Strategy<Value = AssignmentSet> {
     let camera = (
         (tenant_id(), camera_id(), epoch(), position(), bytes(), any::<bool>()),
-        (option::of(any::<u16>()), option::of(priority()), option::of(retention())),
+        (option::of(any::<u16>()), option::of(priority()), option::of(retention()), option::of(recording())),
     )
         .prop_map(
             |(
                 (tenant_id, camera_id, epoch, settings_version, source, single_session),
-                (live_latency_ms, priority, retention),
+                (live_latency_ms, priority, retention, recording),
             )| {
                 AssignedCamera {
                     tenant_id,
@@ -217,6 +219,7 @@ pub(super) fn assignments() -> impl Strategy<Value = AssignmentSet> {
                     live_latency_ms,
                     priority,
                     retention,
+                    recording,
                 }
             },
         );

@@ -90,8 +90,9 @@ impl Rows {
         let (position, condition) = self.statuses.get(&(key, of.epoch, of.server_id))?;
         let shows = match (what, condition) {
             (Step::Begun, Condition::Recording) => true,
-            (Step::Stopped, Condition::Offline(cause)) => *cause == Cause::Reassigned,
-            (Step::Begun, Condition::Connecting | Condition::Offline(_))
+            (Step::Begun, Condition::Offline(cause)) => cause.is_by_wish(),
+            (Step::Stopped, Condition::Offline(cause)) => *cause == Cause::Reassigned || cause.is_by_wish(),
+            (Step::Begun, Condition::Connecting)
             | (Step::Stopped, Condition::Connecting | Condition::Recording) => false,
         };
         shows.then_some(*position)

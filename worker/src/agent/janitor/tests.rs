@@ -49,6 +49,7 @@ impl Rig {
             live_latency_ms: None,
             priority: None,
             retention: Some(retention),
+            recording: None,
         }]);
     }
 

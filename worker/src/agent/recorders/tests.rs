@@ -4,6 +4,8 @@ use crypto_box::aead::OsRng;
 use longwatch_events::assignment::SourceSecret;
 use longwatch_events::id::{CameraId, SystemIds, TenantId};
 use longwatch_events::position::{Epoch, Position};
+use longwatch_events::schedule::{Days, Schedule, TimeOfDay, Window};
+use longwatch_events::settings::RecordingMode;
 use longwatch_events::time::{SystemClock, Timestamp};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
@@ -51,6 +53,7 @@ fn camera(identity: &Identity, epoch: u64) -> AssignedCamera {
         live_latency_ms: None,
         priority: None,
         retention: None,
+        recording: None,
     }
 }
 
@@ -159,4 +162,54 @@ async fn a_camera_that_serves_one_client_only_waits_for_a_lease() {
     let told = tokio::time::timeout(Duration::from_secs(60), facts.recv()).await;
     assert_eq!(interruption(told.unwrap()), (Epoch(3), Cause::LeaseExpired));
     assert_eq!(recorders.counts(), Counts { cameras: 1, recording: 0, unsettled: 1 });
+}
+
+/// Wanted for an hour a day, which is half a day away.
+fn half_a_day_away() -> Recording {
+    let now_s = SystemClock.now().as_millis() / 1_000 % 86_400;
+    let from = u32::try_from((now_s + 43_200) % 86_400).unwrap();
+    let time = TimeOfDay::from_seconds;
+    let window = Window { days: Days::ALL, from: time(from), to: time((from + 3_600) % 86_400) };
+    let schedule = Schedule { time_zone: "UTC".into(), weekly: vec![window] };
+    Recording { mode: RecordingMode::Schedule, schedule: Some(Box::new(schedule)) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_camera_that_is_not_wanted_now_is_settled_and_a_new_wish_takes_no_new_assignment() {
+    let Given { _archive, identity, mut recorders, mut facts, server_id } = given();
+    let always = camera(&identity, 3);
+    let seldom = AssignedCamera { recording: Some(half_a_day_away()), ..always.clone() };
+    // Given a camera that is not wanted now, then nobody asks for it, and it is no work left undone …
+    recorders.apply(server_id, std::slice::from_ref(&seldom), &identity);
+    assert_eq!(interruption(facts.recv().await), (Epoch(3), Cause::NotScheduled));
+    assert_eq!(recorders.counts(), Counts { cameras: 1, recording: 0, unsettled: 0 });
+    assert!(tokio::time::timeout(Duration::from_secs(60), facts.recv()).await.is_err());
+    // … until it is wanted, by the task that it has.
+    let task = *recorders.camera_of.keys().next().unwrap();
+    recorders.apply(server_id, &[always], &identity);
+    assert_eq!(interruption(facts.recv().await), (Epoch(3), Cause::NotAllowed));
+    recorders.apply(server_id, &[seldom], &identity);
+    assert_eq!(interruption(facts.recv().await), (Epoch(3), Cause::NotScheduled));
+    assert_eq!(recorders.camera_of.keys().collect::<Vec<_>>(), [&task]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_while_a_camera_was_not_wanted_broke_nothing_off() {
+    let Given { _archive, identity, mut recorders, mut facts, server_id } = given();
+    let seldom = AssignedCamera { recording: Some(half_a_day_away()), ..camera(&identity, 3) };
+    let (key, now) = (Key::from(&seldom), SystemClock.now());
+    for (ended_ms_ago, cause) in [
+        (60_000, Cause::NotScheduled),
+        // In the middle of its hour.
+        (12 * 3_600_000 - 1_800_000, Cause::WorkerRestarted),
+    ] {
+        let end = now.plus_millis(-ended_ms_ago);
+        recorders.resume.insert(key, Break { end, cause: Cause::WorkerRestarted });
+        recorders.apply(server_id, std::slice::from_ref(&seldom), &identity);
+        let Some(Fact::Interrupted(told)) = facts.recv().await else { panic!("it is told what was left") };
+        assert_eq!((told.at, told.cause), (end, cause));
+        assert_eq!(interruption(facts.recv().await), (Epoch(3), Cause::NotScheduled));
+        recorders.stop_all(Cause::Reassigned);
+        recorders.next_ended(&identity).await;
+    }
 }
