@@ -73,7 +73,7 @@ pub enum ArchiveReply {
 pub struct ArchivePart {
     /// Of which server.
     pub server_id: ServerId,
-    /// What it reported as stored and did not report as deleted, by place and then by epoch.
+    /// What it reported as stored and did not report as deleted or uploaded, by place and then by epoch.
     pub segments: Vec<KnownSegment>,
     /// Whether there are any behind the last one.
     pub more: bool,

@@ -420,6 +420,8 @@ pub struct Load {
     pub storage: Storage,
     /// How far its archive was examined, and how it was; `None`: it is not examined, or was not yet.
     pub scrub: Option<Scrub>,
+    /// What waits to be uploaded; `None` if it keeps its archive on its own disks.
+    pub spool: Option<Spool>,
 }
 
 /// A look at all the segments that a server should have. Numbers are of the round that began last, be it over or not.
@@ -440,6 +442,54 @@ pub struct Scrub {
     pub orphans: u64,
     /// Files that are not this server's segments.
     pub foreign: u64,
+}
+
+/// Segments of a server that wait to be uploaded to the object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Spool {
+    /// How the upload goes.
+    pub upload: Upload,
+    /// How many wait.
+    pub segments: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// How long ago the video of the oldest one ended, in seconds; 0 if none waits.
+    pub oldest_s: u64,
+}
+
+/// How the upload to the object store goes. Ordered: what is worse is greater.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Upload {
+    /// Segments are there within minutes.
+    #[default]
+    Ok,
+    /// It works, and does not keep up: segments have waited for long.
+    Behind,
+    /// The object store does not answer, or says that it cannot.
+    Unreachable,
+    /// The object store refuses: wrong credentials, no right to write, no such bucket.
+    Refused,
+    /// An object of a segment's name is there that is not that segment. It is not overwritten, and the segment waits.
+    Conflict,
+}
+
+impl Upload {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Ok, Self::Behind, Self::Unreachable, Self::Refused, Self::Conflict];
+
+    /// The word for it in events, the API and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Behind => "behind",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+            Self::Conflict => "conflict",
+        }
+    }
 }
 
 /// How a server's archive is. Ordered: what is worse is greater.

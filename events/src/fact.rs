@@ -145,6 +145,8 @@ pub enum DeletionReason {
     TenantBytes,
     /// Its volume had too little free space for new video.
     VolumeFull,
+    /// It waited to be uploaded to the object store, and there was no more room to wait in.
+    SpoolFull,
 }
 
 impl DeletionReason {
@@ -155,6 +157,7 @@ impl DeletionReason {
             Self::CameraBytes => "camera_bytes",
             Self::TenantBytes => "tenant_bytes",
             Self::VolumeFull => "volume_full",
+            Self::SpoolFull => "spool_full",
         }
     }
 }
@@ -206,6 +209,8 @@ pub enum Fact {
     FirstKeyframeDurable(FirstKeyframeDurable),
     /// A segment is complete, durable and hashed.
     SegmentStored(SegmentStored),
+    /// A segment is in the object store, whole: what lies there has the hash that is told.
+    SegmentUploaded(SegmentUploaded),
     /// A segment was deleted: its file is gone for good.
     SegmentDeleted(SegmentDeleted),
     /// A stored segment was examined, and is not as it was the last time anybody looked: damaged, or right again.
@@ -281,6 +286,28 @@ pub struct SegmentStored {
     pub repaired: bool,
 }
 
+/// See [`Fact::SegmentUploaded`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentUploaded {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment it was recorded.
+    pub epoch: Epoch,
+    /// Its place under the archive's root, as it was reported when it was stored; below the archive's prefix it is the
+    /// object's name, too.
+    pub key: String,
+    /// Time of its first frame as its name says it: rounded down to milliseconds.
+    pub start: Timestamp,
+    /// Size of the object.
+    pub bytes: u64,
+    /// Hash of the whole object.
+    pub sha256: Sha256,
+    /// When it was known to be there.
+    pub at: Timestamp,
+}
+
 /// See [`Fact::SegmentDeleted`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentDeleted {
@@ -302,7 +329,7 @@ pub struct SegmentDeleted {
     pub at: Timestamp,
     /// Why.
     pub reason: DeletionReason,
-    /// It was younger than the camera's `min_days`: only a full volume takes such video.
+    /// It was younger than the camera's `min_days`: only a full volume, or a full spool, takes such video.
     pub before_min_age: bool,
 }
 
@@ -391,6 +418,7 @@ impl Fact {
             Self::Started(f) => f.tenant_id,
             Self::FirstKeyframeDurable(f) => f.tenant_id,
             Self::SegmentStored(f) => f.tenant_id,
+            Self::SegmentUploaded(f) => f.tenant_id,
             Self::SegmentDeleted(f) => f.tenant_id,
             Self::SegmentChecked(f) => f.tenant_id,
             Self::Interrupted(f) => f.tenant_id,
@@ -405,6 +433,7 @@ impl Fact {
             Self::Started(f) => f.camera_id,
             Self::FirstKeyframeDurable(f) => f.camera_id,
             Self::SegmentStored(f) => f.camera_id,
+            Self::SegmentUploaded(f) => f.camera_id,
             Self::SegmentDeleted(f) => f.camera_id,
             Self::SegmentChecked(f) => f.camera_id,
             Self::Interrupted(f) => f.camera_id,

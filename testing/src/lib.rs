@@ -5,4 +5,5 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub mod postgres;
+pub mod s3;
 pub mod tls;

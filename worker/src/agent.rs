@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use longwatch_events::event::{Load, Scrub, Storage};
+use longwatch_events::event::{Load, Scrub, Spool, Storage};
 use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::id::{BootId, ServerId, SystemIds};
 use longwatch_events::join::JoinClaim;
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
 use crate::archive::door::Door;
+use crate::archive::s3::{self, Bucket};
 use crate::archive::tombs::Tombs;
 use crate::archive::volume::{self, Volume};
 use crate::bus::{self, Bus, Link};
@@ -42,7 +43,9 @@ use crate::source::tls::{self, Trust};
 use crate::tick::Ticks;
 
 mod assignments;
+mod claims;
 pub mod desired;
+mod ends;
 pub use janitor::Bounds;
 pub use scrubber::Scrubbing;
 mod heartbeats;
@@ -55,10 +58,13 @@ mod reported;
 mod reporting;
 mod scrubber;
 mod told;
+mod uploads;
 mod volumes;
 
 use assignments::{Learnt, Store};
+use claims::Claims;
 use desired::DesiredSet;
+use ends::Ends;
 use heartbeats::Heartbeats;
 use kept::Kept;
 use leftovers::Leftovers;
@@ -101,6 +107,9 @@ pub enum Error {
     /// It cannot keep facts.
     #[error(transparent)]
     Outbox(#[from] outbox::Error),
+    /// It was told nonsense of its object store.
+    #[error(transparent)]
+    ObjectStore(#[from] s3::Error),
     /// There is no room for the threads that write to the disk.
     #[error("cannot start the threads that write to the disk: {0}")]
     Threads(#[source] io::Error),
@@ -128,6 +137,8 @@ struct Found {
     held: Vec<Home>,
     archive: Archive,
     tombs: Tombs,
+    bucket: Option<Bucket>,
+    ends: Ends,
     leftovers: Leftovers,
     kept: Kept,
     store: Store,
@@ -152,7 +163,9 @@ fn find(config: &Config) -> Result<Found, Error> {
     let path = home.path("deletions");
     let tombs = Tombs::open(&path, volumes[0].id).map_err(|source| Error::Tombs { path, source })?;
     let deleted = janitor::finish_begun(&tombs, &volumes);
-    let mut leftovers = leftovers::find(&roots, &home, &SystemClock);
+    let bucket = config.object_store.as_ref().map(Bucket::open).transpose()?;
+    let ends = Ends::load(home.path(ends::FILE));
+    let mut leftovers = leftovers::find(&roots, &home, &ends, &SystemClock);
     leftovers.facts.extend(deleted);
     let kept = Kept::load(home.path(kept::FILE));
     let store = Store::new(home.path("assignments.json"), home.path("unreadable"));
@@ -160,7 +173,22 @@ fn find(config: &Config) -> Result<Found, Error> {
     if let Some(last) = &last {
         kept.learn(&last.cameras);
     }
-    Ok(Found { home, identity, trust, volumes, missing, held, archive, tombs, leftovers, kept, store, last })
+    Ok(Found {
+        home,
+        identity,
+        trust,
+        volumes,
+        missing,
+        held,
+        archive,
+        tombs,
+        bucket,
+        ends,
+        leftovers,
+        kept,
+        store,
+        last,
+    })
 }
 
 /// Everything that runs beside the cameras.
@@ -203,8 +231,22 @@ async fn start(
     bus: Bus,
     stop: &CancellationToken,
 ) -> Result<(Agent, Tasks), Error> {
-    let Found { home, identity, trust, volumes, missing, held, archive, tombs, leftovers, kept, store, last } =
-        found;
+    let Found {
+        home,
+        identity,
+        trust,
+        volumes,
+        missing,
+        held,
+        archive,
+        tombs,
+        leftovers,
+        kept,
+        store,
+        last,
+        ..
+    } = found;
+    let Found { bucket, ends, .. } = found;
     let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
     tracing::info!(name = config.name, %boot_id, ?identity, "worker started");
     let (facts, facts_out) = mpsc::unbounded_channel();
@@ -233,7 +275,9 @@ async fn start(
     let folder = home.path("outbox");
     let outbox = Arc::new(blocking(move || Outbox::open(folder)).await??);
     let (standing, standing_out) = watch::channel(Standing::remembered(identity.membership()));
-    let (kept, reported) = (Arc::new(kept), Arc::new(Reported::default()));
+    let (durable, durable_out) = bucket.as_ref().map(|_| mpsc::unbounded_channel()).unzip();
+    let (kept, reported) = (Arc::new(kept), Arc::new(Reported::telling(durable)));
+    let claims = Arc::new(Claims::default());
     let gatherer = Gatherer {
         outbox: Arc::clone(&outbox),
         standing: standing_out.clone(),
@@ -270,6 +314,23 @@ async fn start(
         progress,
     };
     helpers.spawn(scrubber::run(scrubber, stop.clone()));
+    let (spool, spool_out) = watch::channel(Spool::default());
+    let spool_out = bucket.is_some().then_some(spool_out);
+    if let Some((bucket, durable)) = bucket.zip(durable_out) {
+        let uploads = uploads::Means {
+            bucket,
+            at_once: config.object_store.as_ref().map_or(1, |settings| settings.concurrency),
+            roots: volumes.iter().map(|volume| Arc::clone(&volume.root)).collect(),
+            claims: Arc::clone(&claims),
+            reported: Arc::clone(&reported),
+            told: Arc::clone(&told),
+            facts: facts.clone(),
+            clock: Arc::clone(&clock),
+            ends,
+            spool,
+        };
+        helpers.spawn(uploads::run(uploads, durable, stop.clone()));
+    }
     let janitor = janitor::Means {
         volumes,
         archive: archive.clone(),
@@ -279,6 +340,7 @@ async fn start(
         kept: Arc::clone(&kept),
         holds: home.path(holds::FILE),
         reported,
+        claims,
         facts: facts.clone(),
         clock: Arc::clone(&clock),
         storage,
@@ -316,6 +378,7 @@ async fn start(
         kept,
         storage: storage_out,
         scrub,
+        spool: spool_out,
         failures: archive.failures(),
         archive,
         outbox,
@@ -427,6 +490,8 @@ struct Agent {
     storage: watch::Receiver<Storage>,
     /// How far the archive was examined.
     scrub: watch::Receiver<Option<Scrub>>,
+    /// What waits to be uploaded, if anything is.
+    spool: Option<watch::Receiver<Spool>>,
     archive: Archive,
     /// How many of its volumes failed.
     failures: watch::Receiver<usize>,
@@ -580,7 +645,19 @@ impl Agent {
 
     /// A failure counts at once, not only when the archive is looked after the next time.
     fn storage_now(&self) -> Storage {
-        if *self.failures.borrow() > 0 { Storage::Failed } else { *self.storage.borrow() }
+        if *self.failures.borrow() > 0 {
+            return Storage::Failed;
+        }
+        let storage = *self.storage.borrow();
+        if self.spool_now().is_none_or(|spool| uploads::is_well(&spool)) {
+            storage
+        } else {
+            storage.max(Storage::Low)
+        }
+    }
+
+    fn spool_now(&self) -> Option<Spool> {
+        self.spool.as_ref().map(|spool| *spool.borrow())
     }
 
     async fn load(&mut self) -> Load {
@@ -601,6 +678,7 @@ impl Agent {
             clock_stepped_ms: sample.clock_stepped_ms,
             storage: self.storage_now(),
             scrub: *self.scrub.borrow(),
+            spool: self.spool_now(),
         }
     }
 }

@@ -14,6 +14,9 @@ use longwatch_events::settings::{Capacity, Labels};
 use serde::Deserialize;
 
 use crate::agent::{Bounds, Scrubbing};
+use crate::archive::s3;
+
+mod object_store;
 
 /// Records cameras: takes its assignments from NATS, writes segments into a local archive, reports facts.
 ///
@@ -29,9 +32,11 @@ pub struct Arguments {
     #[arg(long, env = "LONGWATCH_NAME", value_name = "NAME")]
     name: Option<String>,
     /// Folder for recorded video, repeatable: one for each volume; made if missing; used by one worker only. The first one
-    /// also holds what the worker must remember. Required
-    #[arg(long, env = "LONGWATCH_ARCHIVE", value_name = "DIR", value_delimiter = ',')]
+    /// also holds what the worker must remember. Or s3://bucket/prefix: an object store, with --spool. Required
+    #[arg(long, env = "LONGWATCH_ARCHIVE", value_name = "DIR|S3_URL", value_delimiter = ',')]
     archive: Vec<String>,
+    #[command(flatten)]
+    object_store: object_store::Arguments,
     /// File with the key by which this worker joins the system; awaited if it does not exist yet. Required
     #[arg(long, env = "LONGWATCH_JOIN_KEY_FILE", value_name = "FILE")]
     join_key_file: Option<PathBuf>,
@@ -116,6 +121,15 @@ struct File {
     name: Option<String>,
     #[serde(default)]
     archive: OneOrMany,
+    #[serde(default)]
+    spool: OneOrMany,
+    s3_endpoint: Option<String>,
+    s3_region: Option<String>,
+    s3_credentials_file: Option<PathBuf>,
+    s3_allow_http: Option<bool>,
+    s3_concurrency: Option<u16>,
+    s3_max_bytes_per_second: Option<u64>,
+    spool_max_bytes: Option<u64>,
     join_key_file: Option<PathBuf>,
     nats_credentials: Option<PathBuf>,
     capacity: Option<u32>,
@@ -158,8 +172,10 @@ pub struct Config {
     pub nats: Vec<String>,
     /// Its name for itself.
     pub name: String,
-    /// Where video goes: volumes, at least one.
+    /// Where video is recorded to: volumes, at least one. With [`Self::object_store`] these are the spool.
     pub archive: Vec<PathBuf>,
+    /// Where it is uploaded to from there; `None`: it stays.
+    pub object_store: Option<s3::Settings>,
     /// Where the join key is.
     pub join_key_file: PathBuf,
     /// Where NATS credentials are.
@@ -261,10 +277,22 @@ impl Arguments {
         if nats.is_empty() {
             return Err(missing("--nats", "LONGWATCH_NATS"));
         }
+        let settings = self.object_store.or(object_store::Arguments {
+            spool: file.spool.unless(Vec::new()),
+            s3_endpoint: file.s3_endpoint,
+            s3_region: file.s3_region,
+            s3_credentials_file: file.s3_credentials_file,
+            s3_allow_http: file.s3_allow_http,
+            s3_concurrency: file.s3_concurrency,
+            s3_max_bytes_per_second: file.s3_max_bytes_per_second,
+            spool_max_bytes: file.spool_max_bytes,
+        });
+        let object_store::Archive { folders: archive, object_store, spool } =
+            object_store::archive(file.archive.unless(self.archive), settings)?;
         Ok(Config {
             nats,
             name: self.name.or(file.name).ok_or(missing("--name", "LONGWATCH_NAME")).and_then(name)?,
-            archive: local_folders(file.archive.unless(self.archive))?,
+            archive,
             join_key_file: self
                 .join_key_file
                 .or(file.join_key_file)
@@ -284,6 +312,7 @@ impl Arguments {
             bounds: Bounds {
                 keep_free_percent: keep_free_percent(self.keep_free_percent.or(file.keep_free_percent))?,
                 tenant_max_bytes: self.tenant_max_bytes.or(file.tenant_max_bytes),
+                spool,
                 look_every: retention_interval(self.retention_interval_ms.or(file.retention_interval_ms))?,
             },
             scrubbing: Scrubbing {
@@ -292,6 +321,7 @@ impl Arguments {
                     self.scrub_max_bytes_per_second.or(file.scrub_max_bytes_per_second),
                 )?,
             },
+            object_store,
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_filter: self
                 .log_filter
@@ -339,23 +369,19 @@ fn name(name: String) -> Result<String, Error> {
     Ok(name)
 }
 
-fn local_folders(folders: Vec<String>) -> Result<Vec<PathBuf>, Error> {
-    if folders.is_empty() {
-        return Err(missing("--archive", "LONGWATCH_ARCHIVE"));
-    }
+fn folders(flag: &'static str, folders: Vec<String>) -> Result<Vec<PathBuf>, Error> {
     let local = |text: String| {
         if text.is_empty() {
-            return invalid("--archive", "expected a folder");
+            return invalid(flag, "expected a folder");
         }
         if text.contains("://") {
-            let detail = format!("`{text}`: this version records to local folders only; expected a path");
-            return invalid("--archive", detail);
+            return invalid(flag, format!("`{text}`: expected a path to a local folder"));
         }
         Ok(PathBuf::from(text))
     };
     let folders: Vec<_> = folders.into_iter().map(local).collect::<Result<_, _>>()?;
     match folders.iter().enumerate().find(|(at, folder)| folders[..*at].contains(folder)) {
-        Some((_, twice)) => invalid("--archive", format!("`{}` is given twice", twice.display())),
+        Some((_, twice)) => invalid(flag, format!("`{}` is given twice", twice.display())),
         None => Ok(folders),
     }
 }
@@ -504,14 +530,15 @@ mod tests {
         let look_every = Duration::from_secs(60);
         let every = Some(Duration::from_secs(43_200));
         assert_eq!(config.scrubbing, Scrubbing { every, max_bytes_per_second: 20_000_000 });
-        assert_eq!(config.bounds, Bounds { keep_free_percent: 5, tenant_max_bytes: Some(9), look_every });
+        let bounds = Bounds { keep_free_percent: 5, tenant_max_bytes: Some(9), spool: None, look_every };
+        assert_eq!(config.bounds, bounds);
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let unknown = file("segment_length = 5");
         let cases: [(&[&str], &str); 15] = [
-            (&["--archive", "s3://bucket/x"], "local folders only"),
+            (&["--archive", "s3://bucket/x"], "--spool is missing"),
             (&["--archive", "/a,/b,/a"], "`/a` is given twice"),
             (&["--name", ""], "--name"),
             (&["--label", "zone"], "`zone` is not KEY=VALUE"),

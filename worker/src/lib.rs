@@ -2,7 +2,9 @@
 //!
 //! Pure core: [`rotation`] (where to cut), [`timeline`] (which wall-clock time a frame has), [`ntp`], [`fmp4`] (the bytes of a
 //! segment), [`backoff`] and [`retry`] (when to try again), [`archive::layout`] (where a segment lies), [`plan`] (what to
-//! start and stop), [`lease`] (whether others may have taken over), [`wish`] (when a camera is wanted recorded), [`retention`] (which segments go). Thin shell: [`source`] (cameras), [`archive`] (disk), [`camera`] (one task per camera that joins the
+//! start and stop), [`lease`] (whether others may have taken over), [`wish`] (when a camera is wanted recorded),
+//! [`retention`] (which segments go), [`uploads`] (which are uploaded next). Thin shell: [`source`] (cameras), [`archive`]
+//! (disk), [`camera`] (one task per camera that joins the
 //! two), [`bus`] (NATS), [`tick`] (the threads cameras' tasks run on), [`dials`] (who may connect to their camera now), [`outbox`] (facts on their way to the log), [`agent`] (joins everything).
 //!
 //! Invariant: recording never waits for control, the log, or another camera.
@@ -31,5 +33,6 @@ pub mod scrub;
 pub mod source;
 pub mod tick;
 pub mod timeline;
+pub mod uploads;
 pub mod uptime;
 pub mod wish;

@@ -332,12 +332,13 @@ impl Batch {
     }
 }
 
-/// Whether a later fact of the same camera says as much: a recording's ups and downs do, video that is stored, deleted,
-/// damaged or missing does not.
+/// Whether a later fact of the same camera says as much: a recording's ups and downs do, video that is stored, uploaded,
+/// deleted, damaged or missing does not.
 const fn is_passing(fact: &Fact) -> bool {
     match fact {
         Fact::Started(_) | Fact::FirstKeyframeDurable(_) | Fact::Interrupted(_) => true,
         Fact::SegmentStored(_)
+        | Fact::SegmentUploaded(_)
         | Fact::SegmentDeleted(_)
         | Fact::SegmentChecked(_)
         | Fact::Gap(_)

@@ -2,11 +2,12 @@
 //!
 //! Pure. Goals, in this order:
 //! 1. held video never goes;
-//! 2. video younger than its camera's `min_days` stays, unless a volume is full and nothing else on it may go;
+//! 2. video younger than its camera's `min_days` stays, unless a volume, or the spool, is full and nothing else may go;
 //! 3. video older than its camera's `max_days` goes;
 //! 4. while a camera, and then a tenant, has more bytes than it may, its oldest video goes;
-//! 5. while a volume has less free space than it must have, its oldest video goes; but of each camera on a volume the
-//!    newest segment stays: it is what is being recorded, and where the next start resumes.
+//! 5. while a volume has less free space than it must have, its oldest video goes, and while a spool holds more than it
+//!    may, the oldest of all; but of each camera on a volume the newest segment stays: it is what is being recorded, and
+//!    where the next start resumes.
 //!
 //! Invariant: no more goes than that takes, and oldest first; so asking again about what is left says that nothing goes.
 //! Ties end on the name.
@@ -69,6 +70,15 @@ pub struct Limits {
     pub tenant_max_bytes: Option<u64>,
     /// Bytes that each volume lacks of the free space it must have.
     pub to_free: Vec<u64>,
+    /// What lies here waits to be uploaded; `None`: it lies here for good.
+    pub spool: Option<Spool>,
+}
+
+/// A place to wait in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spool {
+    /// How many bytes may wait; `None`: as many as there is room for.
+    pub max_bytes: Option<u64>,
 }
 
 /// A segment that goes.
@@ -95,6 +105,19 @@ impl Limits {
     /// Whether video of this camera that ends at `end` must stay for its age.
     pub fn is_too_young(&self, camera: Key, end: Timestamp, now: Timestamp) -> bool {
         self.of(camera).min_days.is_some_and(|days| end > older_than(now, days))
+    }
+
+    /// Why video goes for want of room.
+    const fn room_reason(&self) -> DeletionReason {
+        match self.spool {
+            Some(_) => DeletionReason::SpoolFull,
+            None => DeletionReason::VolumeFull,
+        }
+    }
+
+    /// How many bytes there may be of all together.
+    pub fn total_max_bytes(&self) -> Option<u64> {
+        self.spool.and_then(|spool| spool.max_bytes)
     }
 
     fn is_too_old(&self, segment: &Segment, now: Timestamp) -> bool {
@@ -192,8 +215,8 @@ fn take_excess<O: Ord + Copy>(
     }
 }
 
-/// Takes the oldest segments of each volume that lacks free space: first those that are old enough, then, if that is not
-/// enough, the others.
+/// Takes the oldest segments of each volume that lacks free space, and of all while they are too many: first those that are
+/// old enough, then, if that is not enough, the others.
 fn make_room(
     known: &Known,
     limits: &Limits,
@@ -207,6 +230,8 @@ fn make_room(
             *lacking = lacking.saturating_sub(segment.bytes);
         }
     }
+    let left: u64 = bytes_left(known, segments, going, |_| (), |_| ()).into_values().sum();
+    let mut excess = limits.total_max_bytes().map_or(0, |max| left.saturating_sub(max));
     // Later ones replace earlier ones: what is left are the newest.
     let newest: BTreeMap<(usize, Key), usize> = (0..)
         .zip(segments)
@@ -215,13 +240,17 @@ fn make_room(
         .collect();
     for young in [false, true] {
         for (at, segment) in segments.iter().enumerate() {
-            let Some(lacking) = to_free.get_mut(segment.volume).filter(|lacking| **lacking > 0) else {
+            let lacking = to_free.get_mut(segment.volume);
+            if excess == 0 && lacking.as_ref().is_none_or(|lacking| **lacking == 0) {
                 continue;
-            };
+            }
             let is_newest = newest.get(&(segment.volume, segment.camera())) == Some(&at);
             if going[at].is_none() && !segment.held && too_young[at] == young && !is_newest {
-                going[at] = Some(DeletionReason::VolumeFull);
-                *lacking = lacking.saturating_sub(segment.bytes);
+                going[at] = Some(limits.room_reason());
+                excess = excess.saturating_sub(segment.bytes);
+                if let Some(lacking) = lacking {
+                    *lacking = lacking.saturating_sub(segment.bytes);
+                }
             }
         }
     }

@@ -47,7 +47,7 @@ pub struct View<'a> {
     pub known: &'a [KnownSegment],
     /// What is there, by key: on one volume, and by mistake on several.
     pub seen: &'a BTreeMap<String, Vec<Seen>>,
-    /// Keys of deletions that are begun and may not be reported yet.
+    /// Keys of deletions, and of uploads, that are begun and may not be reported yet.
     pub deleting: &'a BTreeSet<String>,
     /// Every volume is there and was looked at: what was not seen, is not there.
     pub is_whole: bool,

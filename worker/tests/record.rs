@@ -98,6 +98,7 @@ impl Recorded {
                 Fact::SegmentStored(stored) => Some(stored),
                 Fact::Started(_)
                 | Fact::FirstKeyframeDurable(_)
+                | Fact::SegmentUploaded(_)
                 | Fact::SegmentDeleted(_)
                 | Fact::SegmentChecked(_)
                 | Fact::Interrupted(_)
@@ -114,6 +115,7 @@ impl Recorded {
                 Fact::Started(_) => "started",
                 Fact::FirstKeyframeDurable(_) => "durable",
                 Fact::SegmentStored(_) => "stored",
+                Fact::SegmentUploaded(_) => "uploaded",
                 Fact::SegmentDeleted(_) => "deleted",
                 Fact::SegmentChecked(_) => "checked",
                 Fact::Interrupted(_) => "interrupted",
@@ -291,6 +293,7 @@ async fn a_reconnect_tells_its_gap() {
             Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
             | Fact::Interrupted(_)
+            | Fact::SegmentUploaded(_)
             | Fact::SegmentDeleted(_)
             | Fact::SegmentChecked(_)
             | Fact::SegmentStored(_)

@@ -304,6 +304,7 @@ async fn is_told_after(end_badly: impl AsyncFnOnce(&mut Rig)) {
             Fact::Interrupted(_) => {}
             other @ (Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
+            | Fact::SegmentUploaded(_)
             | Fact::SegmentDeleted(_)
             | Fact::SegmentChecked(_)
             | Fact::Gap(_)

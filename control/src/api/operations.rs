@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use longwatch_events::event::Storage;
+use longwatch_events::event::{Storage, Upload};
 use longwatch_events::subject::LogStream;
 use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -71,6 +71,8 @@ fn describe() {
         "longwatch_segments_checked_total",
         "What servers found of stored segments, as folded here: missing, corrupt, unreadable, healed."
     );
+    describe_counter!("longwatch_segments_uploaded_total", "Segments in the object store, as folded here.");
+    describe_counter!("longwatch_segments_uploaded_bytes_total", "Their size.");
     describe_gauge!("longwatch_fold_position", "Up to where a log stream has been folded.");
     describe_gauge!(
         "longwatch_fold_lag_records",
@@ -80,6 +82,16 @@ fn describe() {
     describe_gauge!("longwatch_cameras", "Cameras, by state.");
     describe_gauge!("longwatch_servers", "Servers, by state.");
     describe_gauge!("longwatch_servers_storage", "Servers, by how their archive is: ok, low, full, failed.");
+    describe_gauge!(
+        "longwatch_servers_upload",
+        "Servers that archive to an object store, by how the upload goes: ok, behind, unreachable, refused, conflict."
+    );
+    describe_gauge!("longwatch_spool_segments", "Segments that wait to be uploaded, of all servers.");
+    describe_gauge!("longwatch_spool_bytes", "Their size.");
+    describe_gauge!(
+        "longwatch_spool_oldest_age_seconds",
+        "How long ago the video of the oldest of them ended, of the server that is furthest behind."
+    );
     describe_gauge!("longwatch_tenants", "Tenants.");
     describe_gauge!(
         "longwatch_servers_held",
@@ -171,6 +183,8 @@ fn measure_servers(service: &Service) {
     let observed = service.observed();
     let mut by_state: BTreeMap<_, u64> = Word::ALL.into_iter().map(|word| (word, 0)).collect();
     let mut by_storage: BTreeMap<_, u64> = Storage::ALL.into_iter().map(|word| (word, 0)).collect();
+    let mut by_upload: BTreeMap<_, u64> = Upload::ALL.into_iter().map(|word| (word, 0)).collect();
+    let (mut waiting, mut waiting_bytes, mut longest_s) = (0_u64, 0_u64, 0);
     let mut oldest_s = 0.0_f64;
     for (id, server) in service.state().servers() {
         let (word, _) = Word::of(server, observed.is_overdue(id));
@@ -181,6 +195,12 @@ fn measure_servers(service: &Service) {
         }
         if let Some(seen) = observed.seen(id).filter(|_| server.is_ours()) {
             *by_storage.entry(seen.load.storage).or_default() += 1;
+            if let Some(spool) = seen.load.spool {
+                *by_upload.entry(spool.upload).or_default() += 1;
+                waiting = waiting.saturating_add(spool.segments);
+                waiting_bytes = waiting_bytes.saturating_add(spool.bytes);
+                longest_s = spool.oldest_s.max(longest_s);
+            }
         }
     }
     for (state, count) in by_state {
@@ -189,6 +209,12 @@ fn measure_servers(service: &Service) {
     for (storage, count) in by_storage {
         gauge!("longwatch_servers_storage", "storage" => storage.as_str()).set(as_f64(count));
     }
+    for (upload, count) in by_upload {
+        gauge!("longwatch_servers_upload", "upload" => upload.as_str()).set(as_f64(count));
+    }
+    gauge!("longwatch_spool_segments").set(as_f64(waiting));
+    gauge!("longwatch_spool_bytes").set(as_f64(waiting_bytes));
+    gauge!("longwatch_spool_oldest_age_seconds").set(as_f64(longest_s));
     gauge!("longwatch_oldest_heartbeat_age_seconds").set(oldest_s);
 }
 

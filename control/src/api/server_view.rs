@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use longwatch_events::event::{Load, Scrub};
+use longwatch_events::event::{Load, Scrub, Spool};
 use longwatch_events::id::ServerId;
 use longwatch_events::state::{Membership, Server as ServerState, State};
 use serde::Serialize;
@@ -121,11 +121,14 @@ struct ServerLoad {
     /// By how much somebody set the server's clock since its worker began; back if negative.
     clock_stepped_ms: i64,
     /// How its archive is: `ok`; `low`: a volume has less free space than it must have, and its oldest video goes; `full`: the
-    /// same, and nothing on it may go; `failed`: a volume failed and is not used any more.
+    /// same, and nothing on it may go; `failed`: a volume failed and is not used any more. `low` as well while segments wait
+    /// to be uploaded for longer than they should.
     #[schema(pattern = "^(ok|low|full|failed)$")]
     storage: &'static str,
     /// How far its archive was examined, and how it was; null: it is not examined, or was not yet.
     scrub: Option<ServerScrub>,
+    /// What waits to be uploaded to the object store; null: it keeps its archive on its own disks.
+    spool: Option<ServerSpool>,
 }
 
 /// A look at all the segments that a server should have. Numbers are of the round that began last, be it over or not.
@@ -157,6 +160,29 @@ impl From<Scrub> for ServerScrub {
     }
 }
 
+/// Segments of a server that wait to be uploaded.
+#[derive(Serialize, ToSchema)]
+struct ServerSpool {
+    /// How the upload goes: `ok`; `behind`: it works and does not keep up; `unreachable`: the object store does not answer, or
+    /// says that it cannot; `refused`: wrong credentials, no right to write, or no such bucket; `conflict`: an object of a
+    /// segment's name is there that is not that segment, and is not overwritten.
+    #[schema(pattern = "^(ok|behind|unreachable|refused|conflict)$")]
+    upload: &'static str,
+    /// How many wait.
+    segments: u64,
+    /// Their size.
+    bytes: u64,
+    /// How long ago the video of the oldest one ended, in seconds; 0 if none waits.
+    oldest_s: u64,
+}
+
+impl From<Spool> for ServerSpool {
+    fn from(spool: Spool) -> Self {
+        let Spool { upload, segments, bytes, oldest_s } = spool;
+        Self { upload: upload.as_str(), segments, bytes, oldest_s }
+    }
+}
+
 impl From<Load> for ServerLoad {
     fn from(load: Load) -> Self {
         Self {
@@ -172,6 +198,7 @@ impl From<Load> for ServerLoad {
             clock_stepped_ms: load.clock_stepped_ms,
             storage: load.storage.as_str(),
             scrub: load.scrub.map(Into::into),
+            spool: load.spool.map(Into::into),
         }
     }
 }

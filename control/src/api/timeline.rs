@@ -74,6 +74,9 @@ struct TimelineSegment {
     /// unless another server holds that time.
     #[schema(pattern = "^(missing|corrupt|unreadable)$")]
     damage: Option<&'static str>,
+    /// Where it lies: `server`, on the server that has it, for good or until it is uploaded; `object_store`.
+    #[schema(pattern = "^(server|object_store)$")]
+    location: &'static str,
 }
 
 /// Missing video.
@@ -86,9 +89,10 @@ struct TimelineGap {
     #[schema(format = DateTime)]
     end: String,
     /// Why: a cause a worker reported, or `unplaced`, `disabled`, `connecting`, `server_silent`, `unknown`; of video that
-    /// was there and was deleted, `retention` (it was too old, or there was more than the settings allow) or
-    /// `storage_full` (its volume had no room for newer video); of video whose file is not there any more though nobody
-    /// reported that it was deleted, `segment_missing`.
+    /// was there and was deleted, `retention` (it was too old, or there was more than the settings allow),
+    /// `storage_full` (its volume had no room for newer video) or `spool_full` (the object store did not take it for so long
+    /// that there was no more room to wait in); of video whose file is not there any more though nobody reported that it was
+    /// deleted, `segment_missing`.
     cause: &'static str,
 }
 
@@ -125,6 +129,7 @@ impl From<&SegmentRow> for TimelineSegment {
             epoch: row.epoch.0,
             bytes: row.bytes,
             damage: row.damage.map(Damage::as_str),
+            location: row.location.as_str(),
         }
     }
 }

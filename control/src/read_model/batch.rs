@@ -72,6 +72,10 @@ pub(super) fn count_written(changes: &[&Change]) {
             segments += 1;
             bytes = bytes.saturating_add(segment.bytes);
         }
+        if let Change::PlaceSegment(segment) = change {
+            metrics::counter!("longwatch_segments_uploaded_total").increment(1);
+            metrics::counter!("longwatch_segments_uploaded_bytes_total").increment(segment.bytes);
+        }
         if let Change::DeleteSegment(segment) = change {
             let reason = segment.reason.as_str();
             metrics::counter!("longwatch_segments_deleted_total", "reason" => reason).increment(1);

@@ -17,7 +17,7 @@ use longwatch_events::settings::RecordingMode;
 use longwatch_events::state::{Membership, Placement};
 use longwatch_events::subject::LogStream;
 
-use super::rows::{CameraState, Change, Condition, Observation, Observations, Place, SegmentRow};
+use super::rows::{CameraState, Change, Condition, Location, Observation, Observations, Place, SegmentRow};
 use super::{Applied, AssignmentFilter, CameraFilter, Page, Range, ReadModel};
 
 pub(super) use engine::Database;
@@ -59,6 +59,7 @@ async fn a_change_that_fails_takes_the_whole_batch_back(model: &dyn ReadModel) {
         audio: None,
         repaired: false,
         damage: None,
+        location: Location::Server,
     };
     let changes = vec![Change::DeleteTenant(tenant), Change::PutSegment(backwards)];
 
@@ -384,6 +385,7 @@ on_every_engine! {
     },
     archive: {
         a_deleted_segment_leaves_when_it_was_and_why_it_went,
+        a_segment_that_was_uploaded_lies_in_the_object_store,
         what_is_wrong_with_a_segment_stands_with_it_until_it_is_right_or_deleted,
         a_server_reads_what_it_is_known_to_have_part_by_part,
         what_a_segment_held_says_the_first_report_of_it_unless_it_was_cut,

@@ -59,7 +59,7 @@ pub const TABLES: [Table; 14] = [
     Table {
         name: "segments",
         columns: "tenant_id, camera_id, epoch, server_id, start_us, end_us, object_key, bytes, sha256, \
-                  video_frames, video, audio, repaired, damage, damage_found_us",
+                  video_frames, video, audio, repaired, damage, damage_found_us, location",
         key: "tenant_id, camera_id, epoch, server_id, start_us",
     },
     Table {

@@ -181,7 +181,7 @@ pub trait ReadModel: Send + Sync {
     /// What a camera's timeline over `range` follows from.
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows>;
 
-    /// What `server` said it has and did not say it deleted, whatever the epoch, by tenant, camera, start and epoch; from
+    /// What `server` said it has and did not say it deleted or uploaded, whatever the epoch, by tenant, camera, start and epoch; from
     /// `from` on (its camera, and from then on), `limit` at most. For that server alone: it is of all tenants.
     fn stored_on(&self, server: ServerId, from: Place, limit: u32) -> Answer<'_, Items<SegmentRow>>;
 

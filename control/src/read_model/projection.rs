@@ -19,8 +19,8 @@ use longwatch_events::time::Timestamp;
 use uuid::{Uuid, Version};
 
 use super::rows::{
-    CameraRow, Change, CheckedSegment, CopyRow, DeletedSegment, ReportedGap, SegmentRow, ServerRow,
-    StatusKey, TenantRow,
+    CameraRow, Change, CheckedSegment, CopyRow, DeletedSegment, Location, ReportedGap, SegmentRow, ServerRow,
+    StatusKey, TenantRow, UploadedSegment,
 };
 
 /// The cameras that an event may touch, as they are before it is folded.
@@ -327,8 +327,18 @@ fn of_fact(
                 audio: f.audio,
                 repaired: f.repaired,
                 damage: None,
+                location: Location::Server,
             })
         }
+        Fact::SegmentUploaded(f) => Change::PlaceSegment(UploadedSegment {
+            tenant_id: f.tenant_id,
+            camera_id: f.camera_id,
+            epoch: f.epoch,
+            server_id,
+            start: f.start,
+            key: f.key.clone(),
+            bytes: f.bytes,
+        }),
         Fact::SegmentDeleted(f) => {
             ordered("deleted segment", f.camera_id, f.start, f.end)?;
             Change::DeleteSegment(DeletedSegment {

@@ -10,6 +10,7 @@ use longwatch_events::reason::UnplacedReason;
 use longwatch_events::settings::{CameraSettings, RecordingMode, ServerSettings};
 use longwatch_events::state::{Assignment, Membership, Placement};
 use longwatch_events::time::Timestamp;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// A tenant.
@@ -149,6 +150,28 @@ pub struct SegmentRow {
     pub repaired: bool,
     /// What is wrong with it. Told by [`Change::NoteDamage`]: that it is stored, says nothing of it.
     pub damage: Option<Damage>,
+    /// Where it lies.
+    pub location: Location,
+}
+
+/// Where a segment lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Location {
+    /// On the server that recorded it: it stays there, or waits to be uploaded.
+    Server,
+    /// In the object store.
+    ObjectStore,
+}
+
+impl Location {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::ObjectStore => "object_store",
+        }
+    }
 }
 
 /// A gap as the worker reported it.
@@ -285,8 +308,11 @@ pub enum Change {
         /// Which of the batch, from 0.
         fact: u32,
     },
-    /// Inserts or replaces all but its damage; its size and hash only if it was repaired.
+    /// Inserts or replaces all but its damage, and where it lies: if it is known to have been uploaded, it still is. Its size
+    /// and hash only if it was repaired.
     PutSegment(SegmentRow),
+    /// A segment lies in the object store now.
+    PlaceSegment(UploadedSegment),
     /// Removes a segment and remembers that it was there.
     DeleteSegment(DeletedSegment),
     /// Remembers what is wrong with a segment, or that nothing is any more.
@@ -302,6 +328,25 @@ pub enum Change {
         /// What contradicts what.
         why: String,
     },
+}
+
+/// A segment that was uploaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedSegment {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// Under which assignment it was recorded.
+    pub epoch: Epoch,
+    /// Who had it.
+    pub server_id: ServerId,
+    /// Its first frame, rounded down to milliseconds.
+    pub start: Timestamp,
+    /// Its place under the archive's root, and under the object store's prefix.
+    pub key: String,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// A segment that is gone.

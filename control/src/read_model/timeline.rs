@@ -8,8 +8,8 @@
 //! fell silent); for a gap that reaches up to now, what the camera's state says; otherwise `unknown`.
 //!
 //! Video that was recorded and is deleted is missing like any other, and why it is needs no guess: it has the cause
-//! `retention` or `storage_full`, unless another server still holds that moment. So has video whose file its server does
-//! not find any more: `segment_missing`. What explains other gaps is found as if it were still there.
+//! `retention`, `storage_full` or `spool_full`, unless another server still holds that moment. So has video whose file its
+//! server does not find any more: `segment_missing`. What explains other gaps is found as if it were still there.
 //!
 //! Several servers may record at once: those of a camera's copies, and in a planned move the old one and the new one. A
 //! moment is covered if any of them holds it. What befell one of them explains nothing while another held video.
@@ -107,6 +107,8 @@ pub enum GapCause {
     Retention,
     /// It was recorded, and deleted because its volume had no room for newer video.
     StorageFull,
+    /// It was recorded, and deleted while it waited for an object store that did not take it, to make room for newer video.
+    SpoolFull,
     /// It was recorded, and its file is not there any more, though nobody reported that it was deleted.
     SegmentMissing,
     /// Nothing was reported.
@@ -129,6 +131,7 @@ impl GapCause {
             Self::Retention => "retention",
             Self::StorageFull => "storage_full",
             Self::SegmentMissing => "segment_missing",
+            Self::SpoolFull => "spool_full",
             Self::Unknown => "unknown",
         }
     }

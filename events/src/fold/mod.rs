@@ -14,8 +14,9 @@ use crate::position::Position;
 use crate::state::{State, Tenant};
 use crate::time::Timestamp;
 
-/// The version of the fold: raised whenever the same log leads to another [`State`] than before. A snapshot of another
-/// version is not used, and a log can require one ([`Event::VersionRequired`]).
+/// The version of the fold: raised whenever the same log leads to another [`State`] than before, or there are facts that an
+/// older program cannot read. A snapshot of another version is not used, and a log can require one
+/// ([`Event::VersionRequired`]).
 pub const VERSION: u32 = 5;
 
 /// What an event did.

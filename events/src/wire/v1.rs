@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{DetachedCameras, Part, Scrub, Storage};
+use crate::event::{DetachedCameras, Part, Scrub, Spool, Storage};
 use crate::fact::{Cause, Codec, Damage, DeletionReason};
 use crate::hash::Sha256;
 use crate::id::{BootId, CameraId, ServerId, TenantId};
@@ -234,6 +234,8 @@ shapes! {
         storage: Storage,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         scrub: Option<Scrub>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spool: Option<Spool>,
     }
 
     /// See [`crate::event::ControlTicked`].
@@ -284,6 +286,18 @@ shapes! {
         video: Codec,
         audio: Option<Codec>,
         repaired: bool,
+    }
+
+    /// See [`crate::fact::SegmentUploaded`].
+    SegmentUploaded = fact::SegmentUploaded {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        key: String,
+        start: Timestamp,
+        bytes: u64,
+        sha256: Sha256,
+        at: Timestamp,
     }
 
     /// See [`crate::fact::SegmentDeleted`].
@@ -471,6 +485,8 @@ pub enum Fact {
     FirstKeyframeDurable(FirstKeyframeDurable),
     /// A segment is complete.
     SegmentStored(SegmentStored),
+    /// A segment is in the object store.
+    SegmentUploaded(SegmentUploaded),
     /// A segment is gone.
     SegmentDeleted(SegmentDeleted),
     /// A segment is damaged, or right again.
@@ -489,6 +505,7 @@ impl From<fact::Fact> for Fact {
             fact::Fact::Started(f) => Self::Started(f.into()),
             fact::Fact::FirstKeyframeDurable(f) => Self::FirstKeyframeDurable(f.into()),
             fact::Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
+            fact::Fact::SegmentUploaded(f) => Self::SegmentUploaded(f.into()),
             fact::Fact::SegmentDeleted(f) => Self::SegmentDeleted(f.into()),
             fact::Fact::SegmentChecked(f) => Self::SegmentChecked(f.into()),
             fact::Fact::Interrupted(f) => Self::Interrupted(f.into()),
@@ -504,6 +521,7 @@ impl From<Fact> for fact::Fact {
             Fact::Started(f) => Self::Started(f.into()),
             Fact::FirstKeyframeDurable(f) => Self::FirstKeyframeDurable(f.into()),
             Fact::SegmentStored(f) => Self::SegmentStored(f.into()),
+            Fact::SegmentUploaded(f) => Self::SegmentUploaded(f.into()),
             Fact::SegmentDeleted(f) => Self::SegmentDeleted(f.into()),
             Fact::SegmentChecked(f) => Self::SegmentChecked(f.into()),
             Fact::Interrupted(f) => Self::Interrupted(f.into()),

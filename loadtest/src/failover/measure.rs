@@ -66,6 +66,7 @@ pub async fn measure(size: Size, folder: &Path) -> anyhow::Result<Measured> {
         // Each could hold all: what is measured is speed, not room.
         capacity: Some(count),
         segment_ms: None,
+        object_store: None,
     };
     let cluster = Cluster::start(&options).await?;
     for server in 0..cluster.servers() {

@@ -57,6 +57,7 @@ const LOAD: Load = Load {
     clock_stepped_ms: 0,
     storage: Storage::Ok,
     scrub: None,
+    spool: None,
 };
 /// Between looks at the log.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -90,6 +91,7 @@ pub async fn measure(size: Size, folder: &Path) -> anyhow::Result<Measured> {
         servers: 0,
         capacity: None,
         segment_ms: None,
+        object_store: None,
     };
     let mut cluster = Cluster::start_syncing(&options, SYNC_INTERVAL).await?;
     let log = cluster.log().await?;

@@ -36,6 +36,19 @@ pub struct Options {
     pub capacity: Option<u32>,
     /// Length of a segment in milliseconds; `None`: as shipped.
     pub segment_ms: Option<u64>,
+    /// Where the servers upload to from their folders; `None`: these are their archives.
+    pub object_store: Option<ObjectStore>,
+}
+
+/// An object store that all servers upload to.
+#[derive(Debug, Clone)]
+pub struct ObjectStore {
+    /// `s3://bucket/prefix`.
+    pub archive: String,
+    /// Its address.
+    pub endpoint: String,
+    /// A file with the key to it.
+    pub credentials_file: PathBuf,
 }
 
 /// A control replica.
@@ -324,13 +337,25 @@ fn worker(
         nats_url.into(),
         "--name".into(),
         name.clone().into(),
-        "--archive".into(),
-        archive.clone().into(),
         "--join-key-file".into(),
         file(folder, "join.key"),
         "--rtsp-allow".into(),
         "127.0.0.0/8".into(),
     ];
+    match &options.object_store {
+        None => args.extend(["--archive".into(), archive.clone().into()]),
+        Some(ObjectStore { archive: place, endpoint, credentials_file }) => args.extend([
+            "--archive".into(),
+            place.into(),
+            "--spool".into(),
+            archive.clone().into(),
+            "--s3-endpoint".into(),
+            endpoint.into(),
+            "--s3-allow-http".into(),
+            "--s3-credentials-file".into(),
+            credentials_file.into(),
+        ]),
+    }
     if let Some(cameras) = options.capacity {
         args.extend(["--capacity".into(), cameras.to_string().into()]);
     }

@@ -110,6 +110,7 @@ impl Takeover {
             Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
             | Fact::SegmentStored(_)
+            | Fact::SegmentUploaded(_)
             | Fact::SegmentDeleted(_)
             | Fact::SegmentChecked(_)
             | Fact::Interrupted(_)

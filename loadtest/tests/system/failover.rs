@@ -65,6 +65,7 @@ impl Given {
             servers: SERVERS,
             capacity: None,
             segment_ms: Some(SEGMENT_MS),
+            object_store: None,
         };
         let cluster = Cluster::start(&options).await.unwrap();
         let mut given = Self { cluster, cameras, ids: Vec::new(), _folder: folder };

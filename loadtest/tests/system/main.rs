@@ -12,6 +12,7 @@ mod failover;
 mod given;
 mod hostile_cameras;
 mod moves;
+mod object_store;
 mod odd_cameras;
 mod playing;
 mod recording;

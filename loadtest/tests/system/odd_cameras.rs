@@ -160,6 +160,7 @@ async fn the_log_tells_what_is_left_out_and_what_jumped() {
         servers: 1,
         capacity: None,
         segment_ms: Some(5_000),
+        object_store: None,
     };
     let cluster = Cluster::start(&options).await.unwrap();
     let api = cluster.api(0);

@@ -75,6 +75,7 @@ impl Given {
             servers: SERVERS,
             capacity: None,
             segment_ms: None,
+            object_store: None,
         };
         let cluster = Cluster::start(&options).await.unwrap();
         let ids = add_all(&cluster, &cameras).await;

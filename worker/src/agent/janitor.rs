@@ -19,14 +19,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::claims::{Claim, Claims};
 use super::kept::Kept;
 use super::reported::Reported;
 use crate::archive::Archive;
-use crate::archive::inventory::{self, Sums, date_of};
+use crate::archive::inventory::{self, Sums};
 use crate::archive::tombs::{self, Intention, Tombs};
 use crate::archive::volume::Volume;
 use crate::holds::Holds;
-use crate::retention::{self, Going, Limits};
+use crate::retention::{self, Going, Limits, Spool};
 
 mod survey;
 
@@ -36,8 +37,6 @@ const LOOK: Duration = Duration::from_secs(2);
 const CALM: Duration = Duration::from_secs(60);
 /// Deletions that are begun together: one write of intentions, one sync of each folder.
 const AT_ONCE: usize = 100;
-/// A folder of a day so long ago is not about to be used.
-const IDLE_DAYS: u32 = 2;
 
 /// What bounds the archive beside what cameras say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +45,8 @@ pub struct Bounds {
     pub keep_free_percent: u8,
     /// Bytes of one tenant on this server.
     pub tenant_max_bytes: Option<u64>,
+    /// What lies here waits to be uploaded; `None`: it lies here for good.
+    pub spool: Option<Spool>,
     /// How often age and bytes are looked at.
     pub look_every: Duration,
 }
@@ -68,6 +69,8 @@ pub(super) struct Means {
     pub(super) holds: PathBuf,
     /// What the outbox has taken.
     pub(super) reported: Arc<Reported>,
+    /// Segments that are being uploaded, or deleted.
+    pub(super) claims: Arc<Claims>,
     /// Takes facts.
     pub(super) facts: UnboundedSender<Fact>,
     /// Tells the time.
@@ -88,6 +91,13 @@ pub(super) fn finish_begun(tombs: &Tombs, volumes: &[Volume]) -> Vec<Fact> {
 
 fn root_of(volumes: &[Volume], id: VolumeId) -> Option<&std::path::Path> {
     volumes.iter().find(|volume| volume.id == id).map(|volume| &*volume.root)
+}
+
+impl Means {
+    /// The volumes that have not failed, with their places.
+    fn sound_volumes(&self) -> impl Iterator<Item = (usize, &Volume)> {
+        self.volumes.iter().enumerate().filter(|(at, _)| !self.archive.has_failed(*at))
+    }
 }
 
 /// Works until `stop` is cancelled.
@@ -140,7 +150,7 @@ impl Janitor {
             }
         }
         let to_free = self.lacking();
-        let lacks = to_free.iter().any(|lacking| *lacking > 0);
+        let lacks = to_free.iter().any(|lacking| *lacking > 0) || self.holds_too_much();
         if !lacks {
             self.say(Storage::Ok);
             if !is_due {
@@ -215,11 +225,30 @@ impl Janitor {
         volumes.iter().enumerate().map(of).collect()
     }
 
+    /// Whether more waits in the spool than may.
+    fn holds_too_much(&mut self) -> bool {
+        let Some(max_bytes) = self.means.bounds.spool.and_then(|spool| spool.max_bytes) else { return false };
+        let mut bytes = 0;
+        for (_, volume) in self.means.sound_volumes() {
+            let days = inventory::days(&volume.root);
+            let sums =
+                days.and_then(|days| days.iter().map(|day| self.sums.of(day)).sum::<io::Result<u64>>());
+            // Whoever plans looks at it again, and says it.
+            bytes += sums.unwrap_or(0);
+        }
+        bytes > max_bytes
+    }
+
     fn plan(&mut self, to_free: Vec<u64>) -> Result<(Vec<Going>, Timestamp), String> {
-        let Means { volumes, archive, bounds, kept, holds, reported, clock, .. } = &self.means;
+        let Means { volumes, archive, bounds, kept, holds, reported, claims, clock, .. } = &self.means;
         let holds = Holds::read(holds).map_err(|e| e.to_string())?;
         let now = clock.now();
-        let limits = Limits { cameras: kept.known(), tenant_max_bytes: bounds.tenant_max_bytes, to_free };
+        let limits = Limits {
+            cameras: kept.known(),
+            tenant_max_bytes: bounds.tenant_max_bytes,
+            to_free,
+            spool: bounds.spool,
+        };
         let mut days = Vec::new();
         for (at, volume) in volumes.iter().enumerate() {
             if archive.has_failed(at) {
@@ -232,16 +261,20 @@ impl Janitor {
             });
             days.push(of_volume);
         }
-        let view = survey::View { days: &days, limits: &limits, holds: &holds, reported, now };
+        let view = survey::View { days: &days, limits: &limits, holds: &holds, reported, claims, now };
         let known = survey::survey(&view, &mut self.sums).map_err(|e: io::Error| e.to_string())?;
         Ok((retention::plan(&known, &limits, now), now))
     }
 
     /// Deletes these; returns how many are gone.
     fn delete(&mut self, going: &[Going], at: Timestamp) -> usize {
-        let Means { volumes, tombs, facts, .. } = &mut self.means;
+        let Means { volumes, tombs, facts, claims, .. } = &mut self.means;
         let going = &going[..going.len().min(tombs.room())];
-        let intentions: Vec<_> = going.iter().map(|going| intention(volumes, going, at)).collect();
+        // Those that are being uploaded since stay.
+        let claimed: Vec<_> = going.iter().filter_map(|going| claims.take(going.segment.name)).collect();
+        let is_claimed = |going: &&Going| claimed.iter().any(|claim| claim.name() == going.segment.name);
+        let going = going.iter().filter(is_claimed);
+        let intentions: Vec<_> = going.map(|going| intention(volumes, going, at)).collect();
         if intentions.is_empty() {
             return 0;
         }
@@ -258,7 +291,11 @@ impl Janitor {
         }
         for intention in &gone {
             tell(intention, facts);
-            remove_if_empty(volumes, intention, at);
+            let claim = claimed.iter().find(|claim| claim.name().key() == intention.fact.key);
+            claim.into_iter().for_each(Claim::note_deleted);
+            if let Some(root) = root_of(volumes, intention.volume) {
+                inventory::remove_if_empty(root, &intention.fact.key, intention.fact.start, at);
+            }
         }
         // What could not be removed is not told, and the next pass decides anew; what may come back after a power cut,
         // because its folder could not be synced, the next start removes and tells.
@@ -322,22 +359,12 @@ fn tell(intention: &Intention, facts: &UnboundedSender<Fact>) {
         DeletionReason::VolumeFull => {
             tracing::warn!(key, before_min_age, "segment deleted: its volume is full")
         }
+        DeletionReason::SpoolFull => {
+            tracing::warn!(key, before_min_age, "segment deleted before it was uploaded: the spool is full")
+        }
     }
     if facts.send(intention.to_fact()).is_err() {
         tracing::warn!(key, "a deletion is reported by the next start: nobody takes facts any more");
-    }
-}
-
-/// Removes the folders of a day, a camera and a tenant that have nothing in them any more and are not about to be used.
-fn remove_if_empty(volumes: &[Volume], intention: &Intention, now: Timestamp) {
-    let is_idle = date_of(intention.fact.start) < date_of(retention::older_than(now, IDLE_DAYS));
-    let Some(root) = root_of(volumes, intention.volume).filter(|_| is_idle) else { return };
-    let path = root.join(&intention.fact.key);
-    for folder in path.ancestors().skip(1).take_while(|folder| *folder != root) {
-        // It is not empty, which is how this normally ends.
-        if std::fs::remove_dir(folder).is_err() {
-            return;
-        }
     }
 }
 

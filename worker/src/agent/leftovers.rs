@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+use super::ends::Ends;
 use super::told;
 use crate::archive::layout::{PART, SegmentName};
 use crate::archive::repair::{self, Repaired, Report, Segment};
@@ -113,7 +114,7 @@ fn take_note(home: &Home) -> Option<CleanStop> {
 
 /// Looks, and repairs what is torn. Must be done before anything is recorded, and before the outbox is opened: when its
 /// folder changed last is evidence. Blocks.
-pub(super) fn find(roots: &[PathBuf], home: &Home, clock: &dyn Clock) -> Leftovers {
+pub(super) fn find(roots: &[PathBuf], home: &Home, uploaded: &Ends, clock: &dyn Clock) -> Leftovers {
     let until = clock.now();
     let note = take_note(home);
     let mut report = Report::default();
@@ -138,18 +139,22 @@ pub(super) fn find(roots: &[PathBuf], home: &Home, clock: &dyn Clock) -> Leftove
         let (repaired, problems) = (facts.len(), report.problems.len());
         tracing::info!(clean_stop = note.is_some(), repaired, problems, "took over what the last run left");
     }
-    Leftovers { doubt, resume: resume(note, &report), facts }
+    Leftovers { doubt, resume: resume(note, &report, uploaded), facts }
 }
 
-/// Where each camera resumes: as the note says, or from the end of its latest segment.
-fn resume(note: Option<CleanStop>, report: &Report) -> BTreeMap<Key, Break> {
+/// Where each camera resumes: as the note says, or from the end of its latest segment, be it here or uploaded.
+fn resume(note: Option<CleanStop>, report: &Report, uploaded: &Ends) -> BTreeMap<Key, Break> {
     let (cause, breaks) = match note {
         Some(note) => (Cause::WorkerStopped, note.breaks),
         None => (Cause::WorkerRestarted, Vec::new()),
     };
-    let latest = report.latest.iter().map(|((tenant_id, camera_id), segment)| {
-        (Key { tenant_id: *tenant_id, camera_id: *camera_id }, Break { end: segment.end, cause })
-    });
+    let mut ends = uploaded.known().clone();
+    for ((tenant_id, camera_id), segment) in &report.latest {
+        let key = Key { tenant_id: *tenant_id, camera_id: *camera_id };
+        let latest = ends.entry(key).or_insert(segment.end);
+        *latest = segment.end.max(*latest);
+    }
+    let latest = ends.into_iter().map(|(key, end)| (key, Break { end, cause }));
     let noted = breaks.into_iter().map(|open| {
         let OpenBreak { tenant_id, camera_id, end, cause } = open;
         (Key { tenant_id, camera_id }, Break { end, cause })
@@ -284,7 +289,8 @@ pub(super) fn report_again(
     complete
 }
 
-fn hash(path: &Path) -> io::Result<(u64, Sha256)> {
+/// Size and hash of a file. Blocks.
+pub(super) fn hash(path: &Path) -> io::Result<(u64, Sha256)> {
     let mut hasher = Hasher { context: digest::Context::new(&digest::SHA256), bytes: 0 };
     io::copy(&mut File::open(path)?, &mut hasher)?;
     let digest = hasher.context.finish();
@@ -337,6 +343,10 @@ pub(super) mod tests {
             video: Codec::H264,
             audio: None,
         }
+    }
+
+    fn nothing_uploaded(home: &Home) -> Ends {
+        Ends::load(home.path(super::super::ends::FILE))
     }
 
     fn report(segments: &[(Key, Segment)]) -> Report {
@@ -395,8 +405,13 @@ pub(super) mod tests {
         let home = Home::take(archive.path()).unwrap();
         let open = BTreeMap::from([(key(), Break { end: SystemClock.now(), cause: Cause::Refused })]);
         leave_note(&home, &SystemClock, &open).unwrap();
-        assert_eq!(find(&[archive.path().into()], &home, &SystemClock).resume, open);
-        assert!(find(&[archive.path().into()], &home, &SystemClock).resume.is_empty());
+        assert_eq!(
+            find(&[archive.path().into()], &home, &nothing_uploaded(&home), &SystemClock).resume,
+            open
+        );
+        assert!(
+            find(&[archive.path().into()], &home, &nothing_uploaded(&home), &SystemClock).resume.is_empty()
+        );
     }
 
     #[test]
@@ -404,15 +419,21 @@ pub(super) mod tests {
         let (crashed, stopped) = (key(), key());
         let found = report(&[(crashed, segment(crashed)), (stopped, segment(stopped))]);
         let end = segment(crashed).end;
-        let after_crash = resume(None, &found);
+        let (archive, uploaded) = (tempfile::tempdir().unwrap(), key());
+        let mut ends = Ends::load(archive.path().join(super::super::ends::FILE));
+        // Of one camera all is uploaded, of another all but the latest.
+        ends.note([(uploaded, end.plus_millis(1)), (stopped, end.plus_millis(-1))]).unwrap();
+        let after_crash = resume(None, &found, &ends);
         assert_eq!(after_crash[&crashed], Break { end, cause: Cause::WorkerRestarted });
+        assert_eq!(after_crash[&uploaded].end, end.plus_millis(1));
+        assert_eq!(after_crash[&stopped].end, end);
         let breaks = vec![OpenBreak {
             tenant_id: stopped.tenant_id,
             camera_id: stopped.camera_id,
             end,
             cause: Cause::Stalled,
         }];
-        let after_stop = resume(Some(CleanStop { at: SystemClock.now(), breaks }), &found);
+        let after_stop = resume(Some(CleanStop { at: SystemClock.now(), breaks }), &found, &ends);
         assert_eq!(after_stop[&stopped], Break { end, cause: Cause::Stalled });
         assert_eq!(after_stop[&crashed], Break { end, cause: Cause::WorkerStopped });
     }
@@ -426,7 +447,7 @@ pub(super) mod tests {
         let names = [0, 1, 2].map(|minutes| store(archive.path(), key, minutes));
         let open = archive.path().join(names[2].key());
         std::fs::rename(&open, archive.path().join(names[2].key() + PART)).unwrap();
-        let found = find(&[archive.path().into()], &home, &SystemClock);
+        let found = find(&[archive.path().into()], &home, &nothing_uploaded(&home), &SystemClock);
         assert_eq!((found.facts.len(), found.resume.len()), (1, 1));
         let (again, complete) = reported_again(archive.path(), found.doubt);
         // … then the open one is repaired, and not only the latest of the others is in doubt.
@@ -434,13 +455,17 @@ pub(super) mod tests {
         assert!(complete);
         // And when that run crashes too, after it wrote to the outbox, all of them still are.
         std::fs::create_dir(home.path("outbox")).unwrap();
-        let (again, _) =
-            reported_again(archive.path(), find(&[archive.path().into()], &home, &SystemClock).doubt);
+        let (again, _) = reported_again(
+            archive.path(),
+            find(&[archive.path().into()], &home, &nothing_uploaded(&home), &SystemClock).doubt,
+        );
         assert_eq!(again, names.map(|name| name.key()));
         // And what stands before the mark is in doubt no more.
         told::write(&home.path(told::FILE), SystemClock.now().plus_millis(120_000)).unwrap();
-        let (again, complete) =
-            reported_again(archive.path(), find(&[archive.path().into()], &home, &SystemClock).doubt);
+        let (again, complete) = reported_again(
+            archive.path(),
+            find(&[archive.path().into()], &home, &nothing_uploaded(&home), &SystemClock).doubt,
+        );
         assert_eq!((again.len(), complete), (0, true));
     }
 
@@ -451,7 +476,9 @@ pub(super) mod tests {
         store(archive.path(), key(), 0);
         leave_note(&home, &SystemClock, &BTreeMap::new()).unwrap();
         let before = SystemClock.now();
-        assert!(find(&[archive.path().into()], &home, &SystemClock).doubt.is_none());
+        assert!(
+            find(&[archive.path().into()], &home, &nothing_uploaded(&home), &SystemClock).doubt.is_none()
+        );
         let mark = told::read(&home.path(told::FILE)).unwrap().unwrap();
         assert!(mark <= before && before.millis_since(mark) < 60_000, "{mark}");
     }
@@ -464,7 +491,7 @@ pub(super) mod tests {
         let (facts, _facts_out) = tokio::sync::mpsc::unbounded_channel();
         let stopped = CancellationToken::new();
         stopped.cancel();
-        let doubt = || find(&[archive.path().into()], &home, &SystemClock).doubt;
+        let doubt = || find(&[archive.path().into()], &home, &nothing_uploaded(&home), &SystemClock).doubt;
         assert!(!report_again(doubt(), &facts, &stopped));
         // A file that cannot be read right now stays in doubt: here a folder stands in its place.
         let doubted = doubt();
@@ -481,7 +508,7 @@ pub(super) mod tests {
         let key = key();
         let (older, newest) = (store(archive.path(), key, 0), store(archive.path(), key, 1));
         std::fs::write(archive.path().join(newest.key()), b"nonsense").unwrap();
-        let resume = find(&[archive.path().into()], &home, &SystemClock).resume;
+        let resume = find(&[archive.path().into()], &home, &nothing_uploaded(&home), &SystemClock).resume;
         assert_eq!(resume[&key].end.millis_since(older.start), 40);
     }
 
@@ -492,7 +519,7 @@ pub(super) mod tests {
         let key = key();
         let names = [store(first.path(), key, 0), store(second.path(), key, 5), store(first.path(), key, 2)];
         let roots = [first.path().into(), second.path().into()];
-        let found = find(&roots, &home, &SystemClock);
+        let found = find(&roots, &home, &nothing_uploaded(&home), &SystemClock);
         assert_eq!(found.resume[&key].end.millis_since(names[1].start), 40);
         let (facts, mut facts_out) = tokio::sync::mpsc::unbounded_channel();
         assert!(report_again(found.doubt, &facts, &CancellationToken::new()));

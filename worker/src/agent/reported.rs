@@ -1,5 +1,5 @@
-//! What the outbox has taken of segments: which of them were told as stored not long ago, and which deletions are told for
-//! good. It keeps facts about one segment in order, and lets deletions be forgotten.
+//! What the outbox has taken of segments: which of them were told as stored not long ago, and which deletions and uploads are
+//! told for good. It keeps facts about one segment in order, and lets deletions be forgotten.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,16 +7,43 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use longwatch_events::fact::Fact;
+use longwatch_events::hash::Sha256;
+use longwatch_events::time::Timestamp;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use super::leftovers::SURELY_REPORTED;
+use crate::archive::inventory::Listed;
 
 /// Longer than it takes until a segment counts as reported by its age.
 const REMEMBERED: Duration = SURELY_REPORTED.saturating_mul(2);
 
-/// Shared by the task that gathers facts and whoever deletes.
+/// Shared by the task that gathers facts and whoever deletes or uploads.
 #[derive(Debug, Default)]
-pub(super) struct Reported(Mutex<State>, AtomicU64);
+pub(super) struct Reported {
+    state: Mutex<State>,
+    /// How many facts of examined segments it has taken.
+    checked: AtomicU64,
+    /// Hears what is durable.
+    uploader: Option<UnboundedSender<Durable>>,
+}
+
+/// A fact about a segment that is told for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Durable {
+    /// It is stored.
+    Stored {
+        /// Its key.
+        key: String,
+        /// Its hash.
+        sha256: Sha256,
+    },
+    /// It is uploaded.
+    Uploaded {
+        /// Its key.
+        key: String,
+    },
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -30,14 +57,16 @@ struct State {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Taken {
-    Stored(String),
+    Stored(String, Sha256),
+    Uploaded(String),
     Deleted(String),
 }
 
 impl Taken {
     fn of(fact: &Fact) -> Option<Self> {
         match fact {
-            Fact::SegmentStored(stored) => Some(Self::Stored(stored.key.clone())),
+            Fact::SegmentStored(stored) => Some(Self::Stored(stored.key.clone(), stored.sha256)),
+            Fact::SegmentUploaded(uploaded) => Some(Self::Uploaded(uploaded.key.clone())),
             Fact::SegmentDeleted(deleted) => Some(Self::Deleted(deleted.key.clone())),
             Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)
@@ -50,21 +79,26 @@ impl Taken {
 }
 
 impl Reported {
+    /// Tells `uploader` what is durable.
+    pub(super) fn telling(uploader: Option<UnboundedSender<Durable>>) -> Self {
+        Self { state: Mutex::default(), checked: AtomicU64::default(), uploader }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is a whole one.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The outbox has taken these.
     pub(super) fn take(&self, facts: &[Fact]) {
         self.state().taken.extend(facts.iter().filter_map(Taken::of));
         let checked = facts.iter().filter(|fact| matches!(fact, Fact::SegmentChecked(_))).count();
-        self.1.fetch_add(checked as u64, Ordering::SeqCst);
+        self.checked.fetch_add(checked as u64, Ordering::SeqCst);
     }
 
     /// How many facts of segments that were examined the outbox has taken.
     pub(super) fn checked(&self) -> u64 {
-        self.1.load(Ordering::SeqCst)
+        self.checked.load(Ordering::SeqCst)
     }
 
     /// This one was given up.
@@ -79,10 +113,12 @@ impl Reported {
         let (mut state, now) = (self.state(), Instant::now());
         for taken in std::mem::take(&mut state.taken) {
             match taken {
-                Taken::Stored(key) => {
+                Taken::Stored(key, sha256) => {
                     state.by_age.push_back((now, key.clone()));
-                    state.stored.insert(key);
+                    state.stored.insert(key.clone());
+                    self.tell(Durable::Stored { key, sha256 });
                 }
+                Taken::Uploaded(key) => self.tell(Durable::Uploaded { key }),
                 Taken::Deleted(key) => drop(state.deleted.insert(key)),
             }
         }
@@ -91,9 +127,22 @@ impl Reported {
         }
     }
 
+    fn tell(&self, durable: Durable) {
+        if let Some(uploader) = &self.uploader {
+            // Nobody uploads any more: the next start looks for itself.
+            let _ = uploader.send(durable);
+        }
+    }
+
     /// Whether a segment was told as stored, for good, within the last minutes.
     pub(super) fn is_stored(&self, key: &str) -> bool {
         self.state().stored.contains(key)
+    }
+
+    /// Whether the fact that a segment is stored is sure to be told before any fact that is made now.
+    pub(super) fn is_told(&self, listed: &Listed, now: Timestamp) -> bool {
+        let sure_ms = i64::try_from(SURELY_REPORTED.as_millis()).unwrap_or(i64::MAX);
+        now.millis_since(listed.named_at) > sure_ms || self.is_stored(&listed.name.key())
     }
 
     /// The deletions that became durable since it was asked last.
@@ -108,7 +157,6 @@ mod tests {
     use longwatch_events::fact::{DeletionReason, SegmentDeleted};
     use longwatch_events::id::{CameraId, SystemIds, TenantId};
     use longwatch_events::position::Epoch;
-    use longwatch_events::time::Timestamp;
 
     fn deleted(key: &str) -> Fact {
         let start = Timestamp::from_millis(1_795_420_800_000);

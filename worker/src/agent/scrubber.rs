@@ -358,10 +358,18 @@ impl<K: Knows> Scrubber<K> {
         suspicions: &[Finding],
     ) -> Result<(Vec<Finding>, Option<Place>), Held> {
         let (mut files, mut is_whole) = (Files::new(), true);
+        let mut uploaded = std::collections::BTreeSet::new();
         for finding in suspicions {
             let (disks, key) = (self.means.disks.clone(), finding.key().to_owned());
-            let (paths, all) = blocking(move || disks.find(&key)).await?;
+            let (paths, all, left) = blocking(move || {
+                let (paths, all) = disks.find(&key);
+                (paths, all, disks.is_uploaded(&key))
+            })
+            .await?;
             is_whole &= all;
+            if left {
+                uploaded.insert(finding.key().to_owned());
+            }
             let read = self.read(paths.clone()).await?;
             // How old it is was looked at before.
             let named_at = self.means.clock.now();
@@ -371,7 +379,8 @@ impl<K: Knows> Scrubber<K> {
             }
         }
         let keys = suspicions.iter().map(Finding::key);
-        let deleting = self.means.begun.among(keys);
+        let mut deleting = self.means.begun.among(keys);
+        deleting.append(&mut uploaded);
         self.settle().await;
         let (known, stretch) = self.known(server_id, from).await?;
         let suspected: std::collections::BTreeSet<_> = suspicions.iter().map(Finding::key).collect();

@@ -14,8 +14,11 @@ use std::path::{Path, PathBuf};
 use longwatch_events::id::{CameraId, TenantId};
 use longwatch_events::time::Timestamp;
 
-use super::layout::{COPY, SegmentName, UNSYNCED};
+use super::layout::{COPY, SegmentName, UNSYNCED, UPLOADED};
 use crate::plan::Key;
+
+/// A folder of a day so long ago is not about to be used: two days.
+const IDLE_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
 
 /// A day of one camera.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,13 +162,14 @@ pub fn look(day: &Day) -> io::Result<Look> {
             continue;
         };
         let Some(name) = name(file).filter(|_| file.ends_with(".mp4")) else {
-            // One that is open, could not be synced, or is being copied.
+            // One that is open, could not be synced, is being copied, or was uploaded.
             let is_ours = |file: &str| name(file.strip_suffix(COPY).unwrap_or(file)).is_some();
+            let file = file.strip_suffix(UPLOADED).unwrap_or(file);
             foreign += u64::from(!is_ours(file.strip_suffix(UNSYNCED).unwrap_or(file)));
             continue;
         };
         let Some(about) = present(entry.metadata())? else { continue };
-        let end = time(about.mtime(), about.mtime_nsec()).max(name.start.plus_millis(1));
+        let end = end_of(&about, &name);
         let named_at = time(about.ctime(), about.ctime_nsec());
         found.push(Listed { name, end, bytes: about.len(), named_at });
     }
@@ -173,8 +177,49 @@ pub fn look(day: &Day) -> io::Result<Look> {
     Ok(Look { segments: found, foreign })
 }
 
+/// Time at which the last frame of a segment ends, as its file tells it; later than its start.
+pub fn end_of(file: &fs::Metadata, name: &SegmentName) -> Timestamp {
+    time(file.mtime(), file.mtime_nsec()).max(name.start.plus_millis(1))
+}
+
+/// What is left of segments of a day that were uploaded, by name: where it lies.
+///
+/// # Errors
+///
+/// If the folder cannot be listed.
+pub fn uploaded(day: &Day) -> io::Result<Vec<(SegmentName, PathBuf)>> {
+    let Some(entries) = present(fs::read_dir(&day.folder))? else { return Ok(Vec::new()) };
+    let Key { tenant_id, camera_id } = day.camera;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let file = entry.file_name();
+        let Some(file) = file.to_str().and_then(|file| file.strip_suffix(UPLOADED)) else { continue };
+        if let Some(name) = SegmentName::parse(&format!("{tenant_id}/{camera_id}/{}/{file}", day.date)) {
+            found.push((name, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 fn time(seconds: i64, nanoseconds: i64) -> Timestamp {
     Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(nanoseconds / 1_000))
+}
+
+/// Removes the folders of a segment's day, its camera and its tenant that have nothing in them any more and are not about to
+/// be used. `start` is the segment's, which is gone.
+pub fn remove_if_empty(root: &Path, key: &str, start: Timestamp, now: Timestamp) {
+    let is_idle = date_of(start) < date_of(now.plus_millis(-IDLE_MS));
+    if !is_idle {
+        return;
+    }
+    for folder in root.join(key).ancestors().skip(1).take_while(|folder| *folder != root) {
+        // It is not empty, which is how this normally ends.
+        if fs::remove_dir(folder).is_err() {
+            return;
+        }
+    }
 }
 
 /// Sums of days, as long as their folders do not change.
@@ -241,6 +286,7 @@ mod tests {
         put(root.path(), a, "2026-11-24T00:01:00Z", PART, 1_000);
         put(root.path(), a, "2026-11-24T00:02:00Z", ".part.unsynced", 1_000);
         put(root.path(), a, "2026-11-24T00:02:00Z", COPY, 1_000);
+        let sent = put(root.path(), a, "2026-11-24T00:03:00Z", UPLOADED, 1_000);
         fs::create_dir_all(root.path().join(".longwatch/unreadable")).unwrap();
         fs::create_dir_all(root.path().join(format!("{}/{}/2026-13-01", a.tenant_id, a.camera_id))).unwrap();
         let day = root.path().join(format!("{}/{}/2026-11-24", a.tenant_id, a.camera_id));
@@ -250,6 +296,8 @@ mod tests {
         assert_eq!(dates, [("2026-11-23", b), ("2026-11-24", a)]);
         let listed: Vec<_> = days.iter().flat_map(|day| segments(day).unwrap()).collect();
         assert_eq!(days.iter().map(|day| look(day).unwrap().foreign).collect::<Vec<_>>(), [0, 1]);
+        let left = |day: &Day| uploaded(day).unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(days.iter().flat_map(left).collect::<Vec<_>>(), [sent]);
         let names = |listed: &[Listed]| listed.iter().map(|l| (l.name.key(), l.bytes)).collect::<Vec<_>>();
         assert_eq!(names(&listed), [(first.key(), 5), (second.key(), 7)]);
         // A file that was written after its video ended long ago says so.

@@ -14,6 +14,9 @@ pub const PART: &str = ".part";
 pub const UNSYNCED: &str = ".unsynced";
 /// What a copy of such a file is called until it is durable; worth nothing after a crash.
 pub const COPY: &str = ".copy";
+/// What the name of a segment has behind its own once it is in the object store. It is no segment any more, and goes when
+/// that was told.
+pub const UPLOADED: &str = ".uploaded";
 /// Where the worker keeps what is not an archive, under the archive's root.
 pub const STATE_FOLDER: &str = ".longwatch";
 

@@ -26,6 +26,7 @@ pub mod inventory;
 pub mod layout;
 pub mod local;
 pub mod repair;
+pub mod s3;
 pub mod tombs;
 pub mod volume;
 pub mod writer;

@@ -73,6 +73,7 @@ fn shorten(fact: &mut Fact) {
         Fact::Started(_)
         | Fact::FirstKeyframeDurable(_)
         | Fact::SegmentStored(_)
+        | Fact::SegmentUploaded(_)
         | Fact::SegmentDeleted(_)
         | Fact::SegmentChecked(_)
         | Fact::Gap(_)

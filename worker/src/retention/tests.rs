@@ -24,7 +24,7 @@ fn segment(volume: usize, number: u8, hours_ago: i64, bytes: u64) -> Segment {
 
 fn limits(of: &[(u8, Retention)], to_free: &[u64]) -> Limits {
     let cameras = of.iter().map(|(number, retention)| (camera(*number), *retention)).collect();
-    Limits { cameras, tenant_max_bytes: None, to_free: to_free.to_vec() }
+    Limits { cameras, to_free: to_free.to_vec(), ..Limits::default() }
 }
 
 fn kept(max_days: Option<u32>, max_bytes: Option<u64>, min_days: Option<u32>) -> Retention {
@@ -118,6 +118,29 @@ fn only_the_volume_that_is_full_gives_something_up() {
     assert_eq!(gone(&more, &limits(&[], &[20, 0])).len(), 2);
 }
 
+#[test]
+fn a_full_spool_gives_up_the_oldest_of_all_and_says_that_it_was_a_spool() {
+    let mut known = known(vec![
+        segment(0, 0, 50, 10),
+        segment(1, 2, 40, 10),
+        segment(0, 0, 30, 10),
+        segment(1, 2, 20, 10),
+        segment(0, 4, 60, 10),
+    ]);
+    known.segments[2].held = true;
+    let spool =
+        |max_bytes, to_free: &[u64]| Limits { spool: Some(Spool { max_bytes }), ..limits(&[], to_free) };
+    let full = |hours| (hours, DeletionReason::SpoolFull);
+    // There are 50: what is the only one of its camera stays, and what is held.
+    assert_eq!(gone(&known, &spool(Some(50), &[0, 0])), []);
+    assert_eq!(gone(&known, &spool(Some(40), &[0, 0])), [full(50)]);
+    assert_eq!(gone(&known, &spool(Some(35), &[0, 0])), [full(50), full(40)]);
+    assert_eq!(gone(&known, &spool(Some(0), &[0, 0])), [full(50), full(40)]);
+    // What a volume lacks counts for both.
+    assert_eq!(gone(&known, &spool(Some(40), &[0, 10])), [full(50), full(40)]);
+    assert_eq!(gone(&known, &spool(None, &[0, 10])), [full(40)]);
+}
+
 fn any_segment() -> impl Strategy<Value = Segment> {
     (0..2_usize, 0..4_u8, 0..24 * 6_i64, 0..40_u64, 0..5_u8).prop_map(
         |(volume, number, hours, bytes, held)| Segment {
@@ -136,13 +159,15 @@ prop_compose! {
         unnamed in proptest::collection::btree_map(0..4_u8, 0..200_u64, 0..4),
         tenant_max_bytes in proptest::option::of(0..500_u64),
         to_free in proptest::collection::vec(0..400_u64, 2),
+        spool in proptest::option::of(proptest::option::of(0..800_u64)),
     ) -> (Known, Limits) {
         segments.sort_by_key(|segment| segment.name);
         segments.dedup_by_key(|segment| segment.name);
         let unnamed_bytes = unnamed.into_iter().map(|(number, bytes)| (camera(number), bytes)).collect();
         let known = Known { segments, unnamed_bytes, unnamed_on: BTreeSet::new() };
         let of: Vec<_> = (0..).zip(retentions.into_iter().map(|(a, b, c)| kept(a, b, c))).collect();
-        (known, Limits { tenant_max_bytes, ..limits(&of, &to_free) })
+        let spool = spool.map(|max_bytes| Spool { max_bytes });
+        (known, Limits { tenant_max_bytes, spool, ..limits(&of, &to_free) })
     }
 }
 
@@ -154,6 +179,11 @@ fn after(known: &Known, going: &[Going]) -> Vec<Segment> {
 
 fn sum<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> u64 {
     segments.into_iter().map(|segment| segment.bytes).sum()
+}
+
+/// Of all there is when these are left of what is named.
+fn all_bytes(known: &Known, left: &[Segment]) -> u64 {
+    sum(left) + known.unnamed_bytes.values().sum::<u64>()
 }
 
 proptest! {
@@ -191,6 +221,8 @@ proptest! {
             }
             let only_newest = on_it().all(|segment| newest[&segment.camera()].name == segment.name);
             prop_assert!(freed >= *lacking || only_newest, "volume {volume} lacks {lacking}, got {freed}");
+            let over = limits.total_max_bytes().is_some_and(|max| all_bytes(&known, &left) > max);
+            prop_assert!(!over || only_newest, "volume {volume} of a spool that has too much");
         }
     }
 
@@ -200,17 +232,28 @@ proptest! {
         for Going { segment, reason, before_min_age } in &going {
             prop_assert!(!segment.held);
             prop_assert_eq!(*before_min_age, limits.is_too_young(segment.camera(), segment.end, NOW));
-            prop_assert!(!before_min_age || *reason == DeletionReason::VolumeFull);
+            prop_assert!(!before_min_age || *reason == limits.room_reason());
+            let other = match limits.spool { Some(_) => DeletionReason::VolumeFull, None => DeletionReason::SpoolFull };
+            prop_assert!(*reason != other);
         }
         // Of what goes for room the newest was needed, and nothing older that might go was passed over.
         for (volume, lacking) in limits.to_free.iter().enumerate() {
             let on_it = || going.iter().filter(|going| going.segment.volume == volume);
-            let for_room: Vec<_> = on_it().filter(|going| going.reason == DeletionReason::VolumeFull).collect();
+            let for_room: Vec<_> = on_it().filter(|going| going.reason == limits.room_reason()).collect();
             let last = for_room.iter().max_by_key(|going| (going.before_min_age, going.segment.age_key()));
-            if let Some(last) = last {
+            if let Some(last) = last.filter(|_| limits.total_max_bytes().is_none()) {
                 let without = sum(on_it().map(|going| &going.segment)) - last.segment.bytes;
                 prop_assert!(without < *lacking, "{last:?} was not needed");
             }
+        }
+        let for_room = going.iter().filter(|going| going.reason == limits.room_reason());
+        let last = for_room.max_by_key(|going| (going.before_min_age, going.segment.age_key()));
+        if let Some((last, max)) = last.zip(limits.total_max_bytes()) {
+            let (segment, left) = (&last.segment, all_bytes(&known, &after(&known, &going)));
+            let on_it = going.iter().filter(|going| going.segment.volume == segment.volume);
+            let without = sum(on_it.map(|going| &going.segment)) - segment.bytes;
+            let needed = without < limits.to_free[segment.volume] || left + segment.bytes > max;
+            prop_assert!(needed, "{last:?} was not needed");
         }
         for pair in going.windows(2) {
             prop_assert!(pair[0].segment.age_key() < pair[1].segment.age_key(), "oldest first");

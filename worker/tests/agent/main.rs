@@ -7,6 +7,7 @@ mod failover;
 mod playing;
 mod storage;
 mod system;
+mod uploads;
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -234,7 +235,7 @@ fn wrong_usage_says_what_and_where() {
         ("LONGWATCH_ARCHIVE", "s3://bucket/prefix"),
     ];
     for (arguments, variables, expected) in [
-        (&[][..], &variables[..], "local folders only"),
+        (&[][..], &variables[..], "--spool is missing"),
         (&[], &variables[..3], "--archive is missing"),
         (&["--archive", "/tmp", "--segment-ms", "5"], &variables[..], "--segment-ms: 5"),
         (&["--archive", "/tmp", "--log-filter", "=="], &variables[..], "--log-filter"),

@@ -54,7 +54,7 @@ impl Drop for Tmpfs {
 }
 
 /// Stored segments, by key.
-fn files(archive: &Path) -> BTreeMap<String, PathBuf> {
+pub(crate) fn files(archive: &Path) -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     let mut folders = vec![archive.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -71,14 +71,14 @@ fn files(archive: &Path) -> BTreeMap<String, PathBuf> {
     found
 }
 
-fn stored(facts: &[Fact]) -> Vec<&SegmentStored> {
+pub(crate) fn stored(facts: &[Fact]) -> Vec<&SegmentStored> {
     facts
         .iter()
         .filter_map(|fact| if let Fact::SegmentStored(stored) = fact { Some(stored) } else { None })
         .collect()
 }
 
-fn deleted(facts: &[Fact]) -> Vec<&SegmentDeleted> {
+pub(crate) fn deleted(facts: &[Fact]) -> Vec<&SegmentDeleted> {
     facts
         .iter()
         .filter_map(|fact| if let Fact::SegmentDeleted(deleted) = fact { Some(deleted) } else { None })
@@ -86,7 +86,7 @@ fn deleted(facts: &[Fact]) -> Vec<&SegmentDeleted> {
 }
 
 /// Puts a segment of a camera that left this server long ago, as large as `mebibytes`.
-fn put_old(system: &System, number: u32, minute: i64, mebibytes: usize) -> String {
+pub(crate) fn put_old(system: &System, number: u32, minute: i64, mebibytes: usize) -> String {
     let start: Timestamp = "2026-01-02T03:00:00Z".parse().unwrap();
     let start = start.plus_millis(minute * 60_000);
     let (tenant_id, camera_id) = (TenantId::DEFAULT, camera_id(number));

@@ -21,6 +21,7 @@ use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::{Base64Bytes, PublicKey};
 use longwatch_events::subject::{self, LogStream};
 use longwatch_events::time::{Clock, SystemClock};
+use longwatch_testing::s3::{BUCKET, S3};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -185,12 +186,24 @@ impl System {
 
     /// With these arguments beside the usual ones.
     pub(crate) fn start_worker_with(&self, arguments: &[&str]) -> Worker {
+        self.start_worker_to(&["--archive", self.path("archive").to_str().unwrap()], arguments)
+    }
+
+    /// With an archive in an object store, below `lw/`; the folder `archive` is its spool.
+    pub(crate) fn start_worker_spooling(&self, s3: &S3, arguments: &[&str]) -> Worker {
+        let (place, endpoint) = (format!("s3://{BUCKET}/lw"), s3.endpoint());
+        let (spool, credentials) = (self.path("archive"), s3.credentials_file());
+        let to = ["--archive", &place, "--spool", spool.to_str().unwrap(), "--s3-endpoint", &endpoint];
+        let with = ["--s3-allow-http", "--s3-credentials-file", credentials.to_str().unwrap()];
+        self.start_worker_to(&[&to[..], &with].concat(), arguments)
+    }
+
+    fn start_worker_to(&self, archive: &[&str], arguments: &[&str]) -> Worker {
         let child = Command::new(env!("CARGO_BIN_EXE_longwatch-worker"))
             .args(["--nats", &format!("nats://127.0.0.1:{}", self.port), "--name", "north-1"])
             .args(["--label", "zone=north", "--capacity", "12", "--rtsp-allow", "127.0.0.0/8"])
             .args(arguments)
-            .arg("--archive")
-            .arg(self.path("archive"))
+            .args(archive)
             .arg("--join-key-file")
             .arg(self.path("join.key"))
             .arg("--nats-credentials")

@@ -5,8 +5,9 @@ use longwatch_events::fact::{Damage, DeletionReason, Fact, SegmentStored};
 use longwatch_events::hash::Sha256;
 use longwatch_events::position::Epoch;
 
+use super::super::rows::Location;
 use super::super::{Range, ReadModel};
-use super::world::{World, at, camera_settings, checked, deleted, everything, stored};
+use super::world::{World, at, camera_settings, checked, deleted, everything, stored, uploaded};
 
 pub(super) async fn a_deleted_segment_leaves_when_it_was_and_why_it_went(model: &dyn ReadModel) {
     let mut world = World::new(model);
@@ -60,6 +61,37 @@ pub(super) async fn a_deleted_segment_leaves_when_it_was_and_why_it_went(model: 
     world.reported(intruder, vec![gone((700, 760), DeletionReason::Age)]).await;
     let untouched = model.timeline(tenant, camera, Range { from: at(690), to: at(900) }).await.unwrap();
     assert_eq!((untouched.segments.len(), untouched.deletions.len()), (1, 1));
+}
+
+pub(super) async fn a_segment_that_was_uploaded_lies_in_the_object_store(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    let stored = |start, end| stored(tenant, camera, epoch, start, end);
+    let uploaded = |start| uploaded(tenant, camera, epoch, start);
+    world.reported(server, vec![stored(100, 160), stored(160, 220)]).await;
+    // Of one that was stored in the same batch, of one that was stored before, and of one that nobody ever stored.
+    world.reported(server, vec![uploaded(100), stored(220, 280), uploaded(220), uploaded(900)]).await;
+    // Said once more, whichever of the two is said last, it changes nothing.
+    world.reported(server, vec![uploaded(220), stored(100, 160), stored(220, 280)]).await;
+    // Nobody else moves it.
+    let intruder = world.server("intruder").await;
+    world.reported(intruder, vec![uploaded(160)]).await;
+
+    let range = Range { from: at(100), to: at(1_000) };
+    let rows = model.timeline(tenant, camera, range).await.unwrap();
+    // With the one before the range.
+    let places: Vec<_> = rows.segments.iter().map(|row| (row.start, row.location)).collect();
+    let expected = [
+        (at(10), Location::Server),
+        (at(100), Location::ObjectStore),
+        (at(160), Location::Server),
+        (at(220), Location::ObjectStore),
+    ];
+    assert_eq!(places, expected);
+    // It is deleted there like anywhere.
+    world.reported(server, vec![deleted(tenant, camera, epoch, (100, 160), DeletionReason::Age)]).await;
+    let rows = model.timeline(tenant, camera, range).await.unwrap();
+    assert_eq!((rows.segments.len(), rows.deletions.len()), (3, 1));
 }
 
 pub(super) async fn what_is_wrong_with_a_segment_stands_with_it_until_it_is_right_or_deleted(
@@ -123,6 +155,10 @@ pub(super) async fn a_server_reads_what_it_is_known_to_have_part_by_part(model: 
     world.reported(server, of_first.collect()).await;
     world.reported(server, vec![checked(tenant, camera, epoch, (120, 130), Some(Damage::Missing))]).await;
     world.reported(server, vec![deleted(tenant, camera, epoch, (110, 120), DeletionReason::Age)]).await;
+    // What is uploaded is not on the server any more.
+    world
+        .reported(server, vec![stored(tenant, camera, epoch, 200, 210), uploaded(tenant, camera, epoch, 200)])
+        .await;
 
     let (mut listed, mut from) = (Vec::new(), Place::FIRST);
     loop {

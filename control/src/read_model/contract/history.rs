@@ -402,6 +402,7 @@ impl Rows {
             | Change::Recording(..)
             | Change::Interrupted { .. }
             | Change::PutSegment(_)
+            | Change::PlaceSegment(_)
             | Change::DeleteSegment(_)
             | Change::NoteDamage(_)
             | Change::PutGap(..)

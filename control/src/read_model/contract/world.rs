@@ -6,7 +6,7 @@ use longwatch_events::event::{
 };
 use longwatch_events::fact::{
     Cause, Codec, Damage, DeletionReason, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentChecked,
-    SegmentDeleted, SegmentStored, Started,
+    SegmentDeleted, SegmentStored, SegmentUploaded, Started,
 };
 use longwatch_events::fold;
 use longwatch_events::hash::Sha256;
@@ -216,6 +216,20 @@ pub(super) fn stored(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, sta
     })
 }
 
+/// Its key and its start are those of [`stored`].
+pub(super) fn uploaded(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, start: i64) -> Fact {
+    Fact::SegmentUploaded(SegmentUploaded {
+        tenant_id,
+        camera_id,
+        epoch,
+        key: format!("{tenant_id}/{camera_id}/{start}.mp4"),
+        start: at(start),
+        bytes: 1_000,
+        sha256: Sha256::of(&start.to_be_bytes()),
+        at: at(start + 100),
+    })
+}
+
 /// Its key and its times are those of [`stored`].
 pub(super) fn deleted(
     tenant_id: TenantId,
@@ -306,6 +320,8 @@ pub(super) async fn eventful(world: &mut World<'_>) {
         let facts = vec![
             interrupted(tenant, camera, epoch, start, Cause::Closed),
             stored(tenant, camera, epoch, start - 30, start),
+            stored(tenant, camera, epoch, start - 40, start - 30),
+            uploaded(tenant, camera, epoch, start - 40),
             deleted(tenant, camera, epoch, (start - 30, start), DeletionReason::VolumeFull),
         ];
         world.reported(recording, facts).await;

@@ -268,6 +268,7 @@ impl<'r> Reader<'r> {
             audio,
             repaired: self.truth("repaired")?,
             damage,
+            location: self.word("location")?,
         })
     }
 

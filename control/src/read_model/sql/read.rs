@@ -338,7 +338,7 @@ pub(super) async fn stored_on(
     limit: u32,
 ) -> Result<Items<SegmentRow>, Error> {
     const SQL: &str = "SELECT * FROM segments \
-        WHERE server_id = $1 AND (tenant_id, camera_id, start_us) >= ($2, $3, $4) \
+        WHERE server_id = $1 AND (tenant_id, camera_id, start_us) >= ($2, $3, $4) AND location = 'server' \
         ORDER BY tenant_id, camera_id, start_us, epoch LIMIT $5";
     let Place { tenant_id, camera_id, start } = from;
     let query = sql(SQL).bind(server).bind(tenant_id).bind(camera_id).bind(start);

@@ -11,8 +11,8 @@ use longwatch_events::state::{Assignment, Placement};
 use longwatch_events::time::Timestamp;
 
 use super::super::rows::{
-    CameraRow, Change, CheckedSegment, CopyRow, DeletedSegment, ReportedGap, SegmentRow, ServerRow,
-    StatusKey, TenantRow,
+    CameraRow, Change, CheckedSegment, CopyRow, DeletedSegment, Location, ReportedGap, SegmentRow, ServerRow,
+    StatusKey, TenantRow, UploadedSegment,
 };
 use super::super::timeline::TOUCH_US;
 use super::super::{Batch, Error};
@@ -34,7 +34,7 @@ pub(in super::super) async fn batch(
     for statement in put_segments(changes) {
         db.execute(statement).await?;
     }
-    // After them: a segment may have been stored, examined and deleted within one batch.
+    // After them: a segment may have been stored, uploaded, examined and deleted within one batch.
     for change in changes {
         for statement in of_stored_segment(change) {
             db.execute(statement).await?;
@@ -104,7 +104,7 @@ fn statements(change: &Change) -> Vec<Statement> {
         // Nearly all rows are segments, and nothing else touches their table: they are written many at once.
         Change::PutSegment(_) => Vec::new(),
         // After all that were put: see `of_stored_segment`.
-        Change::DeleteSegment(_) | Change::NoteDamage(_) => Vec::new(),
+        Change::DeleteSegment(_) | Change::NoteDamage(_) | Change::PlaceSegment(_) => Vec::new(),
         Change::PutGap(row) => vec![put_gap(row)],
         Change::RejectFact { position, fact, why } => {
             const SQL: &str = "INSERT INTO rejected_facts (position, fact, why) VALUES ($1, $2, $3)";
@@ -262,7 +262,7 @@ fn remember_placement(
     of_copy(SQL, key).bind(position).bind(at).bind(kind).bind(server).bind(reason).bind(from_lost)
 }
 
-/// How many rows one statement may have, so that few different ones have to be prepared. A row has 13 values, and the
+/// How many rows one statement may have, so that few different ones have to be prepared. A row has 14 values, and the
 /// strictest engine takes 32,766.
 const ROWS: [usize; 3] = [64, 8, 1];
 
@@ -298,7 +298,7 @@ fn put_segments(changes: &[&Change]) -> Vec<Statement> {
 fn put_segments_at_once(rows: &[Cow<'_, SegmentRow>]) -> Statement {
     const HEAD: &str = "\
         INSERT INTO segments (tenant_id, camera_id, epoch, server_id, start_us, end_us, object_key, bytes, \
-          sha256, video_frames, video, audio, repaired) VALUES ";
+          sha256, video_frames, video, audio, repaired, location) VALUES ";
     const TAIL: &str = " \
         ON CONFLICT (tenant_id, camera_id, epoch, server_id, start_us) DO UPDATE SET \
           end_us = excluded.end_us, object_key = excluded.object_key, \
@@ -306,6 +306,7 @@ fn put_segments_at_once(rows: &[Cow<'_, SegmentRow>]) -> Statement {
           sha256 = CASE WHEN excluded.repaired THEN excluded.sha256 ELSE segments.sha256 END, \
           video_frames = excluded.video_frames, video = excluded.video, \
           audio = excluded.audio, repaired = excluded.repaired";
+    // A segment that is reported again was uploaded all the same: where it lies stays.
     let mut statement = sql(HEAD);
     for (index, row) in rows.iter().enumerate() {
         let values = [
@@ -322,6 +323,7 @@ fn put_segments_at_once(rows: &[Cow<'_, SegmentRow>]) -> Statement {
             word(&row.video).into(),
             row.audio.as_ref().map(word).into(),
             row.repaired.into(),
+            row.location.as_str().into(),
         ];
         statement = statement.push(if index == 0 { "(" } else { ", (" }).push_values(values).push(")");
     }
@@ -333,6 +335,7 @@ fn of_stored_segment(change: &Change) -> Vec<Statement> {
     match change {
         Change::DeleteSegment(row) => delete_segment(row).into(),
         Change::NoteDamage(row) => vec![note_damage(row)],
+        Change::PlaceSegment(row) => vec![place_segment(row)],
         Change::RememberCreation { .. }
         | Change::PutTenant(_)
         | Change::DeleteTenant(_)
@@ -367,8 +370,24 @@ fn note_damage(row: &CheckedSegment) -> Statement {
         .bind(row.damage.map(|_| row.at))
 }
 
-/// A key holds milliseconds, and so does the fact of its deletion.
+/// A key holds milliseconds, and so do the facts of its upload and of its deletion.
 const KEY_US: i64 = 1_000;
+
+/// What says of a segment that it lies in the object store.
+fn place_segment(row: &UploadedSegment) -> Statement {
+    const SQL: &str = "\
+        UPDATE segments SET location = $8 \
+        WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4 \
+          AND start_us >= $5 AND start_us < $6 AND object_key = $7";
+    let start = row.start.as_micros();
+    of_camera(SQL, row.tenant_id, row.camera_id)
+        .bind(row.epoch)
+        .bind(row.server_id)
+        .bind(start)
+        .bind(start.saturating_add(KEY_US))
+        .bind(row.key.as_str())
+        .bind(Location::ObjectStore.as_str())
+}
 
 /// What removes a segment, and lengthens the stretch of deleted video before it or begins a new one. Done again, it
 /// changes nothing.

@@ -15,6 +15,7 @@ pub(super) fn span_of(row: &DeletionRow) -> Span {
             GapCause::Retention
         }
         DeletionReason::VolumeFull => GapCause::StorageFull,
+        DeletionReason::SpoolFull => GapCause::SpoolFull,
     };
     Span { start: row.start, end: row.end, from: (row.epoch, row.server_id), gone: Some(cause) }
 }
@@ -40,8 +41,8 @@ pub(super) fn among(gaps: Vec<Gap>, spans: &[Span]) -> Vec<Gap> {
 }
 
 /// Why nothing is left of a moment that these spans held; `None` if something is, or if nothing ever was. That a file is
-/// missing is said rather than that a volume was full, and that rather than that video was to go: what nobody may have
-/// expected first.
+/// missing is said rather than that a volume or a spool was full, and that rather than that video was to go: what nobody may
+/// have expected first.
 fn cause_within(holding: &[&Span]) -> Option<GapCause> {
     if holding.iter().any(|span| span.gone.is_none()) {
         return None;

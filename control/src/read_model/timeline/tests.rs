@@ -8,7 +8,9 @@ use longwatch_events::id::{CameraId, CountingIds, TenantId};
 use longwatch_events::position::Position;
 use longwatch_events::reason::UnplacedReason;
 
-use super::super::rows::{Condition, DeletionRow, InterruptionRow, OpenVideo, Place, PlacedRow, StatusRow};
+use super::super::rows::{
+    Condition, DeletionRow, InterruptionRow, Location, OpenVideo, Place, PlacedRow, StatusRow,
+};
 use super::*;
 
 const S: i64 = 1_000_000;
@@ -41,6 +43,7 @@ fn segment(start: Timestamp, end: Timestamp, epoch: u64) -> SegmentRow {
         audio: None,
         repaired: false,
         damage: None,
+        location: Location::Server,
     }
 }
 

@@ -1,10 +1,10 @@
 //! What workers say and what they are told, arbitrarily.
 
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
-use longwatch_events::event::{Load, RecordingReported, Scrub, ServerHeartbeat, Storage};
+use longwatch_events::event::{Load, RecordingReported, Scrub, ServerHeartbeat, Spool, Storage, Upload};
 use longwatch_events::fact::{
     Cause, Codec, Damage, DeletionReason, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentChecked,
-    SegmentDeleted, SegmentStored, Started, TimestampJumped,
+    SegmentDeleted, SegmentStored, SegmentUploaded, Started, TimestampJumped,
 };
 use longwatch_events::hash::Sha256;
 use longwatch_events::position::Position;
@@ -33,9 +33,11 @@ pub(super) fn reported() -> impl Strategy<Value = RecordingReported> {
 }
 
 fn load() -> impl Strategy<Value = Load> {
-    let how = (any::<i64>(), select(Storage::ALL.to_vec()), option::of(scrub()));
+    let spool = (any::<[u64; 3]>(), select(Upload::ALL.to_vec()))
+        .prop_map(|([segments, bytes, oldest_s], upload)| Spool { upload, segments, bytes, oldest_s });
+    let how = (any::<i64>(), select(Storage::ALL.to_vec()), option::of(scrub()), option::of(spool));
     (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>()), how).prop_map(
-        |(wide, narrow, lease_ms, (clock_stepped_ms, storage, scrub))| Load {
+        |(wide, narrow, lease_ms, (clock_stepped_ms, storage, scrub, spool))| Load {
             applied_revision: Position(wide[0]),
             lease_ms,
             cameras: narrow[0],
@@ -50,6 +52,7 @@ fn load() -> impl Strategy<Value = Load> {
             clock_stepped_ms,
             storage,
             scrub,
+            spool,
         },
     )
 }
@@ -112,6 +115,25 @@ fn stored() -> impl Strategy<Value = Fact> {
     })
 }
 
+fn uploaded() -> impl Strategy<Value = Fact> {
+    let of = (tenant_id(), camera_id(), epoch(), text(), timestamp(), timestamp());
+    (of, any::<u64>(), any::<[u8; 32]>()).prop_map(
+        |((tenant_id, camera_id, epoch, key, start, at), bytes, sha256)| {
+            let sha256 = Sha256(sha256);
+            Fact::SegmentUploaded(SegmentUploaded {
+                tenant_id,
+                camera_id,
+                epoch,
+                key,
+                start,
+                bytes,
+                sha256,
+                at,
+            })
+        },
+    )
+}
+
 fn deleted() -> impl Strategy<Value = Fact> {
     let of = (tenant_id(), camera_id(), epoch(), text(), timestamp(), timestamp());
     let reasons = select(vec![
@@ -119,6 +141,7 @@ fn deleted() -> impl Strategy<Value = Fact> {
         DeletionReason::CameraBytes,
         DeletionReason::TenantBytes,
         DeletionReason::VolumeFull,
+        DeletionReason::SpoolFull,
     ]);
     (of, any::<u64>(), timestamp(), reasons, any::<bool>()).prop_map(
         |((tenant_id, camera_id, epoch, key, start, end), bytes, at, reason, before_min_age)| {
@@ -185,6 +208,7 @@ fn fact() -> impl Strategy<Value = Fact> {
             })
         }),
         stored(),
+        uploaded(),
         deleted(),
         checked(),
         (of(), cause(), text()).prop_map(|((tenant_id, camera_id, epoch, at), cause, detail)| {

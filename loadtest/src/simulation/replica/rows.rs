@@ -55,6 +55,7 @@ impl Rows {
                 Fact::FirstKeyframeDurable(f) => (f.epoch, Condition::Recording),
                 Fact::Interrupted(f) => (f.epoch, Condition::Offline(f.cause)),
                 Fact::SegmentStored(_)
+                | Fact::SegmentUploaded(_)
                 | Fact::SegmentDeleted(_)
                 | Fact::SegmentChecked(_)
                 | Fact::Gap(_)

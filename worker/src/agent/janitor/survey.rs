@@ -7,7 +7,7 @@ use std::io;
 use longwatch_events::id::TenantId;
 use longwatch_events::time::Timestamp;
 
-use super::super::leftovers::SURELY_REPORTED;
+use super::super::claims::Claims;
 use super::super::reported::Reported;
 use crate::archive::inventory::{self, Day, Listed, Sums, date_of};
 use crate::holds::Holds;
@@ -24,6 +24,8 @@ pub(super) struct View<'a> {
     pub(super) holds: &'a Holds,
     /// What was told of segments.
     pub(super) reported: &'a Reported,
+    /// What is being uploaded.
+    pub(super) claims: &'a Claims,
     /// The present.
     pub(super) now: Timestamp,
 }
@@ -72,6 +74,9 @@ pub(super) fn survey(view: &View<'_>, sums: &mut Sums) -> io::Result<Known> {
             named.name_until(total.saturating_sub(max_bytes), of_tenant)?;
         }
     }
+    if let Some(max_bytes) = view.limits.total_max_bytes() {
+        named.name_until(totals.values().sum::<u64>().saturating_sub(max_bytes), places.iter())?;
+    }
     for (volume, lacking) in view.limits.to_free.iter().enumerate() {
         named.name_until(*lacking, places.iter().filter(|place| place.0 == volume))?;
     }
@@ -85,7 +90,8 @@ fn totals(view: &View<'_>, sums: &mut Sums) -> io::Result<BTreeMap<Key, u64>> {
     let mut totals = BTreeMap::new();
     for day in view.days.iter().flatten() {
         let retention = view.limits.cameras.get(&day.camera);
-        if view.limits.tenant_max_bytes.is_some() || retention.is_some_and(|kept| kept.max_bytes.is_some()) {
+        let all = view.limits.tenant_max_bytes.or(view.limits.total_max_bytes()).is_some();
+        if all || retention.is_some_and(|kept| kept.max_bytes.is_some()) {
             *totals.entry(day.camera).or_insert(0) += sums.of(day)?;
         }
     }
@@ -99,9 +105,7 @@ impl View<'_> {
 
     /// Whether the fact that a segment is stored is sure to be told before the fact that it is deleted.
     fn is_told(&self, listed: &Listed) -> bool {
-        let old = self.now.millis_since(listed.named_at)
-            > i64::try_from(SURELY_REPORTED.as_millis()).unwrap_or(i64::MAX);
-        old || self.reported.is_stored(&listed.name.key())
+        self.reported.is_told(listed, self.now)
     }
 }
 
@@ -119,7 +123,7 @@ impl Named<'_> {
                     continue;
                 }
                 let Listed { name, end, bytes, .. } = listed;
-                let held = view.holds.hold(day.camera, name.start, end);
+                let held = view.holds.hold(day.camera, name.start, end) || view.claims.is_taken(&name);
                 may_go.push(Segment { volume, name, end, bytes, held });
             }
             self.days.insert(place, (may_go, other_bytes));

@@ -92,10 +92,16 @@ fn start(archive: &tempfile::TempDir, clock: &Arc<ManualClock>) -> (Janitor, Unb
         tombs: Tombs::open(&home("deletions"), volume.id).unwrap(),
         volumes: vec![volume],
         missing: 0,
-        bounds: Bounds { keep_free_percent: 0, tenant_max_bytes: None, look_every: Duration::from_secs(60) },
+        bounds: Bounds {
+            keep_free_percent: 0,
+            tenant_max_bytes: None,
+            spool: None,
+            look_every: Duration::from_secs(60),
+        },
         kept: Arc::new(Kept::load(home("retention.json"))),
         holds: home("holds.json"),
         reported: Arc::default(),
+        claims: Arc::default(),
         facts,
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         storage: watch::channel(Storage::Ok).0,
@@ -228,9 +234,17 @@ fn only_as_many_days_are_read_as_are_needed() {
     let all: Vec<_> = (0..10).map(|day| rig.store(camera, 24 * day + 12)).collect();
     rig.keep(camera, Retention { max_bytes: Some(800), ..Retention::default() });
     let (days, reported) = (vec![inventory::days(rig.archive.path()).unwrap()], Reported::default());
-    let limits = Limits { cameras: rig.janitor.means.kept.known(), tenant_max_bytes: None, to_free: vec![0] };
+    let limits = Limits { cameras: rig.janitor.means.kept.known(), to_free: vec![0], ..Limits::default() };
     let (holds, now) = (Holds::default(), rig.clock.now());
-    let view = survey::View { days: &days, limits: &limits, holds: &holds, reported: &reported, now };
+    let claims = Claims::default();
+    let view = survey::View {
+        days: &days,
+        limits: &limits,
+        holds: &holds,
+        reported: &reported,
+        claims: &claims,
+        now,
+    };
     let known = survey::survey(&view, &mut Sums::default()).unwrap();
     assert_eq!((known.segments.len(), known.unnamed_bytes[&camera]), (2, 800));
     assert_eq!(rig.work(), 2);

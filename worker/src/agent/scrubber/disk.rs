@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
 use crate::archive::inventory::{self, Day, date_of};
-use crate::archive::layout::SegmentName;
+use crate::archive::layout::{SegmentName, UPLOADED};
 use crate::archive::local::Hasher;
 use crate::archive::volume::Volume;
 use crate::plan::Key;
@@ -160,6 +160,13 @@ impl Disks {
             }
         }
         (paths, is_whole)
+    }
+
+    /// Whether the segment of `key` left for the object store, and the log may not have been told yet. To be asked after
+    /// [`Self::find`]: what was found then by neither name is gone, and so the fact that it is uploaded is in the outbox.
+    pub(super) fn is_uploaded(&self, key: &str) -> bool {
+        let uploaded = format!("{key}{UPLOADED}");
+        self.volumes.iter().any(|volume| volume.root.join(&uploaded).symlink_metadata().is_ok())
     }
 
     /// Whether the volume under `path` is still used.

@@ -68,6 +68,7 @@ impl Log {
                 known.insert((segment.place(), f.epoch), segment);
             }
             Fact::SegmentDeleted(f) => known.retain(|_, segment| segment.key != f.key),
+            Fact::SegmentUploaded(f) => known.retain(|_, segment| segment.key != f.key),
             Fact::SegmentChecked(f) => {
                 known.values_mut().filter(|s| s.key == f.key).for_each(|s| s.damage = f.damage);
             }
@@ -85,6 +86,7 @@ impl Log {
         let word = |fact: &Fact| match fact {
             Fact::SegmentStored(f) => (f.key.clone(), "stored"),
             Fact::SegmentDeleted(f) => (f.key.clone(), "deleted"),
+            Fact::SegmentUploaded(f) => (f.key.clone(), "uploaded"),
             Fact::SegmentChecked(f) => (f.key.clone(), f.damage.map_or("healed", Damage::as_str)),
             other @ (Fact::Started(_)
             | Fact::FirstKeyframeDurable(_)

@@ -11,7 +11,11 @@ fn deleted_video_is_a_gap_that_says_so_and_the_gaps_of_then_stay_what_they_were(
     let closed = GapRow { copy: 0, epoch: Epoch(1), start: at(60), end: at(70), cause: Cause::Closed };
     let rows = TimelineRows {
         segments: vec![segment(at(130), at(190), 1)],
-        deletions: vec![deletion(10, 60, DeletionReason::Age), deletion(70, 130, DeletionReason::VolumeFull)],
+        deletions: vec![
+            deletion(10, 60, DeletionReason::Age),
+            deletion(70, 110, DeletionReason::VolumeFull),
+            deletion(110, 130, DeletionReason::SpoolFull),
+        ],
         gaps: vec![closed],
         placements: vec![PlacedRow { copy: 0, at: at(5), place: Place::Server(server()) }],
         statuses: vec![status(1, Condition::Recording, 10, Some((10, None)))],
@@ -23,7 +27,8 @@ fn deleted_video_is_a_gap_that_says_so_and_the_gaps_of_then_stay_what_they_were(
         (5, 10, "connecting"),
         (10, 60, "retention"),
         (60, 70, "closed"),
-        (70, 130, "storage_full"),
+        (70, 110, "storage_full"),
+        (110, 130, "spool_full"),
     ];
     assert_eq!(gaps(&timeline), expected);
     assert_eq!(timeline.segments.len(), 1);
