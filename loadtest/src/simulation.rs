@@ -23,8 +23,8 @@
 //!
 //! What happens when NATS comes back with an older store: every replica that was there before halts as soon as it hears
 //! of it. An operator starts control anew, with an empty read model; it goes on from what the log holds. Workers record
-//! what they were told last until they are told anew, under a revision that is higher than the one they have applied.
-//! What was acknowledged behind the point to which the store goes back is lost. Epochs come again; a camera that its
+//! what they were told last until they are told anew, under a revision that is higher than the one they have applied; or the
+//! same, if control had not heard yet which that is. What was acknowledged behind the point to which the store goes back is lost. Epochs come again; a camera that its
 //! server records on keeps the higher one until it is moved.
 
 mod audit;

@@ -288,7 +288,7 @@ async fn start(
     };
     let (drain, mut helpers) = (CancellationToken::new(), JoinSet::new());
     let (learnt, learnt_out) = mpsc::channel(4);
-    let newest = known.as_ref().map(|(server_id, last)| (*server_id, last.revision));
+    let (last_told, newest) = (known.clone(), known.as_ref().map(|(_, last)| last.revision));
     let (claim, key_file) = (claim(config, &identity, boot_id), config.join_key_file.clone());
     let (joining, following) = (bus.clone(), (bus.clone(), standing_out.clone(), lease_out));
     helpers.spawn(in_spite_of_bugs("joining", move || {
@@ -296,7 +296,7 @@ async fn start(
     }));
     helpers.spawn(in_spite_of_bugs("learning what to record", move || {
         let (bus, standing, lease) = following.clone();
-        assignments::follow(bus, store.clone(), standing, newest, lease, learnt.clone())
+        assignments::follow(bus, store.clone(), standing, last_told.clone(), lease, learnt.clone())
     }));
     let (storage, storage_out) = watch::channel(Storage::Ok);
     let (progress, scrub) = watch::channel(None);
@@ -387,7 +387,7 @@ async fn start(
         lease,
         identity,
         unsaved,
-        applied: newest.map_or(Position::START, |(_, revision)| revision),
+        applied: newest.unwrap_or(Position::START),
     };
     Ok((agent, tasks))
 }

@@ -206,7 +206,7 @@ impl Worker {
         self.process = Some(process);
         env.note(format_args!("s{} starts", self.index));
         if let Standing::Known(server_id) = standing {
-            self.follow_sets_of(server_id, None);
+            self.follow_sets_of(server_id);
             let saved = std::mem::take(&mut self.disk.set);
             for message in saved {
                 self.offer(env, audit, message);
@@ -217,9 +217,9 @@ impl Worker {
         self.set_alarm(env, connects_in, Alarm::Connected);
     }
 
-    fn follow_sets_of(&mut self, server_id: ServerId, newest: Option<Position>) {
+    fn follow_sets_of(&mut self, server_id: ServerId) {
         if let Some(process) = &mut self.process {
-            process.collector = Some(Collector::new(server_id, newest));
+            process.collector = Some(Collector::new(server_id, None));
         }
     }
 
@@ -408,7 +408,7 @@ impl Worker {
                 if process.standing != Standing::Known(server_id) {
                     process.standing = Standing::Known(server_id);
                     env.note(format_args!("s{} is {server_id}", self.index));
-                    self.follow_sets_of(server_id, None);
+                    self.follow_sets_of(server_id);
                     self.well_since = self.well_since.and(Some(env.now));
                     self.hurry_heartbeat(env);
                     self.look(env);

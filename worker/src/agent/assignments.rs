@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use longwatch_events::id::ServerId;
-use longwatch_events::position::Position;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{mpsc, watch};
@@ -136,7 +135,7 @@ pub(super) async fn follow(
     bus: Bus,
     store: Store,
     mut standing: watch::Receiver<Standing>,
-    mut known: Option<(ServerId, Position)>,
+    mut known: Option<(ServerId, DesiredSet)>,
     lease: watch::Receiver<Lease>,
     learnt: mpsc::Sender<Learnt>,
 ) {

@@ -1,6 +1,8 @@
 //! What this server is to record, put together from the parts in which it is published.
 //!
-//! Pure. Invariants: only whole sets count; a set is never followed by an older one.
+//! Pure. Invariants: only whole sets count; a set is never followed by an older one. Two sets of one revision there are only
+//! if the log was set back behind the first one and control had not heard yet that this server has it: then the one that is
+//! offered now counts, for it is the one that stands in the log.
 
 use std::collections::BTreeMap;
 
@@ -66,8 +68,8 @@ pub struct Part {
 #[derive(Debug)]
 pub struct Collector {
     server_id: ServerId,
-    /// The newest set that was whole.
-    newest: Option<Position>,
+    /// The newest set that was whole, and its parts, in order.
+    newest: Option<(Position, Vec<Bytes>)>,
     unfinished: BTreeMap<Position, Unfinished>,
 }
 
@@ -79,11 +81,13 @@ struct Unfinished {
 
 impl Collector {
     /// For the sets of `server_id` that are newer than `newest`.
-    pub const fn new(server_id: ServerId, newest: Option<Position>) -> Self {
+    pub fn new(server_id: ServerId, newest: Option<DesiredSet>) -> Self {
+        let newest = newest.map(|set| (set.revision, set.messages));
         Self { server_id, newest, unfinished: BTreeMap::new() }
     }
 
-    /// Takes a message; returns which part it was, and the set if it is whole now and newer than every one before.
+    /// Takes a message; returns which part it was, and the set if it is whole now and no older than every one before, nor
+    /// the same.
     ///
     /// # Errors
     ///
@@ -100,7 +104,9 @@ impl Collector {
             return Err(Error::Parts { part, parts });
         }
         let described = Part { revision, parts };
-        if self.newest.is_some_and(|newest| revision <= newest) {
+        if let Some((newest, messages)) = &self.newest
+            && (revision < *newest || revision == *newest && messages.contains(&message))
+        {
             return Ok((described, None));
         }
         let unfinished =
@@ -116,7 +122,7 @@ impl Collector {
             return Ok((described, None));
         }
         let whole = self.unfinished.remove(&revision).map(|done| done.join(revision));
-        self.newest = Some(revision);
+        self.newest = whole.as_ref().map(|set| (revision, set.messages.clone()));
         self.unfinished.retain(|unfinished, _| *unfinished > revision);
         Ok((described, whole))
     }
@@ -144,7 +150,7 @@ impl Unfinished {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use longwatch_events::id::{CameraId, EventId, SystemIds, TenantId};
+    use longwatch_events::id::{CameraId, TenantId};
     use longwatch_events::position::Epoch;
     use longwatch_events::sealed::Base64Bytes;
     use longwatch_events::time::Timestamp;
@@ -158,9 +164,9 @@ mod tests {
         format!("{revision:08x}-0000-7000-8000-{part:012x}").parse().unwrap()
     }
 
-    fn message(event: Event) -> Bytes {
+    fn message(id: u64, event: Event) -> Bytes {
         let envelope = Envelope {
-            id: EventId::generate(&SystemIds),
+            id: format!("{id:08x}-0000-7000-8000-000000000000").parse().unwrap(),
             source: "/control/1".into(),
             time: Timestamp::UNIX_EPOCH,
             tenant: None,
@@ -171,8 +177,14 @@ mod tests {
         envelope.encode().into()
     }
 
-    /// A part with one camera, whose id says where it belongs.
+    /// A part with one camera, whose id says where it belongs. The same part is the same message.
     fn part(revision: u64, part: u32, parts: u32) -> Bytes {
+        let id = revision * 1_000 + u64::from(part * 10 + parts);
+        part_as(id, revision, part, parts)
+    }
+
+    /// The same, appended as another event.
+    fn part_as(id: u64, revision: u64, part: u32, parts: u32) -> Bytes {
         let camera = AssignedCamera {
             tenant_id: TenantId::DEFAULT,
             camera_id: camera(revision, part),
@@ -185,7 +197,7 @@ mod tests {
             retention: None,
             recording: None,
         };
-        message(Event::AssignmentsPublished(AssignmentSet {
+        let set = AssignmentSet {
             server_id: server(1),
             revision: Position(revision),
             part,
@@ -193,7 +205,8 @@ mod tests {
             heartbeat_interval_ms: 700,
             lease_ms: Some(2_100),
             cameras: vec![camera],
-        }))
+        };
+        message(id, Event::AssignmentsPublished(set))
     }
 
     fn offer(collector: &mut Collector, bytes: Bytes) -> Option<DesiredSet> {
@@ -202,7 +215,8 @@ mod tests {
 
     #[test]
     fn only_whole_sets_count_and_older_ones_never() {
-        let mut collector = Collector::new(server(1), Some(Position(4)));
+        let four = offer(&mut Collector::new(server(1), None), part(4, 1, 1)).unwrap();
+        let mut collector = Collector::new(server(1), Some(four));
         assert_eq!(offer(&mut collector, part(4, 1, 1)), None);
         assert_eq!(offer(&mut collector, part(6, 2, 2)), None);
         assert_eq!(offer(&mut collector, part(6, 2, 2)), None);
@@ -217,6 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn of_two_sets_of_one_revision_the_one_that_stands_in_the_log_counts() {
+        // Given a server that has applied a set, and a log that was set back behind that; control, which does not know it,
+        // says something else under the same revision.
+        let mut collector = Collector::new(server(1), None);
+        let before = offer(&mut collector, part(7, 1, 1)).unwrap();
+        let mut restarted = Collector::new(server(1), Some(before));
+        for collector in [&mut collector, &mut restarted] {
+            assert_eq!(offer(collector, part(7, 1, 1)), None, "it is the same");
+            // Then that is in force once it is whole, ...
+            let anew = [part_as(1, 7, 1, 2), part_as(2, 7, 2, 2)];
+            assert_eq!(offer(collector, anew[0].clone()), None);
+            let set = offer(collector, anew[1].clone()).unwrap();
+            assert_eq!((set.revision, set.messages), (Position(7), anew.to_vec()));
+            // ... and looking again changes nothing.
+            assert!(anew.into_iter().all(|part| offer(collector, part).is_none()));
+        }
+    }
+
+    #[test]
     fn what_is_not_ours_is_refused() {
         let mut collector = Collector::new(server(2), None);
         assert!(matches!(collector.offer(part(1, 1, 1)), Err(Error::Server(_))));
@@ -225,7 +258,7 @@ mod tests {
             assert!(matches!(ours.offer(part(1, number, of)), Err(Error::Parts { .. })));
         }
         let adopted = Event::ServerAdopted(longwatch_events::event::ServerAdopted { server_id: server(1) });
-        assert!(matches!(ours.offer(message(adopted)), Err(Error::Kind)));
+        assert!(matches!(ours.offer(message(1, adopted)), Err(Error::Kind)));
         assert!(matches!(ours.offer(Bytes::from_static(b"{}")), Err(Error::Envelope(_))));
     }
 
