@@ -46,6 +46,7 @@ pub(super) struct Liveness {
     policy_changed_at: Timestamp,
     set_back_at: Timestamp,
     stuttered_at: Timestamp,
+    lease_ms: i64,
     longest_lease_ms: i64,
     /// How far what stands in the log was ahead of the clock of NATS when calm began, in milliseconds.
     pub(super) ahead_ms: i64,
@@ -219,9 +220,14 @@ impl World {
     /// Whoever is gone is judged, once nothing has kept control from it for long enough.
     pub(super) fn watch_over_gone(&mut self) {
         let state = std::rc::Rc::clone(self.audit.state());
-        let lease_ms = Pace::of(&state.policy.liveness, state.fleet()).lease_ms;
-        let longest_ms = self.liveness.longest_lease_ms.max(lease_ms.into());
+        let lease_ms = i64::from(Pace::of(&state.policy.liveness, state.fleet()).lease_ms);
+        let longest_ms = self.liveness.longest_lease_ms.max(lease_ms);
         self.liveness.longest_lease_ms = longest_ms;
+        // An owner who makes the lease shorter gives everybody the old one anew: nobody is to be lost for speaking as seldom
+        // as it was told to. See `Observed::set_pace`.
+        if lease_ms < std::mem::replace(&mut self.liveness.lease_ms, lease_ms) {
+            self.liveness.disturbed();
+        }
         let passed_ms = self.env.now.millis_since(self.liveness.looked_at);
         self.liveness.looked_at = self.env.now;
         if !self.nats.is_up {
