@@ -102,6 +102,13 @@ impl Publisher {
         }
     }
 
+    /// Whether the set of `server_id` with the revision `applied` is the one that stands there, as far as this process knows,
+    /// and follows from State at `position` or later. A higher revision is none: it is from a log that was set back since.
+    pub fn is_what_stands_since(&self, position: Position, server_id: ServerId, applied: Position) -> bool {
+        let looked = self.looked.get(&server_id);
+        looked.is_some_and(|looked| looked.position >= position && looked.revision == applied)
+    }
+
     /// The servers that are to be looked at now: something about them changed, or it is time to look again.
     fn due(&self, state: &State, observed: &Observed) -> Vec<ServerId> {
         let (now, pace) = (Instant::now(), observed.pace());

@@ -5,15 +5,17 @@
 //! Invariant: what a server reported before it heard of a move shows nothing of that move. The new server reports under
 //! the move's own epoch. The old one reports its end under an epoch that it had before, and also when it only begins
 //! again with other settings, or ended for an earlier move that was given up: its word counts once its heartbeats say that
-//! it has applied a set that follows from the move.
+//! it has applied the set that stands there, and that follows from the move. A newer one than that does not do: it is from
+//! before the log was set back, and the server may record again by an order that is no more.
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use longwatch_events::fact::Cause;
 use longwatch_events::id::{CopyKey, ServerId};
-use longwatch_events::position::{Epoch, Position};
+use longwatch_events::position::Epoch;
 use longwatch_events::state::{Assignment, State};
 
 use crate::decide::placement::{Evidence, Shown, Step};
-use crate::observed::Observed;
 use crate::read_model::rows::{Condition, StatusOf, StatusRow};
 use crate::read_model::{self, ReadModel};
 
@@ -27,8 +29,8 @@ struct Question {
     of: StatusOf,
 }
 
-/// What is to be asked about the moves of `state`, of whose servers `applied` says which revision they have applied.
-fn questions(state: &State, applied: impl Fn(ServerId) -> Position) -> Vec<Question> {
+/// What is to be asked about the moves of `state`, of whose servers `knows` says whether they know of the move with an epoch.
+fn questions(state: &State, knows: impl Fn(ServerId, Epoch) -> bool) -> Vec<Question> {
     let mut questions = Vec::new();
     for key in state.index().moving() {
         let Some((camera, copy)) = state.copy(key) else { continue };
@@ -39,7 +41,7 @@ fn questions(state: &State, applied: impl Fn(ServerId) -> Position) -> Vec<Quest
             Question { key, epoch: new.epoch, step, of }
         };
         questions.push(ask(Step::Begun, new));
-        if camera.settings.single_session && applied(old.server_id) >= Position(new.epoch.0) {
+        if camera.settings.single_session && knows(old.server_id, new.epoch) {
             questions.push(ask(Step::Stopped, old));
         }
     }
@@ -61,17 +63,18 @@ fn shows(step: Step, status: &StatusRow) -> bool {
     }
 }
 
-/// Reads what was reported of the moves of `state`. State is asked before anything is awaited.
+/// Reads what was reported of the moves of `state`; `knows` says whether a server has applied what it was told since the
+/// move with an epoch began. Both are asked before anything is awaited.
 ///
 /// # Errors
 /// Those of the read model.
 pub(crate) fn of_moves<'a>(
     state: &State,
-    observed: &Observed,
+    knows: impl Fn(ServerId, Epoch) -> bool,
     read_model: &'a dyn ReadModel,
-) -> impl Future<Output = Result<Evidence, read_model::Error>> + Send + use<'a> {
-    let questions = questions(state, |server_id| observed.applied(server_id));
-    async move {
+) -> BoxFuture<'a, Result<Evidence, read_model::Error>> {
+    let questions = questions(state, knows);
+    let reading = async move {
         if questions.is_empty() {
             return Ok(Evidence::new());
         }
@@ -82,5 +85,6 @@ pub(crate) fn of_moves<'a>(
             Some(((question.key, question.epoch), shown))
         });
         Ok(shown.collect())
-    }
+    };
+    reading.boxed()
 }

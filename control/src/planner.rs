@@ -11,7 +11,7 @@ use std::time::Duration;
 use longwatch_events::event::{Event, Part, PlanEntry, PlanMade};
 use longwatch_events::id::EventId;
 use longwatch_events::log;
-use longwatch_events::position::Position;
+use longwatch_events::position::{Epoch, Position};
 use longwatch_events::time::Timestamp;
 use tokio::time::{sleep, timeout};
 
@@ -36,7 +36,7 @@ pub async fn run(service: &Service) {
     let mut progress = service.progress();
     loop {
         if progress.borrow_and_update().caught_up && service.halted().is_none() && service.is_leading() {
-            match plan_once(service).await {
+            match plan_once(service, &publisher).await {
                 Ok(()) => {
                     publisher.publish(service).await;
                     publisher.nudge(service).await;
@@ -64,8 +64,12 @@ struct Drawn {
     decided_at: Timestamp,
 }
 
-async fn draw_up(service: &Service) -> Result<Drawn, CommandError> {
-    let reading = evidence::of_moves(&service.state(), service.observed(), service.read_model());
+async fn draw_up(service: &Service, publisher: &Publisher) -> Result<Drawn, CommandError> {
+    let knows = |server_id, epoch: Epoch| {
+        let applied = service.observed().applied(server_id);
+        publisher.is_what_stands_since(Position(epoch.0), server_id, applied)
+    };
+    let reading = evidence::of_moves(&service.state(), knows, service.read_model());
     let evidence = reading.await.map_err(|error| CommandError::Unavailable(error.to_string()))?;
     let (state, decided_at, lose) = (service.state(), service.log_now(), BTreeSet::new());
     let inputs =
@@ -91,9 +95,9 @@ fn events(drawn: &Drawn) -> Vec<Event> {
 }
 
 /// Plans until nothing is left to change.
-async fn plan_once(service: &Service) -> Result<(), CommandError> {
+async fn plan_once(service: &Service, publisher: &Publisher) -> Result<(), CommandError> {
     loop {
-        let drawn = draw_up(service).await?;
+        let drawn = draw_up(service, publisher).await?;
         if drawn.entries.is_empty() {
             return Ok(());
         }

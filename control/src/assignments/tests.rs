@@ -324,6 +324,14 @@ async fn a_server_that_has_applied_more_than_stands_there_is_told_anew() {
     // And not once more: it will say that it has applied that.
     replica.publish().await;
     assert_eq!(standing(&log, server_id).await, after);
+
+    // And what it has done by the older order says nothing of what follows from the log as it is now.
+    let position = replica.service.state().position;
+    let stands = |position, applied| replica.publisher.is_what_stands_since(position, server_id, applied);
+    assert!(!stands(position, applied_revision), "it has applied something else");
+    assert!(!stands(position, applied_revision.next().next()), "the log was set back once more");
+    assert!(stands(position, applied_revision.next()));
+    assert!(!stands(position.next(), applied_revision.next()), "it cannot know what happened since");
 }
 
 #[tokio::test]

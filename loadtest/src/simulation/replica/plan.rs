@@ -8,7 +8,7 @@ use longwatch_control::observed::Pace;
 use longwatch_events::assignment::AssignmentSet;
 use longwatch_events::event::{Event, Part, PlanMade};
 use longwatch_events::id::ServerId;
-use longwatch_events::position::Position;
+use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::Base64Bytes;
 use longwatch_events::state::State;
 use longwatch_events::time::Timestamp;
@@ -132,7 +132,12 @@ impl Replica {
         else {
             return;
         };
-        let (evidence, lose) = (self.rows.evidence(&process.state, &process.observed), BTreeSet::new());
+        let knows = |server_id, epoch: Epoch| {
+            let looked = process.planner.looked.get(&server_id);
+            let applied = process.observed.applied(server_id);
+            looked.is_some_and(|looked| looked.position >= Position(epoch.0) && looked.revision == applied)
+        };
+        let (evidence, lose) = (self.rows.evidence(&process.state, knows), BTreeSet::new());
         let (state, now) = (&process.state, process.observed.now());
         let inputs = Inputs { state, now, evidence: &evidence, lose: &lose, scope: Scope::All };
         let entries = placement::plan(&inputs).entries;

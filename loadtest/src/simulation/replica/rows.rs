@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use longwatch_control::decide::placement::{Evidence, Shown, Step};
-use longwatch_control::observed::Observed;
 use longwatch_events::event::{Event, RecordingReported};
 use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::hash::Sha256;
@@ -67,8 +66,8 @@ impl Rows {
         true
     }
 
-    /// What the rows show of the moves of `state`.
-    pub(super) fn evidence(&self, state: &State, observed: &Observed) -> Evidence {
+    /// What the rows show of the moves of `state`, of whose servers `knows` says whether they know of the move with an epoch.
+    pub(super) fn evidence(&self, state: &State, knows: impl Fn(ServerId, Epoch) -> bool) -> Evidence {
         let mut evidence = Evidence::new();
         for copy_key in state.index().moving() {
             let Some((camera, copy)) = state.copy(copy_key) else { continue };
@@ -79,7 +78,7 @@ impl Rows {
                 }
             };
             show(Step::Begun, new);
-            if camera.settings.single_session && observed.applied(old.server_id) >= Position(new.epoch.0) {
+            if camera.settings.single_session && knows(old.server_id, new.epoch) {
                 show(Step::Stopped, old);
             }
         }
