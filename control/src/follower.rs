@@ -25,7 +25,7 @@ use longwatch_events::time::Timestamp;
 use rand::RngExt as _;
 use tokio::time::{sleep, timeout};
 
-use crate::observed::Pace;
+use crate::observed::{Pace, Told};
 use crate::read_model::projection::{self, Before};
 use crate::read_model::rows::Change;
 use crate::read_model::{Applied, Batch};
@@ -58,9 +58,10 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
     }
     if let Some(file) = snapshot {
         let state = snapshots::load(service, file, written).await;
-        service.observed().set_pace(pace(&state), Timestamp::UNIX_EPOCH);
+        let told = |at| Told { position: state.position, at };
+        service.observed().set_pace(pace(&state), told(Timestamp::UNIX_EPOCH));
         for (server_id, server) in state.servers() {
-            service.observed().came(server_id, server.present_since);
+            service.observed().came(server_id, told(server.present_since));
         }
         *service.state_to_fold() = state;
     }
@@ -214,7 +215,7 @@ fn another_log(service: &Service, rows_say: Option<Timestamp>, written: Position
 struct Folded {
     batch: Batch,
     /// By which silence is measured from when on.
-    news: Vec<(Timestamp, News)>,
+    news: Vec<(Told, News)>,
     halt: Option<String>,
 }
 
@@ -231,10 +232,10 @@ fn fold_into_service(service: &Service, known: Position, records: Records) -> (B
     let mut state = service.state_to_fold();
     let Folded { batch, news, halt } = fold_log_batch(&mut state, known, records);
     // Before anybody sees this State: who judges by it knows by then who has only just come.
-    for (at, news) in news {
+    for (told, news) in news {
         match news {
-            News::Pace(pace) => service.observed().set_pace(pace, at),
-            News::Came(server_id) => service.observed().came(server_id, at),
+            News::Pace(pace) => service.observed().set_pace(pace, told),
+            News::Came(server_id) => service.observed().came(server_id, told),
         }
     }
     (batch, halt)
@@ -262,9 +263,12 @@ fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folde
         log_outcome(position, &envelope, outcome);
         batch.up_to = position;
         if changes_pace(&envelope.event) {
-            news.push((stored_at, News::Pace(pace(state))));
+            news.push((Told { position, at: stored_at }, News::Pace(pace(state))));
         }
-        news.extend(who_comes(&envelope.event).map(|server_id| (stored_at, News::Came(server_id))));
+        news.extend(
+            who_comes(&envelope.event)
+                .map(|server_id| (Told { position, at: stored_at }, News::Came(server_id))),
+        );
         if position > known {
             let changes = projection::of_log(&before, state, position, stored_at, &envelope.event);
             batch.changes.extend(changes.into_iter().map(|change| (position, change)));
@@ -447,7 +451,9 @@ fn observe(service: &Service, record: &Record) {
         {
             service.observed().heartbeat(&heartbeat, record.position, record.stored_at);
         }
-        Ok(Envelope { event: Event::ControlTicked(_), .. }) => service.observed().tick(record.stored_at),
+        Ok(Envelope { event: Event::ControlTicked(tick), .. }) => {
+            service.observed().tick_of_control(tick.folded, record.stored_at);
+        }
         Ok(_) => {
             tracing::warn!(position = %record.position, subject = record.subject, "not a heartbeat of its subject")
         }

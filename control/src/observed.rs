@@ -9,7 +9,8 @@
 //!   connect in, 2 s at most however often it stood: who is gone is silent once the log has run for a lease and that, also if
 //!   it never runs for long. After a longer pause everyone is given a whole lease, and time to connect, anew.
 //! - It does not matter what the clock of NATS is set to: a step of it looks like a pause of that length. Which sign of life
-//!   is newer is told by run and number.
+//!   is newer is told by run and number; and whether `HEARTBEATS` has come to what `LOG` tells, by how far the replica that
+//!   gave the sign had folded `LOG`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -69,6 +70,15 @@ impl Pace {
     }
 }
 
+/// Where `LOG` tells something by which silence is measured, and when that was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// Where it stands in `LOG`; of what is read from a snapshot, where that ends.
+    pub position: Position,
+    /// When it was stored, by the clock that NATS had then.
+    pub at: Timestamp,
+}
+
 /// Silence of a server for longer than the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Silence {
@@ -104,6 +114,8 @@ struct Inner {
     present_since: BTreeMap<ServerId, Reading>,
     /// What `LOG` told before the first sign of life was heard.
     early: Early,
+    /// What `LOG` has told and `HEARTBEATS` has not come to yet: it happens only then.
+    ahead: Ahead,
     /// Whether everything that stood in the log when this process began to listen has been heard.
     is_live: bool,
 }
@@ -116,6 +128,15 @@ struct Early {
     shorter: Option<(Timestamp, i64)>,
 }
 
+/// What stands in `LOG` up to somewhere behind the newest record of `HEARTBEATS` that was read. How far behind is not to be
+/// told from when it was stored: this process may have stood still, and the clock of NATS been set meanwhile.
+#[derive(Default)]
+struct Ahead {
+    came: BTreeMap<ServerId, Position>,
+    /// Where the lease becomes shorter, and how long it was, in milliseconds.
+    shorter: Option<(Position, i64)>,
+}
+
 impl Default for Inner {
     fn default() -> Self {
         Self {
@@ -126,6 +147,7 @@ impl Default for Inner {
             longer_lease_ms: 0,
             present_since: BTreeMap::new(),
             early: Early::default(),
+            ahead: Ahead::default(),
             is_live: false,
         }
     }
@@ -141,28 +163,38 @@ impl Observed {
         self.inner().tick(at);
     }
 
-    /// From `at` on, by the clock of `LOG`, servers may be silent for so long. Whoever was told to speak less often is given
-    /// the time in which it would have spoken; that follows from the log, so a restart does not forget it.
-    pub fn set_pace(&self, pace: Pace, at: Timestamp) {
+    /// A replica that had folded `LOG` up to `folded` gave its sign of life, stored at `at`.
+    pub fn tick_of_control(&self, folded: Position, at: Timestamp) {
+        let mut inner = self.inner();
+        inner.tick(at);
+        inner.come_to(folded);
+    }
+
+    /// Servers may be silent for so long from where `LOG` tells it. Whoever was told to speak less often is given the time in
+    /// which it would have spoken; that follows from the log, so a restart does not forget it.
+    pub fn set_pace(&self, pace: Pace, told: Told) {
         let mut inner = self.inner();
         let before_ms = i64::from(inner.pace.lease_ms);
         if i64::from(pace.lease_ms) < before_ms {
             inner.longer_lease_ms = before_ms;
-            match inner.clock.reading_at(at) {
-                Some(reading) => inner.went_on = inner.went_on.later(reading.plus_ran_millis(before_ms)),
-                None => inner.early.shorter = Some((at, before_ms)),
+            if inner.clock.newest().is_none() {
+                inner.early.shorter = Some((told.at, before_ms));
+            } else {
+                let longest_ms = inner.ahead.shorter.map_or(before_ms, |(_, ms)| ms.max(before_ms));
+                inner.ahead.shorter = Some((told.position, longest_ms));
             }
         }
         inner.pace = pace;
     }
 
-    /// `server_id` is there since `at`, by the clock of `LOG`: it has come, or come back. It has a lease to be heard.
-    pub fn came(&self, server_id: ServerId, at: Timestamp) {
+    /// `server_id` has come, or come back, as `LOG` tells. It has a lease to be heard.
+    pub fn came(&self, server_id: ServerId, told: Told) {
         let mut inner = self.inner();
-        match inner.clock.reading_at(at) {
-            Some(reading) => inner.present_since.insert(server_id, reading).map(drop),
-            None => inner.early.present_since.insert(server_id, at).map(drop),
-        };
+        if inner.clock.newest().is_none() {
+            inner.early.present_since.insert(server_id, told.at);
+        } else {
+            inner.ahead.came.insert(server_id, told.position);
+        }
     }
 
     /// How long servers may be silent.
@@ -268,8 +300,24 @@ impl Inner {
         }
     }
 
-    /// After a long pause everyone has the same time, anew. What `LOG` told of moments to come was told behind the pause,
-    /// and so is now.
+    /// `HEARTBEATS` has come to what stands in `LOG` up to `folded`.
+    fn come_to(&mut self, folded: Position) {
+        let now = self.clock.reading();
+        let Ahead { came, shorter } = &mut self.ahead;
+        came.retain(|server_id, position| {
+            let is_ahead = *position > folded;
+            if !is_ahead {
+                self.present_since.insert(*server_id, now);
+            }
+            is_ahead
+        });
+        if let Some((_, before_ms)) = shorter.take_if(|(position, _)| *position <= folded) {
+            self.went_on = self.went_on.later(now.plus_ran_millis(before_ms));
+        }
+    }
+
+    /// After a long pause everyone has the same time, anew. What `LOG` told before the clock ran here may seem to be still to
+    /// come: it was told behind the pause, and so is now.
     fn go_on(&mut self) {
         let now = self.clock.reading();
         let all_return = now.plus_ran_millis(RETURN_MS);
@@ -293,8 +341,12 @@ impl Inner {
         self.clock.reading().passed_us.saturating_sub(earlier.passed_us)
     }
 
-    /// From when on the silence of `server_id` is counted.
+    /// From when on the silence of `server_id` is counted: not yet, if it is yet to come, or all are yet to be told to speak
+    /// more often.
     fn counted_from(&self, server_id: ServerId) -> Reading {
+        if self.ahead.shorter.is_some() || self.ahead.came.contains_key(&server_id) {
+            return self.clock.reading();
+        }
         let heard = self.heard.get(&server_id).map(|heard| heard.heard).unwrap_or_default();
         let present = self.present_since.get(&server_id).copied().unwrap_or_default();
         heard.later(present).later(self.went_on)

@@ -96,8 +96,8 @@ impl LogClock {
         self.ends.map(|(_, newest)| newest)
     }
 
-    /// What it shows when a record of another log stream is read that was stored at `at`: the same as now, or what it will
-    /// show when `HEARTBEATS` has come to that. `None` before the first record.
+    /// What it shows when `HEARTBEATS` has come to a record of another log stream that was stored at `at`: the same as now, or
+    /// what it will show then. `None` before the first record.
     pub(super) fn reading_at(&self, at: Timestamp) -> Option<Reading> {
         let ahead_ms = at.millis_since(self.newest()?).clamp(0, AHEAD_MS);
         Some(self.reading.plus_ran_millis(ahead_ms))

@@ -19,6 +19,11 @@ fn ticks(from: i64, to: i64) -> impl Iterator<Item = Timestamp> {
     (from..=to).step_by(TICK_MS as usize).map(Timestamp::from_millis)
 }
 
+/// What stands in `LOG` at `position` and was stored at `at`.
+fn told(position: u64, at: i64) -> Told {
+    Told { position: Position(position), at: Timestamp::from_millis(at) }
+}
+
 #[test]
 fn only_the_logs_clock_silences() {
     let ids = CountingIds::default();
@@ -158,8 +163,9 @@ fn a_clock_that_is_set_back_hides_nobody() {
         let observed = Observed::default();
         let start = 10_000_000;
         ticks(start - 10_000, start).for_each(|at| observed.tick(at));
-        observed.came(alive, Timestamp::from_millis(start));
-        observed.came(dead, Timestamp::from_millis(start));
+        observed.came(alive, told(1, start));
+        observed.came(dead, told(2, start));
+        observed.tick_of_control(Position(2), Timestamp::from_millis(start));
         observed.heartbeat(&beat(dead, boot, 1), Position(1), Timestamp::from_millis(start));
         let from = start + 100 - back_ms;
         let mut noticed_ms = None;
@@ -196,17 +202,53 @@ fn who_comes_has_a_lease_to_be_heard() {
     let (early, late) = (ServerId::from_uuid(ids.next()), ServerId::from_uuid(ids.next()));
     let observed = Observed::default();
     // One came before this process listens, the other while it does, and `HEARTBEATS` is behind `LOG`.
-    observed.came(early, Timestamp::from_millis(15_000));
-    ticks(10_000, 18_000).for_each(|at| observed.tick(at));
-    observed.came(late, Timestamp::from_millis(20_000));
-    let silent_at = |ms| {
-        observed.tick(Timestamp::from_millis(ms));
+    observed.came(early, told(1, 15_000));
+    ticks(10_000, 18_000).for_each(|at| observed.tick_of_control(Position(1), at));
+    observed.came(late, told(2, 20_000));
+    let silent_at = |folded, ms| {
+        observed.tick_of_control(Position(folded), Timestamp::from_millis(ms));
         [early, late].map(|server| observed.silence(server).is_some())
     };
-    assert_eq!(silent_at(18_001), [true, false]);
-    ticks(18_500, 23_000).for_each(|at| observed.tick(at));
-    assert_eq!(silent_at(23_000), [true, false]);
-    assert_eq!(silent_at(23_001), [true, true]);
+    assert_eq!(silent_at(1, 18_001), [true, false]);
+    ticks(18_500, 19_500).for_each(|at| observed.tick_of_control(Position(1), at));
+    assert_eq!(silent_at(2, 20_000), [true, false]);
+    ticks(20_500, 22_500).for_each(|at| observed.tick_of_control(Position(2), at));
+    assert_eq!(silent_at(2, 23_000), [true, false]);
+    assert_eq!(silent_at(2, 23_001), [true, true]);
+}
+
+#[test]
+fn who_comes_while_this_process_stands_still_has_a_lease_to_be_heard() {
+    let ids = CountingIds::default();
+    // The clock of NATS may run, be set forward, more than once, or back, while this process stands still.
+    for steps in [[0, 0], [5_000, 5_000], [-3_000, -20_000], [-60_000, 5_000], [3_600_000, 1_000]] {
+        let server = ServerId::from_uuid(ids.next());
+        let observed = Observed::default();
+        ticks(10_000, 18_000).for_each(|at| observed.tick_of_control(Position(1), at));
+        // Given a minute in which it reads nothing; at the end of that a server comes.
+        let mut shift = 0;
+        let mut missed = Vec::new();
+        for (number, at) in (0..).zip(ticks(18_500, 78_000)) {
+            shift += match number {
+                40 => steps[0],
+                80 => steps[1],
+                _ => 0,
+            };
+            missed.push(at.plus_millis(shift));
+        }
+        // When it goes on, LOG is the first to tell of it, ...
+        observed.came(server, told(2, 77_800 + shift));
+        let is_silent = |folded, at| {
+            observed.tick_of_control(Position(folded), at);
+            observed.silence(server).is_some()
+        };
+        // ... then it is silent when a lease is over since it came, and not before.
+        let last = missed.pop().unwrap();
+        assert!(missed.into_iter().all(|at| !is_silent(1, at)), "{steps:?}");
+        assert!(!is_silent(2, last), "{steps:?}");
+        let silent_after = ticks(500, 6_000).find(|after| is_silent(2, last.plus_millis(after.as_millis())));
+        assert_eq!(silent_after, Some(Timestamp::from_millis(3_500)), "{steps:?}");
+    }
 }
 
 #[test]
@@ -214,13 +256,13 @@ fn what_log_tells_behind_a_pause_is_no_longer_to_come_when_heartbeats_go_on() {
     let ids = CountingIds::default();
     let server = ServerId::from_uuid(ids.next());
     let observed = Observed::default();
-    observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 4_000 }, Timestamp::UNIX_EPOCH);
-    ticks(10_000, 18_000).for_each(|at| observed.tick(at));
+    observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 4_000 }, told(1, 0));
+    ticks(10_000, 18_000).for_each(|at| observed.tick_of_control(Position(1), at));
     // Given an hour of which `LOG` is the first to tell.
     let hour = 3_600_000;
-    observed.came(server, Timestamp::from_millis(hour));
-    observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 3_000 }, Timestamp::from_millis(hour));
-    ticks(hour, hour + 7_000).for_each(|at| observed.tick(at));
+    observed.came(server, told(2, hour));
+    observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 3_000 }, told(3, hour));
+    ticks(hour, hour + 7_000).for_each(|at| observed.tick_of_control(Position(3), at));
     assert_eq!(
         observed.silence(server),
         None,

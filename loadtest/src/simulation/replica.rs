@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use longwatch_control::decide::command::{self, Command};
-use longwatch_control::observed::{Observed, Pace, TICK_MS};
+use longwatch_control::observed::{Observed, Pace, TICK_MS, Told};
 use longwatch_events::event::{
     ControlTicked, Event, ServerAdded, ServerAdopted, ServerJoined, ServerReturned,
 };
@@ -284,9 +284,10 @@ impl Replica {
             env.see(Seen::SnapshotUsed);
             env.note(format_args!("r{} begins with State at {}", self.index, state.position));
             let pace = Pace::of(&state.policy.liveness, state.fleet());
-            process.observed.set_pace(pace, Timestamp::UNIX_EPOCH);
+            let told = |at| Told { position: state.position, at };
+            process.observed.set_pace(pace, told(Timestamp::UNIX_EPOCH));
             for (server_id, server) in state.servers() {
-                process.observed.came(server_id, server.present_since);
+                process.observed.came(server_id, told(server.present_since));
             }
             process.state = state;
         }
@@ -355,16 +356,17 @@ impl Replica {
         if !is_exempt {
             audit.check_replica(env, &name, &process.state);
         }
+        let told = Told { position: record.position, at: record.stored_at };
         let pace = Pace::of(&process.state.policy.liveness, process.state.fleet());
         if pace != process.observed.pace() {
-            process.observed.set_pace(pace, record.stored_at);
+            process.observed.set_pace(pace, told);
         }
         if let Event::ServerAdded(ServerAdded { server_id, .. })
         | Event::ServerJoined(ServerJoined { server_id, .. })
         | Event::ServerAdopted(ServerAdopted { server_id })
         | Event::ServerReturned(ServerReturned { server_id, .. }) = &record.event
         {
-            process.observed.came(*server_id, record.stored_at);
+            process.observed.came(*server_id, told);
         }
         self.rows.log = self.rows.log.max(record.position);
     }
@@ -384,10 +386,12 @@ impl Replica {
         }
         for record in nats.behind(LogStream::Heartbeats, process.heartbeats) {
             process.heartbeats = record.position;
-            if let Event::ServerHeartbeat(heartbeat) = &record.event {
-                process.observed.heartbeat(heartbeat, record.position, record.stored_at);
-            } else {
-                process.observed.tick(record.stored_at);
+            match &record.event {
+                Event::ServerHeartbeat(heartbeat) => {
+                    process.observed.heartbeat(heartbeat, record.position, record.stored_at);
+                }
+                Event::ControlTicked(tick) => process.observed.tick_of_control(tick.folded, record.stored_at),
+                other => unreachable!("only signs of life stand in HEARTBEATS, not {other:?}"),
             }
         }
         if process.heartbeats >= began_at.heartbeats {
