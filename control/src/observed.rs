@@ -110,6 +110,8 @@ struct Inner {
     went_on: Reading,
     /// The lease before it became shorter last, in milliseconds.
     longer_lease_ms: i64,
+    /// When more servers than the share were seen to be away last.
+    many_were_away: Option<Reading>,
     /// Since when servers are there that have come, or come back, while this process listens.
     present_since: BTreeMap<ServerId, Reading>,
     /// What `LOG` told before the first sign of life was heard.
@@ -145,6 +147,7 @@ impl Default for Inner {
             clock: LogClock::default(),
             went_on: Reading::default(),
             longer_lease_ms: 0,
+            many_were_away: None,
             present_since: BTreeMap::new(),
             early: Early::default(),
             ahead: Ahead::default(),
@@ -284,7 +287,20 @@ impl Observed {
             (None, Voice::Steady) => return None,
         };
         let now = heard_at.plus_micros(inner.passed_us_since(heard));
-        Some(Signs { last_heartbeat, heard_at, now, voice })
+        let is_away = inner.is_away(server_id);
+        Some(Signs { last_heartbeat, heard_at, now, voice, is_away })
+    }
+
+    /// More servers than the share that policy says are away, by [`Signs::is_away`].
+    pub fn many_are_away(&self) {
+        let mut inner = self.inner();
+        inner.many_were_away = Some(inner.clock.reading());
+    }
+
+    /// Whether that was so until a moment ago: they are given the time to connect.
+    pub fn are_coming_back(&self) -> bool {
+        let inner = self.inner();
+        inner.many_were_away.is_some_and(|at| inner.clock.reading().ran_millis_since(at) <= RETURN_MS)
     }
 }
 
@@ -360,6 +376,13 @@ impl Inner {
         let (now, from) = (self.clock.reading(), self.counted_from(server_id));
         let connects_ms = now.stood_millis_since(from).clamp(0, RETURN_MS);
         now.ran_millis_since(from) > i64::from(self.pace.lease_ms.max(told_ms)) + connects_ms
+    }
+
+    /// Whether it is overdue even if it has to connect first, because the log stood still.
+    fn is_away(&self, server_id: ServerId) -> bool {
+        let (now, from) = (self.clock.reading(), self.counted_from(server_id));
+        let connects_ms = now.stood_millis_since(from).clamp(0, RETURN_MS);
+        self.clock.newest().is_some() && now.ran_millis_since(from) > self.pace.suspect_ms() + connects_ms
     }
 
     fn is_overdue(&self, server_id: ServerId) -> bool {

@@ -47,7 +47,7 @@ pub async fn run(service: &Service) {
 async fn look(service: &Service) {
     let fresh_until = Instant::now() + FRESH_FOR;
     // Whoever is asked tells of it, so every replica looks; only the one that leads says it to the log.
-    let Judgement { lost, returned, held } = judge(service);
+    let Judgement { lost, returned, held, .. } = judge(service);
     report_held(service, held.len());
     if !service.is_leading() {
         return;
@@ -70,8 +70,13 @@ fn judge(service: &Service) -> Judgement {
     let rules = Rules {
         lease_ms: observed.pace().lease_ms,
         mass_silence_percent: state.policy.liveness.mass_silence_percent.into(),
+        are_coming_back: observed.are_coming_back(),
     };
-    liveness::judge(&state, observed.now(), rules, |server_id| observed.signs(server_id))
+    let judgement = liveness::judge(&state, observed.now(), rules, |server_id| observed.signs(server_id));
+    if judgement.are_many_away {
+        observed.many_are_away();
+    }
+    judgement
 }
 
 fn report_held(service: &Service, held: usize) {

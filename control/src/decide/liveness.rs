@@ -7,7 +7,9 @@
 //! *At once* is not *in the same moment*. Signs of life have phases, so those who are cut off together fall silent one after
 //! the other, and come back one after the other. So whoever is overdue counts as missing, not only who is silent for a
 //! lease; and who was lost a moment ago; and who has just come back after a silence, until those who were silent with it had
-//! the time to come back, too. Who is really dead is judged then.
+//! the time to come back, too. And who comes back before it was silent for a lease leaves those behind whose last sign of life
+//! happened to be older: as long as it takes to connect, after more than the share was away, nobody is judged. Who is really
+//! dead is judged then.
 
 use longwatch_events::event::{Event, ServerLost, ServerReturned};
 use longwatch_events::id::ServerId;
@@ -30,6 +32,8 @@ pub struct Signs {
     pub now: Timestamp,
     /// How it is heard.
     pub voice: Voice,
+    /// Whether nothing was heard of it for so long that it is not only late, nor connecting after the log stood still.
+    pub is_away: bool,
 }
 
 /// How a server is heard.
@@ -50,6 +54,8 @@ pub struct Rules {
     pub lease_ms: u32,
     /// If a larger share of the servers is missing at once, in percent, nobody is judged.
     pub mass_silence_percent: u32,
+    /// Whether those who were away are coming back: more than that share were away until a moment ago.
+    pub are_coming_back: bool,
 }
 
 /// What follows.
@@ -61,6 +67,8 @@ pub struct Judgement {
     pub returned: Vec<(Position, Event)>,
     /// Servers that are silent and not judged, because too many are.
     pub held: Vec<ServerId>,
+    /// Whether more than the share are away: they may come back one after the other.
+    pub are_many_away: bool,
 }
 
 /// Judges every server of `state` by its `signs`, at `now` of the clock that these were stored by.
@@ -72,7 +80,7 @@ pub fn judge(
 ) -> Judgement {
     let mut judgement = Judgement::default();
     let mut silent = Vec::new();
-    let (mut present, mut missing) = (0, 0);
+    let (mut present, mut missing, mut away) = (0, 0, 0);
     for (server_id, server) in state.servers().filter(|(_, server)| server.is_ours()) {
         let heard = signs(server_id);
         match (server.lost, heard) {
@@ -80,6 +88,7 @@ pub fn judge(
             (None, Some(heard)) => {
                 present += 1;
                 missing += usize::from(heard.voice != Voice::Steady);
+                away += usize::from(heard.is_away);
                 if heard.voice == Voice::Silent {
                     silent.push((server_id, server.version, heard));
                 }
@@ -95,7 +104,9 @@ pub fn judge(
             }
         }
     }
-    if missing * 100 > present * rules.mass_silence_percent as usize {
+    let are_too_many = |count: usize| count * 100 > present * rules.mass_silence_percent as usize;
+    judgement.are_many_away = are_too_many(away);
+    if are_too_many(missing) || rules.are_coming_back {
         judgement.held = silent.into_iter().map(|(server_id, ..)| server_id).collect();
         return judgement;
     }
@@ -135,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules = Rules { lease_ms: 3_000, mass_silence_percent: 50 };
+    const RULES: Rules = Rules { lease_ms: 3_000, mass_silence_percent: 50, are_coming_back: false };
     const NOW: Timestamp = Timestamp::from_millis(100_000);
     /// When everything in State happened.
     const BEFORE: Timestamp = Timestamp::from_millis(90_000);
@@ -171,7 +182,8 @@ mod tests {
             Voice::Unsteady => 98_400,
             Voice::Steady => 99_500,
         });
-        Signs { last_heartbeat: Some(Position(position)), heard_at, now: NOW, voice }
+        let is_away = voice == Voice::Silent;
+        Signs { last_heartbeat: Some(Position(position)), heard_at, now: NOW, voice, is_away }
     }
 
     fn judge_by(state: &State, signs: &BTreeMap<ServerId, Signs>) -> Judgement {
@@ -260,6 +272,17 @@ mod tests {
         assert_eq!(judged(12, 1, 11), (0, 1));
         assert_eq!(judged(12, 3, 5), (0, 3));
         assert_eq!(judged(12, 3, 3), (3, 0));
+    }
+
+    #[test]
+    fn nobody_is_judged_while_many_come_back() {
+        let (state, signs) = (servers(4), [(1, Voice::Silent), (2, Voice::Steady), (3, Voice::Steady)]);
+        let signs: BTreeMap<_, _> =
+            signs.into_iter().map(|(n, voice)| (server(n), heard(n.into(), voice))).collect();
+        let rules = Rules { are_coming_back: true, ..RULES };
+        let judgement = judge(&state, NOW, rules, |id| signs.get(&id).copied());
+        assert_eq!((judgement.lost, judgement.held), (Vec::new(), vec![server(1)]));
+        assert_eq!(judge_by(&state, &signs).lost.len(), 1);
     }
 
     #[test]

@@ -305,7 +305,7 @@ struct Fleet {
     sequence: u64,
 }
 
-const RULES: Rules = Rules { lease_ms: 3_000, mass_silence_percent: 50 };
+const RULES: Rules = Rules { lease_ms: 3_000, mass_silence_percent: 50, are_coming_back: false };
 
 impl Fleet {
     fn of(count: u8) -> Self {
@@ -357,7 +357,11 @@ impl Fleet {
             }
             if self.now % 200 == 0 {
                 let observed = &self.observed;
-                let judgement = judge(&self.state, observed.now(), RULES, |id| observed.signs(id));
+                let rules = Rules { are_coming_back: observed.are_coming_back(), ..RULES };
+                let judgement = judge(&self.state, observed.now(), rules, |id| observed.signs(id));
+                if judgement.are_many_away {
+                    observed.many_are_away();
+                }
                 has_held |= !judgement.held.is_empty();
                 for (_, event) in judgement.lost.iter().chain(&judgement.returned) {
                     if let Event::ServerLost(e) = event {
@@ -381,6 +385,24 @@ fn of_all_who_are_cut_off_together_none_is_lost_at_the_beginning_or_at_the_end()
         let back = |number: usize| 15_000 + 800 * i64::try_from(number).unwrap() / i64::from(count);
         let (lost, has_held) = fleet.run(40_000, |number, ms| ms >= back(number));
         assert_eq!((lost, has_held), (Vec::new(), true), "{count} servers");
+    }
+}
+
+#[test]
+fn of_all_who_are_cut_off_together_for_about_a_lease_none_is_lost_when_they_come_back() {
+    // Given a fleet of which all, or two thirds, are cut off for about as long as the lease, and heard again one after the
+    // other, the last of them a second later than the others.
+    for (count, cut_off) in [(3, 3), (12, 12), (12, 8), (100, 100)] {
+        for ms in (1_600..=6_000).step_by(100) {
+            let last = ms + 1_000;
+            let back = |number: usize| match number {
+                0 => last,
+                _ => ms + 300 * i64::try_from(number).unwrap() / i64::from(count),
+            };
+            let (lost, _) =
+                Fleet::of(count).run(20_000, |number, at| number >= cut_off || at >= back(number));
+            assert_eq!(lost, Vec::new(), "{cut_off} of {count} servers, for {ms} ms");
+        }
     }
 }
 

@@ -39,7 +39,7 @@ impl Replica {
         {
             return;
         }
-        let Judgement { lost, returned, held } = judge(process);
+        let Judgement { lost, returned, held, .. } = judge(process);
         if !held.is_empty() {
             env.see(Seen::MassSilenceHeld);
         }
@@ -170,8 +170,14 @@ fn judge(process: &Process) -> Judgement {
     let rules = Rules {
         lease_ms: observed.pace().lease_ms,
         mass_silence_percent: process.state.policy.liveness.mass_silence_percent.into(),
+        are_coming_back: observed.are_coming_back(),
     };
-    liveness::judge(&process.state, observed.now(), rules, |server_id| observed.signs(server_id))
+    let judgement =
+        liveness::judge(&process.state, observed.now(), rules, |server_id| observed.signs(server_id));
+    if judgement.are_many_away {
+        observed.many_are_away();
+    }
+    judgement
 }
 
 /// What the log is to be told of archives.
