@@ -9,14 +9,13 @@
 //! control, NATS or a volume it waits.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use longwatch_events::archive::{ArchivePart, ArchiveReply, ArchiveRequest, KnownSegment, Place};
+use longwatch_events::archive::{ArchiveRequest, KnownSegment, Place};
 use longwatch_events::event::Scrub;
-use longwatch_events::fact::{Fact, SegmentChecked};
+use longwatch_events::fact::Fact;
 use longwatch_events::id::ServerId;
 use longwatch_events::time::Clock;
 use tokio::sync::mpsc::UnboundedSender;
@@ -30,17 +29,19 @@ use super::reported::Reported;
 use crate::archive::layout::SegmentName;
 use crate::archive::repair;
 use crate::archive::tombs::Begun;
-use crate::bus::Bus;
-use crate::identity::Opener;
 use crate::outbox::Outbox;
 use crate::retry::Retry;
 use crate::scrub::{self, Content, Counts, Finding, Seen, View};
 
 mod disk;
+mod findings;
+mod knows;
 mod round;
 
 pub(super) use disk::Disks;
 use disk::{Examined, Found, Listed, Pace, Stretch};
+use findings::{checked, cut, is_same, place_of, seen_of};
+pub(super) use knows::{Control, Knows};
 pub(super) use round::FILE;
 use round::{Round, Saved};
 
@@ -66,38 +67,6 @@ pub struct Scrubbing {
     pub every: Option<Duration>,
     /// So much is read in a second.
     pub max_bytes_per_second: u64,
-}
-
-/// Who knows what should be there.
-pub(super) trait Knows: Send + Sync + 'static {
-    /// What `server_id` is known to have, from a place on; why not, for a person. Reflects every fact that the log had
-    /// acknowledged before.
-    fn part(
-        &self,
-        server_id: ServerId,
-        request: ArchiveRequest,
-    ) -> impl Future<Output = Result<ArchivePart, String>> + Send;
-}
-
-/// Control knows.
-pub(super) struct Control {
-    /// The way to it.
-    pub(super) bus: Bus,
-    /// Opens what it answers.
-    pub(super) opener: Opener,
-}
-
-impl Knows for Control {
-    async fn part(&self, server_id: ServerId, request: ArchiveRequest) -> Result<ArchivePart, String> {
-        self.bus.up().await;
-        let sealed = match self.bus.archive(server_id, &request).await.map_err(|e| e.to_string())? {
-            ArchiveReply::Part { sealed } => sealed,
-            ArchiveReply::TryAgain { detail } | ArchiveReply::Refused { detail } => return Err(detail),
-        };
-        let plaintext = self.opener.open(&sealed.0).map_err(|e| e.to_string())?;
-        let part: ArchivePart = serde_json::from_slice(&plaintext).map_err(|e| e.to_string())?;
-        if part.server_id == server_id { Ok(part) } else { Err("control told of another server".to_owned()) }
-    }
 }
 
 /// What a scrubber needs.
@@ -470,67 +439,6 @@ impl<K: Knows> Scrubber<K> {
             self.told += 1;
         }
     }
-}
-
-/// What a key tells of a place: milliseconds.
-const fn cut(place: Place) -> Place {
-    let micros = place.start.as_micros();
-    let start = longwatch_events::time::Timestamp::from_micros(micros - micros.rem_euclid(1_000));
-    Place { start, ..place }
-}
-
-/// Where a finding stands in the list; `None` if its name cannot be read.
-fn place_of(finding: &Finding) -> Option<Place> {
-    match finding {
-        Finding::Damaged { segment, .. } | Finding::Healed { segment } => Some(cut(segment.place())),
-        Finding::Orphan { key, .. } => SegmentName::parse(key).as_ref().map(disk::place_of),
-    }
-}
-
-fn seen_of(listed: &[Listed], read: &BTreeMap<PathBuf, Content>) -> Vec<Seen> {
-    let seen = |file: &Listed| Seen { named_at: file.named_at, content: read.get(&file.path).copied() };
-    listed.iter().map(seen).collect()
-}
-
-/// Whether two findings say the same of the same segment.
-fn is_same(one: &Finding, other: &Finding) -> bool {
-    match (one, other) {
-        (Finding::Damaged { segment, damage, .. }, Finding::Damaged { segment: of, damage: how, .. }) => {
-            segment.key == of.key && damage == how
-        }
-        (Finding::Healed { segment }, Finding::Healed { segment: of }) => segment.key == of.key,
-        (Finding::Orphan { key, content }, Finding::Orphan { key: of, content: what }) => {
-            key == of && content == what
-        }
-        (Finding::Damaged { .. } | Finding::Healed { .. } | Finding::Orphan { .. }, _) => false,
-    }
-}
-
-fn checked(
-    segment: &KnownSegment,
-    damage: Option<longwatch_events::fact::Damage>,
-    content: Option<Content>,
-    clock: &dyn Clock,
-) -> Fact {
-    let (found_bytes, found_sha256) = match content {
-        None => (None, None),
-        Some(Content::Read { bytes, sha256 }) => (Some(bytes), Some(sha256)),
-        Some(Content::Unreadable { bytes }) => (Some(bytes), None),
-    };
-    Fact::SegmentChecked(SegmentChecked {
-        tenant_id: segment.tenant_id,
-        camera_id: segment.camera_id,
-        epoch: segment.epoch,
-        key: segment.key.clone(),
-        start: segment.start,
-        end: segment.end,
-        bytes: segment.bytes,
-        sha256: segment.sha256,
-        at: clock.now(),
-        damage,
-        found_bytes,
-        found_sha256,
-    })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Held> {

@@ -5,7 +5,8 @@ use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use longwatch_events::fact::Damage;
+use longwatch_events::archive::ArchivePart;
+use longwatch_events::fact::{Damage, SegmentChecked};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, SystemIds, TenantId};
 use longwatch_events::position::Epoch;
