@@ -79,9 +79,9 @@ async fn it_is_told_goodbye_even_if_it_does_not_play() {
     })
     .await;
     assert!(hidden.open(hidden.trust()).await.is_err());
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !hidden.camera.was_asked("TEARDOWN") {
-        assert!(std::time::Instant::now() < deadline, "{:?}", hidden.camera.asked.lock().unwrap());
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", hidden.camera.asked.lock().unwrap());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
