@@ -386,12 +386,10 @@ impl Replica {
         }
         for record in nats.behind(LogStream::Heartbeats, process.heartbeats) {
             process.heartbeats = record.position;
-            match &record.event {
-                Event::ServerHeartbeat(heartbeat) => {
-                    process.observed.heartbeat(heartbeat, record.position, record.stored_at);
-                }
-                Event::ControlTicked(tick) => process.observed.tick_of_control(tick.folded, record.stored_at),
-                other => unreachable!("only signs of life stand in HEARTBEATS, not {other:?}"),
+            if let Event::ServerHeartbeat(heartbeat) = &record.event {
+                process.observed.heartbeat(heartbeat, record.position, record.stored_at);
+            } else if let Event::ControlTicked(tick) = &record.event {
+                process.observed.tick_of_control(tick.folded, record.stored_at);
             }
         }
         if process.heartbeats >= began_at.heartbeats {
