@@ -17,7 +17,8 @@ pub(crate) fn camera_address(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(url) = parse_url(text) else { return };
     assert!(url.username().is_empty() && url.password().is_none(), "credentials are left in {url}");
-    assert!(url.scheme() == "rtsp" && url.host_str().is_some_and(|host| !host.is_empty()), "{url}");
+    let is_rtsp = matches!(url.scheme(), "rtsp" | "rtsps");
+    assert!(is_rtsp && url.host_str().is_some_and(|host| !host.is_empty()), "{url}");
 }
 
 /// A worker's configuration file: what is taken is within its bounds.
