@@ -43,6 +43,9 @@ pub const HASH: &str = "sha256";
 pub const END: &str = "end";
 /// How long giving up an upload in parts may take.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
+/// How often an object is asked for at once. A store that says that one is there before it has read the body closes the
+/// connection behind that, and whoever asks on it next may be cut off.
+const ASKED: usize = 3;
 /// Longer texts of a store help nobody.
 const MAX_DETAIL_CHARS: usize = 400;
 
@@ -274,7 +277,14 @@ impl Bucket {
     /// Whether what is there is what was to be put.
     async fn compare(&self, name: &Key, source: &Source) -> Result<(), Error> {
         let head = GetOptions { head: true, ..GetOptions::default() };
-        let found = match self.store.get_opts(name, head).await {
+        let mut asked = self.store.get_opts(name, head.clone()).await;
+        for _ in 1..ASKED {
+            if !matches!(asked, Err(object_store::Error::Generic { .. })) {
+                break;
+            }
+            asked = self.store.get_opts(name, head.clone()).await;
+        }
+        let found = match asked {
             Ok(found) => found,
             // It was about to come to be, or to go.
             Err(object_store::Error::NotFound { .. }) => {
