@@ -82,6 +82,17 @@ impl<'a> Object<'a> {
         count: RangeInclusive<usize>,
         errors: &mut Errors,
     ) -> Option<Vec<(String, &'a Value)>> {
+        self.required_list_of(("a list", "items"), name, count, errors)
+    }
+
+    /// The same; `what` is what is expected, and what there is so many of.
+    fn required_list_of(
+        &mut self,
+        what: (&str, &str),
+        name: &'static str,
+        count: RangeInclusive<usize>,
+        errors: &mut Errors,
+    ) -> Option<Vec<(String, &'a Value)>> {
         let pointer = self.at(name);
         let Some(value) = self.field(name) else {
             if self.fields.is_some() {
@@ -89,13 +100,14 @@ impl<'a> Object<'a> {
             }
             return None;
         };
+        let (list, items) = what;
         let Some(values) = value.as_array() else {
-            errors.add(&pointer, "wrong_type", format!("expected a list, found {}", kind(value)));
+            errors.add(&pointer, "wrong_type", format!("expected {list}, found {}", kind(value)));
             return None;
         };
         if !count.contains(&values.len()) {
             let detail =
-                format!("expected {} to {} items, found {}", count.start(), count.end(), values.len());
+                format!("expected {} to {} {items}, found {}", count.start(), count.end(), values.len());
             errors.add(&pointer, "out_of_range", detail);
             return None;
         }
@@ -256,25 +268,8 @@ impl<'a> Object<'a> {
         count: RangeInclusive<usize>,
         errors: &mut Errors,
     ) -> Option<Vec<(String, T)>> {
-        let pointer = self.at(name);
-        let Some(value) = self.field(name) else {
-            if self.fields.is_some() {
-                errors.add(&pointer, "required", "this field is required");
-            }
-            return None;
-        };
-        let Some(values) = value.as_array() else {
-            errors.add(&pointer, "wrong_type", format!("expected a list of ids, found {}", kind(value)));
-            return None;
-        };
-        if !count.contains(&values.len()) {
-            let detail = format!("expected {} to {} ids, found {}", count.start(), count.end(), values.len());
-            errors.add(&pointer, "out_of_range", detail);
-            return None;
-        }
         let mut ids = Vec::new();
-        for (at, value) in values.iter().enumerate() {
-            let pointer = format!("{pointer}/{at}");
+        for (pointer, value) in self.required_list_of(("a list of ids", "ids"), name, count, errors)? {
             match value.as_str().map(str::parse::<T>) {
                 Some(Ok(id)) => ids.push((pointer, id)),
                 Some(Err(error)) => errors.add(&pointer, "invalid_id", error.to_string()),
