@@ -39,7 +39,7 @@ use crate::outbox::{self, Outbox};
 use crate::retry::Retry;
 use crate::rotation::Lengths;
 use crate::source::address::AddressPolicy;
-use crate::source::tls::{self, Trust};
+use crate::source::tls::Trust;
 use crate::tick::Ticks;
 
 mod assignments;
@@ -101,9 +101,6 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// It was told to believe certificates that are none.
-    #[error(transparent)]
-    Trust(#[from] tls::Error),
     /// It cannot keep facts.
     #[error(transparent)]
     Outbox(#[from] outbox::Error),
@@ -149,11 +146,7 @@ struct Found {
 fn find(config: &Config) -> Result<Found, Error> {
     let home = Home::take(&config.archive[0])?;
     let identity = Identity::load_or_create(&home)?;
-    let trust = if config.rtsps_allow_unverified {
-        Trust::in_anybody()
-    } else {
-        Trust::of_system(config.rtsps_ca.as_deref())?
-    };
+    let trust = trust(config);
     let Mounts { volumes, missing } = volumes::mount(&config.archive, &home.path(volumes::FILE))?;
     // Nobody else's either; the first one is held already.
     let held = volumes.iter().skip(1).map(|volume| Home::take(&volume.root)).collect::<Result<_, _>>()?;
@@ -188,6 +181,17 @@ fn find(config: &Config) -> Result<Found, Error> {
         kept,
         store,
         last,
+    })
+}
+
+/// Whom to believe within TLS. A file that is gone costs the cameras that need it, and nobody else.
+fn trust(config: &Config) -> Trust {
+    if config.rtsps_allow_unverified {
+        return Trust::in_anybody();
+    }
+    Trust::of_system(config.rtsps_ca.as_deref()).unwrap_or_else(|error| {
+        tracing::error!(%error, "cameras within TLS are believed only by the authorities that this system knows");
+        Trust::of_authorities()
     })
 }
 
@@ -240,13 +244,13 @@ async fn start(
         held,
         archive,
         tombs,
+        bucket,
+        ends,
         leftovers,
         kept,
         store,
         last,
-        ..
     } = found;
-    let Found { bucket, ends, .. } = found;
     let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
     tracing::info!(name = config.name, %boot_id, ?identity, "worker started");
     let (facts, facts_out) = mpsc::unbounded_channel();

@@ -391,9 +391,7 @@ const fn outcome_of(error: &s3::Error) -> Outcome {
     match error {
         s3::Error::File { .. } => Outcome::Unreadable,
         s3::Error::Conflict(_) => Outcome::Conflict,
-        s3::Error::Settings(_) | s3::Error::Credentials(_) | s3::Error::Refused(_) => {
-            Outcome::Failed(Trouble::Refused)
-        }
+        s3::Error::Settings(_) | s3::Error::Refused(_) => Outcome::Failed(Trouble::Refused),
         s3::Error::Unavailable(_) => Outcome::Failed(Trouble::Unreachable),
     }
 }

@@ -76,9 +76,6 @@ pub enum Error {
     /// It was told nonsense.
     #[error("cannot use the object store: {0}")]
     Settings(String),
-    /// It was told of a key that is none.
-    #[error(transparent)]
-    Credentials(#[from] credentials::Error),
     /// The file that is to be uploaded cannot be read.
     #[error("cannot read {}: {source}", .path.display())]
     File {
@@ -190,7 +187,7 @@ impl Bucket {
             builder = builder.with_region(region);
         }
         if let Some(path) = credentials_file {
-            builder = builder.with_credentials(Arc::new(credentials::File::open(path.clone())?));
+            builder = builder.with_credentials(Arc::new(credentials::File::open(path.clone())));
         }
         let nonsense = |e: &dyn std::error::Error| Error::Settings(chain(e));
         let store = builder.build().map_err(|e| nonsense(&e))?;

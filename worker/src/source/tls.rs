@@ -69,9 +69,7 @@ impl Trust {
     ///
     /// If `more` cannot be read, or holds no certificate.
     pub fn of_system(more: Option<&Path>) -> Result<Self, Error> {
-        let mut roots = RootCertStore::empty();
-        // What is wrong with the system's own store is the system's; a store of its own is what `more` is for.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let mut roots = system_roots();
         let pinned = more.map(read).transpose()?.unwrap_or_default();
         let (_, not_authorities) = roots.add_parsable_certificates(pinned.iter().cloned());
         if not_authorities > 0 {
@@ -81,6 +79,11 @@ impl Trust {
             );
         }
         Ok(Self::with(Some(roots), pinned))
+    }
+
+    /// Those of the authorities that this system believes. Blocks.
+    pub fn of_authorities() -> Self {
+        Self::with(Some(system_roots()), Vec::new())
     }
 
     /// All of them: who only listens hears nothing, but who stands in the way can take the camera's place, and listen.
@@ -147,6 +150,13 @@ impl Refusal {
         }
         Self::Io(error)
     }
+}
+
+/// What is wrong with the system's own store is the system's; a store of its own is what a file is for.
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
 }
 
 fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -1,6 +1,7 @@
 //! The key to the object store, from a file that may be replaced at any time.
 //!
-//! Invariant: what it holds is never shown: neither it nor an error of it has a `Debug` that does.
+//! Invariants: what it holds is never shown: neither it nor an error of it has a `Debug` that does; a file that cannot be read
+//! keeps nobody from recording: segments wait in the spool until it can.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -30,16 +31,16 @@ struct Content {
     "cannot use the credentials file {}: {detail}; expected TOML with access_key_id, secret_access_key and, if there is one, \
      session_token", .path.display()
 )]
-pub struct Error {
+pub(super) struct Error {
     path: PathBuf,
     detail: String,
 }
 
-/// A key and when it was read.
+/// The key that was read last, and when it was looked for.
 struct Known {
     looked: tokio::time::Instant,
     changed: Option<SystemTime>,
-    credential: Arc<AwsCredential>,
+    credential: Option<Arc<AwsCredential>>,
 }
 
 /// The file.
@@ -55,12 +56,17 @@ impl fmt::Debug for File {
 }
 
 impl File {
-    /// Reads it. Blocks.
-    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
-        let (changed, credential) = read(&path)?;
+    /// Reads it; if there is no key in it, that is said, and it is looked at again whenever one is needed. Blocks.
+    pub(super) fn open(path: PathBuf) -> Self {
+        let (changed, credential) = match read(&path) {
+            Ok((changed, credential)) => (changed, Some(Arc::new(credential))),
+            Err(error) => {
+                tracing::error!(%error, "nothing is uploaded until there is a key; segments wait in the spool");
+                (None, None)
+            }
+        };
         let looked = tokio::time::Instant::now();
-        let known = Mutex::new(Known { looked, changed, credential: Arc::new(credential) });
-        Ok(Self { path, known })
+        Self { path, known: Mutex::new(Known { looked, changed, credential }) }
     }
 }
 
@@ -87,17 +93,25 @@ impl CredentialProvider for File {
         if known.looked.elapsed() >= LOOK {
             known.looked = tokio::time::Instant::now();
             let changed = std::fs::metadata(&self.path).and_then(|file| file.modified()).ok();
-            if changed != known.changed {
+            if changed != known.changed || known.credential.is_none() {
                 match read(&self.path) {
                     Ok((changed, credential)) => {
                         tracing::info!(path = %self.path.display(), "the key to the object store was replaced");
-                        (known.changed, known.credential) = (changed, Arc::new(credential));
+                        (known.changed, known.credential) = (changed, Some(Arc::new(credential)));
                     }
-                    Err(error) => tracing::error!(%error, "going on with the key that was read before"),
+                    Err(error) if known.credential.is_some() => {
+                        tracing::error!(%error, "going on with the key that was read before");
+                    }
+                    // Whoever asked says so.
+                    Err(_) => {}
                 }
             }
         }
-        Ok(Arc::clone(&known.credential))
+        known.credential.clone().ok_or_else(|| {
+            let path = self.path.display().to_string();
+            let source = "there was no key in the file yet".into();
+            object_store::Error::Unauthenticated { path, source }
+        })
     }
 }
 
@@ -114,7 +128,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_key_that_is_replaced_is_used_and_one_that_makes_no_sense_is_not() {
         let file = write("access_key_id = 'a'\nsecret_access_key = 'hush'");
-        let open = File::open(file.path().into()).unwrap();
+        let open = File::open(file.path().into());
         assert!(!format!("{open:?}").contains("hush"));
         let rewrite = |text: &str, age_s: u64| {
             std::fs::write(file.path(), text).unwrap();
@@ -131,6 +145,18 @@ mod tests {
         assert_eq!(open.get_credential().await.unwrap().key_id, "b");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_comes_later_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.toml");
+        let open = File::open(path.clone());
+        let error = open.get_credential().await.unwrap_err().to_string();
+        assert!(error.contains(&*path.to_string_lossy()), "{error}");
+        std::fs::write(&path, "access_key_id = 'a'\nsecret_access_key = 'hush'").unwrap();
+        tokio::time::advance(LOOK).await;
+        assert_eq!(open.get_credential().await.unwrap().key_id, "a");
+    }
+
     #[test]
     fn an_error_says_where_and_never_what() {
         for text in [
@@ -141,10 +167,9 @@ mod tests {
             "secret_access_key = hush",
         ] {
             let file = write(text);
-            let error = File::open(file.path().into()).unwrap_err().to_string();
+            let error = read(file.path()).err().unwrap().to_string();
             assert!(error.contains(&*file.path().to_string_lossy()), "{error}");
             assert!(error.contains("expected TOML") && !error.contains("hush"), "{error}");
         }
-        assert!(File::open("/nonexistent/key".into()).is_err());
     }
 }
