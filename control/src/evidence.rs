@@ -54,9 +54,10 @@ fn shows(step: Step, status: &StatusRow) -> bool {
         (Step::Begun, Condition::Recording) => true,
         // A camera that nobody wants recorded now has no keyframe to wait for.
         (Step::Begun, Condition::Offline { cause, .. }) => cause.is_by_wish(),
-        // One that was not wanted recorded when its server let it go had nothing to stop.
+        // One that its schedule did not want recorded when its server let it go had nothing to stop. One that waits for
+        // events is connected.
         (Step::Stopped, Condition::Offline { cause, .. }) => {
-            *cause == Cause::Reassigned || cause.is_by_wish()
+            matches!(cause, Cause::Reassigned | Cause::NotScheduled)
         }
         (Step::Begun, Condition::Connecting)
         | (Step::Stopped, Condition::Connecting | Condition::Recording) => false,

@@ -209,6 +209,36 @@ async fn a_worker_asks_what_it_is_known_to_have_and_is_answered() {
 }
 
 #[tokio::test]
+async fn a_worker_is_told_of_an_event_and_answers_once_and_only_there() {
+    let server = Server::start().await;
+    let (control, worker) = (server.control().await, server.worker().await);
+    let mut told = worker.subscribe("lw.trigger.s1").await.unwrap();
+    worker.flush().await.unwrap();
+    let answering = tokio::spawn(async move {
+        let request = told.next().await.unwrap();
+        let reply_to = request.reply.unwrap();
+        worker.publish(reply_to.clone(), "taken".into()).await.unwrap();
+        // What it was not asked, it may say nowhere; and what it was asked, it may say once.
+        worker.publish("lw.log.plan", "forged".into()).await.unwrap();
+        worker.publish("lw.trigger.s2", "forged".into()).await.unwrap();
+        worker.publish(reply_to, "again".into()).await.unwrap();
+        worker.publish("lw.heartbeat.s1", "after them".into()).await.unwrap();
+        worker.flush().await.unwrap();
+        (request.subject, request.payload)
+    });
+    let mut others = server.worker().await.subscribe("lw.trigger.s2").await.unwrap();
+
+    let reply = control.request("lw.trigger.s1", "motion".into()).await.unwrap();
+
+    assert_eq!(reply.payload, "taken");
+    let (heard_on, payload) = answering.await.unwrap();
+    assert_eq!((heard_on.as_str(), payload.as_ref()), ("lw.trigger.s1", b"motion".as_slice()));
+    wait_for(&server, LogStream::Heartbeats, 1).await;
+    assert_eq!(stored(&server, LogStream::Log).await, []);
+    assert!(timeout(SILENCE, others.next()).await.is_err(), "a worker tells no other one of events");
+}
+
+#[tokio::test]
 async fn a_worker_reads_its_assignment_and_hears_of_the_next() {
     let server = Server::start().await;
     let control = jetstream::new(server.control().await);
@@ -393,6 +423,7 @@ async fn an_auditor_reads_the_log_in_batches_and_writes_nothing() {
         ("$JS.API.DIRECT.GET.ASSIGNMENTS.lw.assignment.s1.1", json!({})),
         ("lw.join", json!({})),
         ("lw.archive.s1", json!({})),
+        ("lw.trigger.s1", json!({})),
     ];
     assert_refused(&auditor, refused).await;
     for subject in ["lw.log.plan", "lw.heartbeat.s1", "lw.recording.s1"] {

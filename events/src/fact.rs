@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hash::Sha256;
-use crate::id::{CameraId, TenantId};
+use crate::id::{CameraId, TenantId, TriggerId};
 use crate::position::Epoch;
 use crate::time::Timestamp;
 
@@ -55,6 +55,8 @@ pub enum Cause {
     LeaseExpired,
     /// Its schedule does not want the camera recorded then.
     NotScheduled,
+    /// The camera is recorded around events only, and there was none.
+    NoEvent,
 }
 
 impl Cause {
@@ -81,13 +83,14 @@ impl Cause {
             Self::ServerSilent => "server_silent",
             Self::LeaseExpired => "lease_expired",
             Self::NotScheduled => "not_scheduled",
+            Self::NoEvent => "no_event",
         }
     }
 
     /// Whether nothing is wrong: what is not recorded for it is not wanted.
     pub const fn is_by_wish(self) -> bool {
         match self {
-            Self::NotScheduled => true,
+            Self::NotScheduled | Self::NoEvent => true,
             Self::Unauthorized
             | Self::NotFound
             | Self::Refused
@@ -221,6 +224,8 @@ pub enum Fact {
     Gap(Gap),
     /// The camera's media clock jumped; nothing was lost by it.
     TimestampJumped(TimestampJumped),
+    /// Somebody told of an event at the camera; the server has it on its disk, and records for it if its settings want that.
+    RecordingTriggered(RecordingTriggered),
 }
 
 /// See [`Fact::Started`].
@@ -411,6 +416,33 @@ pub struct TimestampJumped {
     pub by_ms: i64,
 }
 
+/// See [`Fact::RecordingTriggered`]. Told by each server that has the camera, under the same id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordingTriggered {
+    /// Owner of the camera.
+    pub tenant_id: TenantId,
+    /// The camera.
+    pub camera_id: CameraId,
+    /// The assignment under which the server has it.
+    pub epoch: Epoch,
+    /// By which the event is recognised.
+    pub event_id: TriggerId,
+    /// What happened, in a word of whoever told it.
+    pub kind: String,
+    /// What else was said of it.
+    pub detail: Option<String>,
+    /// When it happened.
+    pub at: Timestamp,
+    /// From when on it is recorded.
+    pub from: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+    /// Whether the camera is recorded for it; otherwise it is only told: another setting says when it is recorded.
+    pub records: bool,
+    /// Who told it, as it stands in the log.
+    pub by: String,
+}
+
 impl Fact {
     /// The owner of the camera it is about.
     pub const fn tenant_id(&self) -> TenantId {
@@ -424,6 +456,7 @@ impl Fact {
             Self::Interrupted(f) => f.tenant_id,
             Self::Gap(f) => f.tenant_id,
             Self::TimestampJumped(f) => f.tenant_id,
+            Self::RecordingTriggered(f) => f.tenant_id,
         }
     }
 
@@ -439,6 +472,7 @@ impl Fact {
             Self::Interrupted(f) => f.camera_id,
             Self::Gap(f) => f.camera_id,
             Self::TimestampJumped(f) => f.camera_id,
+            Self::RecordingTriggered(f) => f.camera_id,
         }
     }
 }

@@ -105,6 +105,11 @@ id! {
 }
 
 id! {
+    /// An event at a camera that somebody tells of, such as a movement. No entry of a log: see [`EventId`].
+    TriggerId
+}
+
+id! {
     /// A volume of a server's archive; stands in a file on it.
     VolumeId
 }

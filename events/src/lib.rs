@@ -29,4 +29,5 @@ pub mod snapshot;
 pub mod state;
 pub mod subject;
 pub mod time;
+pub mod trigger;
 pub mod wire;

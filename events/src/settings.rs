@@ -114,16 +114,49 @@ pub struct Recording {
     /// The windows of [`RecordingMode::Schedule`]. In another mode it is only kept, for the day it is wanted again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Box<Schedule>>,
+    /// How much around an event [`RecordingMode::Event`] records. In another mode it is only kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<EventRecording>,
 }
 
 impl Recording {
     /// What a server is told of it: no more than it needs; `None`: always.
+    ///
+    /// Of mode `event` it is told as [`RecordingMode::Continuous`] with `event` beside it: a worker from before that field
+    /// could not read a set with a mode that it does not know, and would keep to the set before it; so it records always.
     pub fn as_told(&self) -> Option<Self> {
         match self.mode {
             // A camera that is off is on no server, or about to leave it.
             RecordingMode::Continuous | RecordingMode::Off => None,
-            RecordingMode::Schedule => Some(self.clone()),
+            RecordingMode::Schedule => Some(Self { event: None, ..self.clone() }),
+            RecordingMode::Event => {
+                let event = Some(self.event.unwrap_or_default());
+                Some(Self { mode: RecordingMode::Continuous, schedule: None, event })
+            }
         }
+    }
+}
+
+/// How much around an event is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EventRecording {
+    /// So long before it, in milliseconds: the server holds that much of the camera in memory all the time.
+    pub pre_ms: u32,
+    /// So long after it, in milliseconds.
+    pub post_ms: u32,
+}
+
+impl EventRecording {
+    /// The most that may be wanted before an event, in milliseconds.
+    pub const MAX_PRE_MS: u32 = 30_000;
+    /// The most that may be wanted after an event, in milliseconds.
+    pub const MAX_POST_MS: u32 = 600_000;
+}
+
+impl Default for EventRecording {
+    /// 5 s before and 10 s after.
+    fn default() -> Self {
+        Self { pre_ms: 5_000, post_ms: 10_000 }
     }
 }
 
@@ -145,6 +178,8 @@ pub enum RecordingMode {
     Off,
     /// In the windows of a schedule; a server has it all the time.
     Schedule,
+    /// Around events that somebody tells of; a server has it, and is connected to it, all the time.
+    Event,
 }
 
 /// How long video is kept. `None`: without bound. What is older than both bounds of age say, or too much, goes oldest

@@ -261,7 +261,7 @@ impl Camera {
     /// Whether it wants a server at all.
     pub const fn wants_recording(&self) -> bool {
         match self.settings.mode {
-            RecordingMode::Continuous | RecordingMode::Schedule => true,
+            RecordingMode::Continuous | RecordingMode::Schedule | RecordingMode::Event => true,
             RecordingMode::Off => false,
         }
     }

@@ -139,6 +139,14 @@ pub fn archive_of(subject: &str) -> Option<ServerId> {
     (archive(server) == subject).then_some(server)
 }
 
+/// Where servers are told of events at their cameras.
+pub const TRIGGERS: &str = "lw.trigger.*";
+
+/// Where one server is told of an event at a camera of its (core NATS request, answered by the worker).
+pub fn trigger(server: ServerId) -> String {
+    format!("lw.trigger.{server}")
+}
+
 const BACKLOG_CAMERA: &str = "lw.backlog.camera.";
 
 /// Where a copy of a camera waits for a server with room: one token for both, which the log stream's wildcard covers.

@@ -81,15 +81,18 @@ const LOG: &[(&str, Outcome)] = &[
     ("camera.changed.v1.min_age", Outcome::Applied),
     ("camera.added.v1.schedule", Outcome::Applied),
     ("camera.changed.v1.schedule", Outcome::Applied),
+    ("camera.added.v1.event", Outcome::Applied),
+    ("camera.changed.v1.event", Outcome::Applied),
 ];
 
 /// The State that follows from them. It changes only with [`State`] itself: whoever adds a field there writes the new
 /// hash here, in the same commit, and says so.
-const CONTENT_HASH: &str = "5df4c0a2433489f053052f563625122784eb67868ff08d83ed9b3de545a4945b";
+const CONTENT_HASH: &str = "115f8ce37966c70dd339097d535f6269cca2e36b4674fbf14ce00411493ef37a";
 
 /// The samples of other log streams.
 const OTHERS: &[&str] = &[
     "assignments.published.v1",
+    "assignments.published.v1.event",
     "assignments.published.v1.latency",
     "assignments.published.v1.lease",
     "assignments.published.v1.minimal",
@@ -107,6 +110,7 @@ const OTHERS: &[&str] = &[
     "recording.reported.v1.lease_expired",
     "recording.reported.v1.not_scheduled",
     "recording.reported.v1.sound",
+    "recording.reported.v1.triggered",
     "recording.reported.v1.uploaded",
     "server.heartbeat.v1",
     "server.heartbeat.v1.clock",

@@ -58,6 +58,7 @@ mod reported;
 mod reporting;
 mod scrubber;
 mod told;
+mod triggers;
 mod uploads;
 mod volumes;
 
@@ -73,6 +74,7 @@ use recorders::{Counts, Means, Recorders};
 use reported::Reported;
 use reporting::Gatherer;
 use told::Told;
+use triggers::{Ask, Listener, Triggers};
 use volumes::Mounts;
 
 /// Threads that write to the archive.
@@ -138,6 +140,7 @@ struct Found {
     ends: Ends,
     leftovers: Leftovers,
     kept: Kept,
+    triggers: Triggers,
     store: Store,
     last: Option<DesiredSet>,
 }
@@ -161,6 +164,7 @@ fn find(config: &Config) -> Result<Found, Error> {
     let mut leftovers = leftovers::find(&roots, &home, &ends, &SystemClock);
     leftovers.facts.extend(deleted);
     let kept = Kept::load(home.path(kept::FILE));
+    let triggers = Triggers::load(home.path(triggers::FILE));
     let store = Store::new(home.path("assignments.json"), home.path("unreadable"));
     let last = identity.membership().and_then(|membership| store.load(membership.server_id));
     if let Some(last) = &last {
@@ -179,6 +183,7 @@ fn find(config: &Config) -> Result<Found, Error> {
         ends,
         leftovers,
         kept,
+        triggers,
         store,
         last,
     })
@@ -206,6 +211,8 @@ struct Tasks {
     /// What is not missed at the end.
     helpers: JoinSet<()>,
     learnt: mpsc::Receiver<Learnt>,
+    /// What is asked for events.
+    asks: mpsc::Receiver<Ask>,
 }
 
 /// Records until `stop` is cancelled; then closes what is open, reports what can be reported, and returns.
@@ -248,6 +255,7 @@ async fn start(
         ends,
         leftovers,
         kept,
+        triggers,
         store,
         last,
     } = found;
@@ -256,6 +264,7 @@ async fn start(
     let (facts, facts_out) = mpsc::unbounded_channel();
     let Leftovers { facts: left, resume, doubt } = leftovers;
     let told = Arc::new(Told::new(home.path(told::FILE)));
+    let triggers = Arc::new(triggers);
     left.into_iter().for_each(|fact| facts.send(fact).expect("invariant: the receiver is right here"));
     let known = identity.membership().map(|membership| membership.server_id).zip(last);
     let lease_ms = known.as_ref().and_then(|(_, last)| last.lease_ms).unwrap_or(membership::DEFAULT_LEASE_MS);
@@ -265,7 +274,7 @@ async fn start(
         trust,
         archive.clone(),
         facts.clone(),
-        Arc::clone(&told),
+        (Arc::clone(&told), Arc::clone(&triggers)),
         Arc::clone(&clock),
         lease_out.clone(),
     );
@@ -302,6 +311,17 @@ async fn start(
         let (bus, standing, lease) = following.clone();
         assignments::follow(bus, store.clone(), standing, last_told.clone(), lease, learnt.clone())
     }));
+    let (asks, asks_out) = mpsc::channel(4);
+    let listener = Listener {
+        bus: bus.clone(),
+        triggers,
+        outbox: Arc::clone(&outbox),
+        boot_id,
+        clock: Arc::clone(&clock),
+        asks,
+    };
+    let listening = standing_out.clone();
+    helpers.spawn(in_spite_of_bugs("listening to events", move || listener.clone().run(listening.clone())));
     let (storage, storage_out) = watch::channel(Storage::Ok);
     let (progress, scrub) = watch::channel(None);
     let scrubber = scrubber::Means {
@@ -368,6 +388,7 @@ async fn start(
         drain,
         helpers,
         learnt: learnt_out,
+        asks: asks_out,
     };
     let interval_ms = known.map_or(membership::DEFAULT_HEARTBEAT_MS, |(_, last)| last.heartbeat_interval_ms);
     let (link, meter_clock) = (bus.link(), Arc::clone(&clock));
@@ -401,7 +422,7 @@ fn means(
     trust: Trust,
     archive: Archive,
     facts: mpsc::UnboundedSender<Fact>,
-    told: Arc<Told>,
+    (told, triggers): (Arc<Told>, Arc<Triggers>),
     clock: Arc<dyn Clock>,
     lease: watch::Receiver<Lease>,
 ) -> Means {
@@ -412,6 +433,7 @@ fn means(
         archive,
         facts,
         told,
+        triggers,
         clock,
         settings: Settings { lengths, ..Settings::default() },
         policy: AddressPolicy::new(config.rtsp_allow.clone()).with_basic(config.rtsp_allow_basic),
@@ -546,6 +568,7 @@ impl Agent {
                     }
                 }
                 Some(learnt) = tasks.learnt.recv() => self.learn(&learnt),
+                Some(ask) = tasks.asks.recv() => self.answer(ask),
                 () = self.heartbeats.due() => self.heartbeat().await,
                 () = self.recorders.next_ended(&self.identity) => {}
                 Some(Err(error)) = tasks.helpers.join_next() => {
@@ -597,6 +620,16 @@ impl Agent {
         match learnt {
             Learnt::Set(set) => self.apply(set),
             Learnt::Looked(begun_at) => self.lease.send_modify(|lease| lease.looked(*begun_at)),
+        }
+    }
+
+    fn answer(&self, ask: Ask) {
+        match ask {
+            Ask::Epochs(keys, epochs) => {
+                // Who asked may be gone: then nobody misses the answer.
+                let _ = epochs.send(keys.iter().map(|key| self.recorders.epoch_of(key)).collect());
+            }
+            Ask::Changed(keys) => self.recorders.note_events(&keys),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The worker's door to NATS; the only module of this crate that names `async-nats`.
 //!
 //! What a worker needs to be allowed: to publish `lw.heartbeat.<server>`, `lw.recording.<server>`, `lw.join`,
-//! `lw.archive.<server>` and `$JS.API.DIRECT.GET.ASSIGNMENTS.>`, and to subscribe `lw.assigned.<server>.*` and its inbox. Nothing here asks for
+//! `lw.archive.<server>` and `$JS.API.DIRECT.GET.ASSIGNMENTS.>`, and to subscribe `lw.assigned.<server>.*`, `lw.trigger.<server>`, whose
+//! requests it must be allowed to answer (`allow_responses`), and its inbox. Nothing here asks for
 //! a stream's or an account's state.
 //!
 //! Invariant: a connection that is away is no error. It is made again for as long as the process lives; meanwhile
@@ -16,7 +17,7 @@ use async_nats::client::Request;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::{
-    Client, ConnectOptions, Event, HeaderMap, Message, RequestErrorKind, ServerAddr, jetstream,
+    Client, ConnectOptions, Event, HeaderMap, Message, RequestErrorKind, ServerAddr, Subject, jetstream,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -25,6 +26,7 @@ use longwatch_events::archive::{ArchiveReply, ArchiveRequest};
 use longwatch_events::id::{EventId, ServerId};
 use longwatch_events::join::{JoinReply, JoinRequest};
 use longwatch_events::subject::{self, LogStream};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -87,6 +89,15 @@ pub enum Told {
     Part(Bytes),
     /// That it seems to have missed some of it.
     Look,
+}
+
+/// What somebody asks this worker.
+#[derive(Debug)]
+pub struct Asked {
+    /// What.
+    pub payload: Bytes,
+    /// Where the answer is to go.
+    reply_to: Option<Subject>,
 }
 
 /// A connection to NATS; cheap to clone.
@@ -281,6 +292,27 @@ impl Bus {
             }
         };
         self.bounded(get).await?
+    }
+
+    /// What `server` is asked to take of events at its cameras from now on, across reconnects.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if the client has ended.
+    pub async fn triggers(&self, server: ServerId) -> Result<BoxStream<'static, Asked>, Error> {
+        let subscribed = self.client.subscribe(subject::trigger(server)).await;
+        let messages = subscribed.map_err(|e| Error::Unavailable(e.to_string()))?;
+        let asked = |message: Message| Asked { payload: message.payload, reply_to: message.reply };
+        Ok(messages.map(asked).boxed())
+    }
+
+    /// Answers. Who asked and does not hear it asks again.
+    pub async fn answer(&self, asked: Asked, reply: &impl Serialize) {
+        let Some(to) = asked.reply_to else { return };
+        let payload = serde_json::to_vec(reply).expect("invariant: words and texts always become JSON");
+        if let Err(error) = self.client.publish(to, payload.into()).await {
+            tracing::warn!(%error, "an answer is lost; whoever asked asks again");
+        }
     }
 
     /// Requests made without a connection would wait in the client and be sent when nobody wants the answer any more.

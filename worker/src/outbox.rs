@@ -35,7 +35,7 @@ pub struct Error {
     source: io::Error,
 }
 
-/// A durable queue of batches. One task puts, one takes.
+/// A durable queue of batches. Whoever puts one waits until it is durable; one task takes.
 #[derive(Debug)]
 pub struct Outbox {
     folder: PathBuf,
@@ -333,7 +333,7 @@ impl Batch {
 }
 
 /// Whether a later fact of the same camera says as much: a recording's ups and downs do, video that is stored, uploaded,
-/// deleted, damaged or missing does not.
+/// deleted, damaged or missing, and an event, do not.
 const fn is_passing(fact: &Fact) -> bool {
     match fact {
         Fact::Started(_) | Fact::FirstKeyframeDurable(_) | Fact::Interrupted(_) => true,
@@ -342,7 +342,8 @@ const fn is_passing(fact: &Fact) -> bool {
         | Fact::SegmentDeleted(_)
         | Fact::SegmentChecked(_)
         | Fact::Gap(_)
-        | Fact::TimestampJumped(_) => false,
+        | Fact::TimestampJumped(_)
+        | Fact::RecordingTriggered(_) => false,
     }
 }
 

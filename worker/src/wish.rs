@@ -1,4 +1,4 @@
-//! When a camera is wanted recorded: always, or in the windows of a schedule.
+//! When a camera is wanted recorded: always, in the windows of a schedule, or around events.
 //!
 //! Pure. Invariant: what cannot be understood is recorded always; too much video is better than too little.
 
@@ -9,6 +9,10 @@ use longwatch_events::id::CameraId;
 use longwatch_events::schedule::{Stretch, UnknownZone, Weekly};
 use longwatch_events::settings::{Recording, RecordingMode};
 use longwatch_events::time::Timestamp;
+
+pub mod events;
+
+use events::{Span, Spans};
 
 /// How long before a window begins its camera is connected, in milliseconds: at least so long, so that a keyframe from
 /// before the window is at hand, and at most twice, by camera, so that not all of them connect at one moment.
@@ -21,6 +25,9 @@ const NO_CAUSE_US: i64 = 2_000_000;
 /// A recording that ended so shortly before the end of a window, in microseconds, ended with it.
 const ENDS_WITH_US: i64 = 200_000;
 
+/// So long, in milliseconds, an event may be on its way until what it wants is held no longer than it should be.
+pub const REACT_MS: i64 = 2_000;
+
 /// When a camera is wanted recorded.
 #[derive(Debug, Clone, Default)]
 pub enum Wish {
@@ -29,6 +36,17 @@ pub enum Wish {
     Always,
     /// In these windows.
     Weekly(Arc<Weekly>),
+    /// Around events.
+    Events(Arc<Events>),
+}
+
+/// When a camera is wanted recorded that is recorded around events.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Events {
+    /// How long before an event, in milliseconds: so much is held all the time.
+    pre_ms: u32,
+    /// What they want so far.
+    spans: Spans,
 }
 
 /// A part of a gap.
@@ -43,13 +61,16 @@ pub struct Piece {
 }
 
 impl Wish {
-    /// What was told of a camera.
+    /// What was told of a camera, and what events want of it if it is recorded around them.
     ///
     /// # Errors
     /// If this program does not know the time zone; the camera is then to be recorded always.
-    pub fn new(told: Option<&Recording>) -> Result<Self, UnknownZone> {
+    pub fn new(told: Option<&Recording>, spans: &Spans) -> Result<Self, UnknownZone> {
         match told {
-            Some(Recording { mode: RecordingMode::Schedule, schedule: Some(schedule) }) => {
+            Some(Recording { event: Some(event), .. }) => {
+                Ok(Self::Events(Arc::new(Events { pre_ms: event.pre_ms, spans: spans.clone() })))
+            }
+            Some(Recording { mode: RecordingMode::Schedule, schedule: Some(schedule), event: None }) => {
                 Weekly::new(schedule).map(|weekly| Self::Weekly(Arc::new(weekly)))
             }
             Some(_) | None => Ok(Self::Always),
@@ -61,6 +82,36 @@ impl Wish {
         match self {
             Self::Always => true,
             Self::Weekly(weekly) => weekly.is_on(at),
+            Self::Events(events) => events.spans.around(at).is_some(),
+        }
+    }
+
+    /// Whether it is recorded around events.
+    pub const fn is_of_events(&self) -> bool {
+        matches!(self, Self::Events(_))
+    }
+
+    /// From when on it is wanted because it is at this moment, as far as that is known.
+    pub fn begun(&self, at: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Always | Self::Weekly(_) => None,
+            Self::Events(events) => events.spans.around(at).map(|span: Span| span.from),
+        }
+    }
+
+    /// Why it is not recorded when it is not wanted.
+    pub const fn cause(&self) -> Cause {
+        match self {
+            Self::Always | Self::Weekly(_) => Cause::NotScheduled,
+            Self::Events(_) => Cause::NoEvent,
+        }
+    }
+
+    /// For how long, in milliseconds, what is not wanted may still become so; `None`: it never does.
+    pub fn holds_ms(&self) -> Option<i64> {
+        match self {
+            Self::Always | Self::Weekly(_) => None,
+            Self::Events(events) => Some(i64::from(events.pre_ms) + REACT_MS),
         }
     }
 
@@ -69,34 +120,39 @@ impl Wish {
         match self {
             Self::Always => None,
             Self::Weekly(weekly) => weekly.next_change(at),
+            Self::Events(events) => events.spans.next_change(at),
         }
     }
 
     /// When `camera` is to be connected next, if it is not to be now; otherwise a moment that is not after `at`. `None`: it
     /// is never wanted.
     pub fn connect_at(&self, at: Timestamp, camera: CameraId) -> Option<Timestamp> {
-        if self.is_on(at) {
+        // Of what an event wants, most lies before it.
+        if self.is_of_events() || self.is_on(at) {
             return Some(at);
         }
         self.next_change(at).map(|begins| begins.plus_millis(-lead_ms(camera)))
     }
 
-    /// Why a recording that broke off at `end` for `cause` did so: if a window ended then, for that.
+    /// Why a recording that broke off at `end` for `cause` did so: if it was not wanted any longer then, for that.
     pub fn cause_of_end(&self, end: Timestamp, cause: Cause) -> Cause {
-        if self.is_on(end.plus_micros(ENDS_WITH_US)) { cause } else { Cause::NotScheduled }
+        if self.is_on(end.plus_micros(ENDS_WITH_US)) { cause } else { self.cause() }
     }
 
     /// Cuts a gap that began for `cause` into what was not wanted and what is missing.
     pub fn pieces(&self, start: Timestamp, end: Timestamp, cause: Cause) -> Vec<Piece> {
-        let Self::Weekly(weekly) = self else {
-            return if start < end { vec![Piece { start, end, cause }] } else { Vec::new() };
+        let stretches = match self {
+            Self::Always if start < end => return vec![Piece { start, end, cause }],
+            Self::Always => return Vec::new(),
+            Self::Weekly(weekly) => weekly.stretches(start, end, MAX_PIECES),
+            Self::Events(events) => events.spans.stretches(start, end, MAX_PIECES),
         };
         let mut pieces: Vec<Piece> = Vec::new();
-        for Stretch { start, end, is_on } in weekly.stretches(start, end, MAX_PIECES) {
+        for Stretch { start, end, is_on } in stretches {
             let is_loss = is_on && end.micros_since(start) > NO_CAUSE_US;
             let cause = if !is_on {
-                Cause::NotScheduled
-            } else if is_loss && cause == Cause::NotScheduled {
+                self.cause()
+            } else if is_loss && cause.is_by_wish() {
                 Cause::Timeout
             } else {
                 cause
@@ -148,6 +204,7 @@ impl Gate {
 mod tests {
     use longwatch_events::id::SystemIds;
     use longwatch_events::schedule::{Days, Schedule, TimeOfDay, Window};
+    use longwatch_events::settings::EventRecording;
 
     use super::*;
 
@@ -164,7 +221,8 @@ mod tests {
         };
         let weekly = vec![window("08:00", "10:00"), window("14:00", "16:00")];
         let schedule = Some(Box::new(Schedule { time_zone: "UTC".into(), weekly }));
-        Wish::new(Some(&Recording { mode: RecordingMode::Schedule, schedule })).unwrap()
+        let told = Recording { mode: RecordingMode::Schedule, schedule, event: None };
+        Wish::new(Some(&told), &Spans::default()).unwrap()
     }
 
     fn pieces(start: &str, end: &str, cause: Cause) -> Vec<(Timestamp, Timestamp, Cause)> {
@@ -175,11 +233,12 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_always_wanted() {
         let schedule = Some(Box::new(Schedule { time_zone: "Mars/Olympus".into(), weekly: Vec::new() }));
-        let told = Recording { mode: RecordingMode::Schedule, schedule };
-        assert!(Wish::new(Some(&told)).unwrap_or_default().is_on(at("00:00:00")));
-        let without = Recording { mode: RecordingMode::Schedule, schedule: None };
-        assert!(Wish::new(Some(&without)).unwrap().is_on(at("00:00:00")));
-        assert!(Wish::new(None).unwrap().is_on(at("00:00:00")));
+        let told = Recording { mode: RecordingMode::Schedule, schedule, event: None };
+        let wish = |told| Wish::new(told, &Spans::default());
+        assert!(wish(Some(&told)).unwrap_or_default().is_on(at("00:00:00")));
+        let without: Recording = RecordingMode::Schedule.into();
+        assert!(wish(Some(&without)).unwrap().is_on(at("00:00:00")));
+        assert!(wish(None).unwrap().is_on(at("00:00:00")));
     }
 
     #[test]
@@ -221,6 +280,34 @@ mod tests {
             [(at("10:00:00"), at("14:00:00"), NotScheduled), (at("14:00:00"), at("14:00:05"), Timeout)]
         );
         assert_eq!(pieces("10:00:00", "10:00:00", NotScheduled), []);
+    }
+
+    #[test]
+    fn what_was_missing_around_events_is_cut_out_of_what_nobody_wanted() {
+        use Cause::{Closed, NoEvent, Timeout};
+        let span = Span { from: at("09:59:55"), at: at("10:00:00"), until: at("10:00:10") };
+        let told = Recording { event: Some(EventRecording::default()), ..Recording::default() };
+        let wish = Wish::new(Some(&told), &[span].into_iter().collect()).unwrap();
+        assert!(wish.is_on(span.from) && !wish.is_on(span.until) && wish.begun(span.at) == Some(span.from));
+        let camera = CameraId::generate(&SystemIds);
+        assert_eq!(wish.connect_at(at("08:00:00"), camera), Some(at("08:00:00")), "all the time");
+        let pieces = |start: &str, end: &str, cause| -> Vec<_> {
+            wish.pieces(at(start), at(end), cause).iter().map(|piece| (piece.end, piece.cause)).collect()
+        };
+        // It was away: of what was before the event nobody can say that it would have been missed.
+        assert_eq!(
+            pieces("09:00:00", "11:00:00", Closed),
+            [(at("10:00:00"), NoEvent), (span.until, Closed), (at("11:00:00"), NoEvent)]
+        );
+        // Less was held than should have been.
+        assert_eq!(pieces("09:00:00", "09:59:58", NoEvent), [(at("09:59:58"), NoEvent)]);
+        // It began late, and nothing says why.
+        assert_eq!(
+            pieces("09:00:00", "10:00:05", NoEvent),
+            [(at("10:00:00"), NoEvent), (at("10:00:05"), Timeout)]
+        );
+        assert_eq!(wish.cause_of_end(at("10:00:09.9"), Cause::WorkerRestarted), NoEvent);
+        assert_eq!(wish.cause_of_end(at("10:00:09"), Cause::WorkerRestarted), Cause::WorkerRestarted);
     }
 
     #[test]

@@ -103,7 +103,8 @@ impl Recorded {
                 | Fact::SegmentChecked(_)
                 | Fact::Interrupted(_)
                 | Fact::Gap(_)
-                | Fact::TimestampJumped(_) => None,
+                | Fact::TimestampJumped(_)
+                | Fact::RecordingTriggered(_) => None,
             })
             .collect()
     }
@@ -121,6 +122,7 @@ impl Recorded {
                 Fact::Interrupted(_) => "interrupted",
                 Fact::Gap(_) => "gap",
                 Fact::TimestampJumped(_) => "jumped",
+                Fact::RecordingTriggered(_) => "triggered",
             })
             .collect()
     }
@@ -297,7 +299,8 @@ async fn a_reconnect_tells_its_gap() {
             | Fact::SegmentDeleted(_)
             | Fact::SegmentChecked(_)
             | Fact::SegmentStored(_)
-            | Fact::TimestampJumped(_) => None,
+            | Fact::TimestampJumped(_)
+            | Fact::RecordingTriggered(_) => None,
         })
         .collect();
     let end = recorded.segments()[0].end;

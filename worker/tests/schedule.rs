@@ -25,6 +25,7 @@ use longwatch_worker::rotation::Lengths;
 use longwatch_worker::source::{Failure, Received, Session, Source};
 use longwatch_worker::tick::Ticker;
 use longwatch_worker::wish::Wish;
+use longwatch_worker::wish::events::Spans;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -51,7 +52,8 @@ fn between(windows: &[(u32, u32)]) -> Wish {
     let window = |(from, to): &(u32, u32)| Window { days: Days::ALL, from: time(*from), to: time(*to) };
     let weekly = windows.iter().map(window).collect();
     let schedule = Some(Box::new(Schedule { time_zone: "UTC".into(), weekly }));
-    Wish::new(Some(&Recording { mode: RecordingMode::Schedule, schedule })).unwrap()
+    let told = Recording { mode: RecordingMode::Schedule, schedule, event: None };
+    Wish::new(Some(&told), &Spans::default()).unwrap()
 }
 
 /// Plays one clip per session, and then stays connected; refuses where there is none.

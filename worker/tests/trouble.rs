@@ -308,7 +308,8 @@ async fn is_told_after(end_badly: impl AsyncFnOnce(&mut Rig)) {
             | Fact::SegmentDeleted(_)
             | Fact::SegmentChecked(_)
             | Fact::Gap(_)
-            | Fact::TimestampJumped(_)) => panic!("{other:?}"),
+            | Fact::TimestampJumped(_)
+            | Fact::RecordingTriggered(_)) => panic!("{other:?}"),
         }
     };
     let pictures = pictures_in(folder.path(), &stored);

@@ -65,7 +65,7 @@ pub(super) fn read(mut object: Object<'_>, errors: &mut Errors) -> Recording {
     }
     let schedule = told.and_then(|told| read_schedule(told, errors)).map(Box::new);
     object.finish(errors);
-    Recording { mode, schedule }
+    Recording { mode, schedule, event: None }
 }
 
 fn read_schedule(mut object: Object<'_>, errors: &mut Errors) -> Option<Schedule> {

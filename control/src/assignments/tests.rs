@@ -389,7 +389,7 @@ fn longest_recording() -> Recording {
     let time = |text: &str| text.parse::<TimeOfDay>().unwrap();
     let window = Window { days: Days::ALL, from: time("23:59:59"), to: time("23:59:58") };
     let schedule = Schedule { time_zone: "Z".repeat(64), weekly: vec![window; Schedule::MAX_WINDOWS] };
-    Recording { mode: RecordingMode::Schedule, schedule: Some(Box::new(schedule)) }
+    Recording { mode: RecordingMode::Schedule, schedule: Some(Box::new(schedule)), event: None }
 }
 
 #[test]

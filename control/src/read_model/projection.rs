@@ -376,7 +376,7 @@ fn of_fact(
             })
         }
         // Nothing is missing by it: whoever asks why finds it in the log.
-        Fact::TimestampJumped(_) => return Ok(None),
+        Fact::TimestampJumped(_) | Fact::RecordingTriggered(_) => return Ok(None),
     }))
 }
 

@@ -9,12 +9,15 @@
 //! | `WORKERS` | workers | publishes heartbeats and facts, asks to join and what it is known to have, reads assignments: each an import of exactly that |
 //! | `AUDIT` | auditors | reads `LOG`, `RECORDINGS` and `HEARTBEATS` by direct get |
 //!
+//! Only one thing is asked the other way: control tells workers of events at their cameras, which is a service of `WORKERS`
+//! that `CONTROL` imports. A worker may answer what it was asked, once, and nothing else.
+//!
 //! An imported service gives its caller a reply of the server's own making, so the acknowledgement of a heartbeat goes
 //! back to who sent it and nowhere else. Auditors may not make consumers: a push consumer delivers to a subject of its
 //! maker's choice *inside* `CONTROL`, which would be a way to write. Batched direct get can only read, still replays more
 //! than 100,000 messages a second, and tells the newest position too: the last message of the subject `>`.
 
-use longwatch_events::subject::{ARCHIVES, JOIN, LogStream, REPUBLISH_TO};
+use longwatch_events::subject::{ARCHIVES, JOIN, LogStream, REPUBLISH_TO, TRIGGERS};
 
 /// What the text depends on.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +83,9 @@ accounts {{
     exports: [
       {exports}
     ]
+    imports: [
+      {{ service: {{ account: WORKERS, subject: {triggers} }} }}
+    ]
   }}
   WORKERS {{
     users: [
@@ -87,9 +93,13 @@ accounts {{
         nkey: {worker}
         permissions: {{
           publish: {{ allow: [{worker_publish}] }}
-          subscribe: {{ allow: ["_INBOX.>", {worker_subscribe}] }}
+          subscribe: {{ allow: ["_INBOX.>", {worker_subscribe}, {triggers}] }}
+          allow_responses: true
         }}
       }}
+    ]
+    exports: [
+      {{ service: {triggers}, accounts: [CONTROL] }}
     ]
     imports: [
       {worker_imports}
@@ -116,6 +126,8 @@ accounts {{
         exports = exports.join("\n      "),
         worker_publish = subjects(&worker_services),
         worker_subscribe = quoted(REPUBLISH_TO),
+        // Not sealed: what happens at whose camera is no secret among the workers of this account.
+        triggers = quoted(TRIGGERS),
         worker_imports = worker_imports.join("\n      "),
         audit_publish = subjects(&audit_services),
         audit_imports = audit_imports.join("\n      "),

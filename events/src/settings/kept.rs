@@ -13,8 +13,8 @@ use crate::labels::{Labels, Pairs};
 use crate::schedule::{Days, Schedule, TimeOfDay, Window};
 use crate::sealed::{Base64Bytes, Sealed};
 use crate::settings::{
-    CameraSettings, Priority, Recording, RecordingMode, Retention, Source, Transport, wanted_copies,
-    wanted_live_latency_ms,
+    CameraSettings, EventRecording, Priority, Recording, RecordingMode, Retention, Source, Transport,
+    wanted_copies, wanted_live_latency_ms,
 };
 
 /// [`CameraSettings`], in half the memory.
@@ -58,6 +58,8 @@ struct Packed<'a> {
 struct PackedRecording<'a> {
     #[serde(borrow)]
     schedule: Option<PackedSchedule<'a>>,
+    /// How long before an event and after it, in milliseconds.
+    event: Option<(u32, u32)>,
 }
 
 /// The time zone, and of each window the days and the seconds of the day.
@@ -161,7 +163,11 @@ impl KeptSettings {
             return plain;
         }
         let packed: PackedRecording<'_> = postcard::from_bytes(behind).expect(PACKED);
-        Recording { schedule: packed.schedule.map(|schedule| Box::new(schedule.into())), ..plain }
+        Recording {
+            schedule: packed.schedule.map(|schedule| Box::new(schedule.into())),
+            event: packed.event.map(|(pre_ms, post_ms)| EventRecording { pre_ms, post_ms }),
+            ..plain
+        }
     }
 
     /// Only servers that carry all of these labels may record it; `None`: it asks for none.
@@ -221,9 +227,11 @@ fn measured(what: &impl Serialize) -> usize {
 
 impl From<&CameraSettings> for KeptSettings {
     fn from(told: &CameraSettings) -> Self {
-        let Recording { mode, schedule } = &told.recording;
-        let recording =
-            schedule.as_deref().map(|schedule| PackedRecording { schedule: Some(schedule.into()) });
+        let Recording { mode, schedule, event } = &told.recording;
+        let recording = (schedule.is_some() || event.is_some()).then(|| PackedRecording {
+            schedule: schedule.as_deref().map(Into::into),
+            event: event.map(|EventRecording { pre_ms, post_ms }| (pre_ms, post_ms)),
+        });
         let packed = Packed {
             name: &told.name,
             labels: told.labels.as_text(),

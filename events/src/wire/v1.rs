@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{DetachedCameras, Part, Scrub, Spool, Storage};
 use crate::fact::{Cause, Codec, Damage, DeletionReason};
 use crate::hash::Sha256;
-use crate::id::{BootId, CameraId, ServerId, TenantId};
+use crate::id::{BootId, CameraId, ServerId, TenantId, TriggerId};
 use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
@@ -363,6 +363,22 @@ shapes! {
         by_ms: i64,
     }
 
+    /// See [`crate::fact::RecordingTriggered`].
+    RecordingTriggered = fact::RecordingTriggered {
+        tenant_id: TenantId,
+        camera_id: CameraId,
+        epoch: Epoch,
+        event_id: TriggerId,
+        kind: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+        at: Timestamp,
+        from: Timestamp,
+        until: Timestamp,
+        records: bool,
+        by: String,
+    }
+
     /// See [`crate::assignment::AssignmentSet`].
     AssignmentsPublished = assignment::AssignmentSet {
         server_id: ServerId,
@@ -497,6 +513,8 @@ pub enum Fact {
     Gap(Gap),
     /// The camera's media clock jumped.
     TimestampJumped(TimestampJumped),
+    /// Somebody told of an event at the camera.
+    RecordingTriggered(RecordingTriggered),
 }
 
 impl From<fact::Fact> for Fact {
@@ -511,6 +529,7 @@ impl From<fact::Fact> for Fact {
             fact::Fact::Interrupted(f) => Self::Interrupted(f.into()),
             fact::Fact::Gap(f) => Self::Gap(f.into()),
             fact::Fact::TimestampJumped(f) => Self::TimestampJumped(f.into()),
+            fact::Fact::RecordingTriggered(f) => Self::RecordingTriggered(f.into()),
         }
     }
 }
@@ -527,6 +546,7 @@ impl From<Fact> for fact::Fact {
             Fact::Interrupted(f) => Self::Interrupted(f.into()),
             Fact::Gap(f) => Self::Gap(f.into()),
             Fact::TimestampJumped(f) => Self::TimestampJumped(f.into()),
+            Fact::RecordingTriggered(f) => Self::RecordingTriggered(f.into()),
         }
     }
 }

@@ -17,8 +17,8 @@ use longwatch_events::reason::{AbandonReason, AssignReason, FinishReason, Unplac
 use longwatch_events::schedule::{Day, Schedule, TimeOfDay, Window};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
 use longwatch_events::settings::{
-    CameraSettings, Capacity, Failover, Labels, Priority, Recording, RecordingMode, Retention,
-    ServerSettings, Source, Transport,
+    CameraSettings, Capacity, EventRecording, Failover, Labels, Priority, Recording, RecordingMode,
+    Retention, ServerSettings, Source, Transport,
 };
 use longwatch_events::time::Timestamp;
 use longwatch_events::wire::Kind;
@@ -130,10 +130,20 @@ fn window() -> impl Strategy<Value = Window> {
 
 /// Also with a schedule that its mode does not want, and without one that it does.
 pub(crate) fn recording() -> impl Strategy<Value = Recording> {
-    let modes = select(vec![RecordingMode::Continuous, RecordingMode::Off, RecordingMode::Schedule]);
+    let modes = select(vec![
+        RecordingMode::Continuous,
+        RecordingMode::Off,
+        RecordingMode::Schedule,
+        RecordingMode::Event,
+    ]);
     let schedule = (text(), proptest::collection::vec(window(), 0..4))
         .prop_map(|(time_zone, weekly)| Box::new(Schedule { time_zone, weekly }));
-    (modes, option::of(schedule)).prop_map(|(mode, schedule)| Recording { mode, schedule })
+    let event = (any::<u32>(), any::<u32>()).prop_map(|(pre_ms, post_ms)| EventRecording { pre_ms, post_ms });
+    (modes, option::of(schedule), option::of(event)).prop_map(|(mode, schedule, event)| Recording {
+        mode,
+        schedule,
+        event,
+    })
 }
 
 pub(crate) fn camera_settings() -> impl Strategy<Value = CameraSettings> {

@@ -204,9 +204,11 @@ fn change_camera(env: &mut Env, state: &State) -> Option<Command> {
             settings.recording.mode = match settings.recording.mode {
                 RecordingMode::Continuous if env.random.percent(40) => RecordingMode::Off,
                 RecordingMode::Continuous if env.random.percent(30) => RecordingMode::Schedule,
-                RecordingMode::Continuous | RecordingMode::Off | RecordingMode::Schedule => {
-                    RecordingMode::Continuous
-                }
+                RecordingMode::Continuous if env.random.percent(30) => RecordingMode::Event,
+                RecordingMode::Continuous
+                | RecordingMode::Off
+                | RecordingMode::Schedule
+                | RecordingMode::Event => RecordingMode::Continuous,
             };
             settings.recording.schedule = Some(Box::new(always()));
         }

@@ -115,7 +115,8 @@ impl Takeover {
             | Fact::SegmentChecked(_)
             | Fact::Interrupted(_)
             | Fact::Gap(_)
-            | Fact::TimestampJumped(_) => {}
+            | Fact::TimestampJumped(_)
+            | Fact::RecordingTriggered(_) => {}
         }
     }
 }

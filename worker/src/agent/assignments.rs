@@ -192,7 +192,7 @@ async fn lease_asks(lease: &mut watch::Receiver<Lease>, ask_at: Instant) {
 }
 
 /// Waits until this worker is not `server_id` any more.
-async fn other_server(standing: &mut watch::Receiver<Standing>, server_id: ServerId) {
+pub(super) async fn other_server(standing: &mut watch::Receiver<Standing>, server_id: ServerId) {
     let same = |standing: &Standing| match standing {
         Standing::Known { membership, .. } => membership.server_id == server_id,
         Standing::Unknown | Standing::Detached => false,

@@ -20,6 +20,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::told::Told;
+use super::triggers::Triggers;
 use crate::archive::Archive;
 use crate::camera::{self, Break, CameraState, CameraTask, Hold, Settings, Stats, Stopped};
 use crate::dials::Dials;
@@ -33,6 +34,8 @@ use crate::source::tls::Trust;
 use crate::tick::{Seat, Ticks};
 use crate::wish::Wish;
 
+mod events;
+
 /// Before a task that failed by a bug is started again, at first and at most.
 const AFTER_BUG: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -45,6 +48,8 @@ pub(super) struct Means {
     pub(super) facts: UnboundedSender<Fact>,
     /// Hears of what no fact will tell.
     pub(super) told: Arc<Told>,
+    /// Knows what events want recorded.
+    pub(super) triggers: Arc<Triggers>,
     /// Tells the time.
     pub(super) clock: Arc<dyn Clock>,
     /// How cameras are recorded.
@@ -119,8 +124,8 @@ const fn rank(priority: Priority) -> u8 {
 }
 
 /// When a camera is wanted recorded.
-fn wish(key: Key, recording: Option<&Recording>) -> Wish {
-    Wish::new(recording).unwrap_or_else(|error| {
+fn wish(key: Key, recording: Option<&Recording>, triggers: &Triggers) -> Wish {
+    Wish::new(recording, &triggers.of(key)).unwrap_or_else(|error| {
         let camera_id = key.camera_id;
         tracing::error!(%camera_id, %error, "a schedule is not understood; the camera is recorded always");
         Wish::Always
@@ -207,7 +212,8 @@ impl Recorders {
             }
             if let State::Running(running) = &camera.state {
                 if other_recording {
-                    running.wish.send_replace(wish(*key, order.recording.as_ref()));
+                    let wish = wish(*key, order.recording.as_ref(), &self.means.triggers);
+                    running.wish.send_replace(wish);
                 }
                 running.single_session.send_if_modified(|single| {
                     std::mem::replace(single, assigned.single_session) != assigned.single_session
@@ -245,7 +251,8 @@ impl Recorders {
             Some(Camera { state: State::Sealed, .. }) | None => {
                 let resume = self.resume.remove(&key).map(|Break { end, cause }| {
                     // A process that was killed while its camera was not wanted did no harm to its recording.
-                    let cause = wish(key, order.recording.as_ref()).cause_of_end(end, cause);
+                    let wish = wish(key, order.recording.as_ref(), &self.means.triggers);
+                    let cause = wish.cause_of_end(end, cause);
                     Break { end, cause }
                 });
                 if let Some(open) = resume {
@@ -293,7 +300,7 @@ impl Recorders {
                 let means = self.means.clone();
                 let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
                 let (single_session, single_session_out) = watch::channel(order.single_session);
-                let (wish, wish_out) = watch::channel(wish(key, order.recording.as_ref()));
+                let (wish, wish_out) = watch::channel(wish(key, order.recording.as_ref(), &means.triggers));
                 let source = RtspSource::new(
                     source,
                     means.policy,
@@ -367,6 +374,16 @@ impl Recorders {
             self.means.told.lose();
         }
         let open = stopped.open_break?;
+        if let (Cause::NoEvent, Some(cause)) = (open.cause, running.ending) {
+            // It was connected all the same, and is not any more: whoever is to have it now may wait for that.
+            let at = self.means.clock.now();
+            self.broke_off(
+                key,
+                running.epoch,
+                Break { end: at, cause },
+                "not waited for events here any more",
+            );
+        }
         // The task only knows that it was told to stop; why is known here.
         if open.cause != Cause::WorkerStopped {
             return Some(open);

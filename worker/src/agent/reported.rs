@@ -73,7 +73,8 @@ impl Taken {
             | Fact::SegmentChecked(_)
             | Fact::Interrupted(_)
             | Fact::Gap(_)
-            | Fact::TimestampJumped(_) => None,
+            | Fact::TimestampJumped(_)
+            | Fact::RecordingTriggered(_) => None,
         }
     }
 }

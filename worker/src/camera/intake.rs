@@ -8,7 +8,7 @@ use longwatch_events::fact::Cause;
 use longwatch_events::time::Timestamp;
 use tokio::time::Instant;
 
-use super::preroll::Preroll;
+use super::selector::Selector;
 use super::{Break, Camera, Pace, Recorder};
 use crate::archive::writer::{Piece, Writer};
 use crate::frame::{Tracks, VideoFrame};
@@ -21,8 +21,10 @@ pub(super) struct Take {
     pub(super) plays_since: Timestamp,
     pub(super) writer: Writer,
     pub(super) recorder: Option<Recorder>,
-    /// What came while nothing was wanted.
-    pub(super) preroll: Preroll,
+    /// What came while nothing was wanted, and what is wanted of it.
+    pub(super) selector: Selector,
+    /// The recording is open, and what comes is not wanted.
+    pub(super) paused: bool,
     /// It was not told yet that the camera plays.
     pub(super) untold: Option<Arc<Tracks>>,
     /// Too much waits for the disk: frames are being dropped.
@@ -41,12 +43,12 @@ impl Camera {
             Received::Tracks(tracks) => match &mut take.recorder {
                 Some(recorder) => {
                     if recorder.change_tracks(tracks) {
-                        take.preroll.clear();
+                        take.selector.clear();
                     }
                 }
                 None => {
                     take.untold = Some(Arc::clone(&tracks));
-                    if self.wanted.is_now(self.clock.now()) {
+                    if self.wanted.is_now(self.clock.now()) || self.wanted.wish.is_of_events() {
                         self.tell_started(take);
                     }
                     take.recorder =
@@ -68,12 +70,9 @@ impl Camera {
                 stats.count_bytes(frame.data.len());
                 if self.has_room(take, frame.data.len())
                     && let Some(recorder) = &mut take.recorder
+                    && let Some(frame) = take.selector.audio(frame, recorder.is_open())
                 {
-                    if recorder.is_open() {
-                        recorder.audio(frame);
-                    } else {
-                        take.preroll.audio(frame, self.settings.max_held_bytes / 2);
-                    }
+                    recorder.audio(frame);
                 }
             }
         }
@@ -89,10 +88,12 @@ impl Camera {
         }
         let paused = recorder.pause_before(&frame);
         if paused.is_some() {
-            take.preroll.clear();
+            take.selector.clear();
         }
+        let was_wanted = !take.paused;
         if let Some(pause_us) = paused
-            && self.break_off(take, Cause::Stalled)
+            && self.break_off(take, if was_wanted { Cause::Stalled } else { self.wanted.wish.cause() })
+            && was_wanted
         {
             let why = format!("no picture for {} ms of the camera's time", pause_us / 1_000);
             self.reporter.interrupted(self.stored_until, Failure::new(Cause::Stalled, why), None);
@@ -107,12 +108,12 @@ impl Camera {
         let Some(recorder) = &take.recorder else {
             return false;
         };
-        let held = take.writer.held_bytes() + recorder.pending_bytes() + take.preroll.bytes();
+        let held = take.writer.held_bytes() + recorder.pending_bytes() + take.selector.bytes();
         if take.dropping {
             take.dropping = held > limit / 2;
         } else if held + bytes > limit {
             take.dropping = true;
-            take.preroll.clear();
+            take.selector.clear();
             self.break_off(take, Cause::StorageError);
             let why = format!("frames are dropped: {held} bytes wait for the disk");
             self.reporter.interrupted(self.stored_until, Failure::new(Cause::StorageError, why), None);
@@ -129,6 +130,7 @@ impl Camera {
             Piece::Begin { .. } | Piece::More { .. } => None,
         });
         self.send(take, pieces);
+        take.paused = false;
         if let Some(end) = ended {
             self.open_break = Some(Break { end, cause });
         }

@@ -6,7 +6,7 @@
 //!
 //! Invariants: nothing is reported as stored before it is durable; after every break the first durable keyframe is
 //! reported and then the gap before it, once; the camera's memory stays under [`Settings::max_held_bytes`]; a camera is
-//! asked only while its [`Hold`] lasts, and is not connected when it is not [wanted](Wish) soon.
+//! asked only while its [`Hold`] lasts, and is not connected when it cannot be [wanted](Wish) soon.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -36,13 +36,14 @@ mod outcomes;
 mod preroll;
 mod recorder;
 mod reporter;
+mod selector;
 mod stats;
 mod wanted;
 
 use intake::Take;
 use outcomes::Outcomes;
-use preroll::Preroll;
 use reporter::{Reporter, Told};
+use selector::Selector;
 
 pub use hold::Hold;
 pub use recorder::{Identity, Recorder};
@@ -297,7 +298,8 @@ impl Camera {
             plays_since,
             writer,
             recorder: None,
-            preroll: Preroll::default(),
+            selector: Selector::default(),
+            paused: false,
             untold: None,
             dropping: false,
             resting: false,
@@ -445,6 +447,7 @@ impl Camera {
                     // The disk had stalled and nothing was lost: the recording goes on where it was.
                     self.reporter.resumed(start, at, Vec::new());
                 }
+                self.tell_pause();
             }
             Done::Stored(stored) => {
                 self.stored_until = Some(stored.end);
@@ -463,7 +466,7 @@ impl Camera {
     fn still_broken(&mut self) {
         // That it is not wanted any more is told once all of it is stored.
         let broken = self.unconfirmed.front().copied().flatten().or(self.open_break);
-        if let Some(Break { end, cause }) = broken.filter(|broken| broken.cause != Cause::NotScheduled) {
+        if let Some(Break { end, cause }) = broken.filter(|broken| !broken.cause.is_by_wish()) {
             let why = "what was held reached the disk; what came after it was not kept";
             self.reporter.interrupted(Some(end), Failure::new(cause, why), None);
         }

@@ -1,8 +1,10 @@
-//! The frames that come while a camera is connected and not wanted recorded yet: since the last keyframe, so that a recording
-//! that begins now has everything from its first moment on.
+//! The frames that come while a camera is connected and not wanted recorded yet, so that a recording that begins now, or
+//! that an event wants to have begun a while ago, has everything from its first moment on.
 //!
-//! Invariant: what is held begins with a picture that decoding can begin at, is in the order in which it came, and is not
-//! more than the limit.
+//! Pure. Invariant: the first of them is a picture, if there are any; they are in the order in which they came. What decoding
+//! can begin at is known of each: see [`Preroll::key_until`].
+
+use std::collections::VecDeque;
 
 use crate::frame::{AudioFrame, VideoFrame};
 
@@ -13,38 +15,42 @@ pub(super) enum Held {
     Audio(AudioFrame),
 }
 
-/// The frames since the last keyframe.
+impl Held {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Video(frame) => frame.data.len(),
+            Self::Audio(frame) => frame.data.len(),
+        }
+    }
+}
+
+/// The frames that are held.
 #[derive(Debug, Default)]
 pub(super) struct Preroll {
-    frames: Vec<Held>,
+    frames: VecDeque<Held>,
     bytes: usize,
+    /// How many were taken out at the front so far.
+    gone: usize,
+    /// Where the keyframes stand, counted from the first frame that ever came.
+    keys: VecDeque<usize>,
 }
 
 impl Preroll {
-    /// Takes the next picture. If there would be more than `limit` bytes, all are dropped up to the next keyframe.
-    pub(super) fn video(&mut self, frame: VideoFrame, limit: usize) {
+    /// Takes the next picture.
+    pub(super) fn video(&mut self, frame: VideoFrame) {
         if frame.random_access {
-            self.clear();
+            self.keys.push_back(self.gone + self.frames.len());
         }
-        if frame.random_access || !self.frames.is_empty() {
-            self.push(frame.data.len(), Held::Video(frame), limit);
-        }
+        self.bytes += frame.data.len();
+        self.frames.push_back(Held::Video(frame));
     }
 
-    /// Takes the next audio frame.
-    pub(super) fn audio(&mut self, frame: AudioFrame, limit: usize) {
+    /// Takes the next audio frame, if there is a picture that it belongs to.
+    pub(super) fn audio(&mut self, frame: AudioFrame) {
         if !self.frames.is_empty() {
-            self.push(frame.data.len(), Held::Audio(frame), limit);
+            self.bytes += frame.data.len();
+            self.frames.push_back(Held::Audio(frame));
         }
-    }
-
-    fn push(&mut self, bytes: usize, frame: Held, limit: usize) {
-        if self.bytes + bytes > limit {
-            self.clear();
-            return;
-        }
-        self.bytes += bytes;
-        self.frames.push(frame);
     }
 
     /// Bytes of what is held.
@@ -52,72 +58,54 @@ impl Preroll {
         self.bytes
     }
 
-    /// Drops what is held.
+    /// How many frames are held.
+    pub(super) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether nothing is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// The picture at this place; `None` if there is none, or audio.
+    pub(super) fn picture(&self, place: usize) -> Option<&VideoFrame> {
+        match self.frames.get(place)? {
+            Held::Video(frame) => Some(frame),
+            Held::Audio(_) => None,
+        }
+    }
+
+    /// The newest picture.
+    pub(super) fn newest(&self) -> Option<&VideoFrame> {
+        (0..self.frames.len()).rev().find_map(|place| self.picture(place))
+    }
+
+    /// Where the last keyframe before `place` stands.
+    pub(super) fn key_before(&self, place: usize) -> Option<usize> {
+        let places = self.keys.iter().rev().map(|key| key - self.gone);
+        places.into_iter().find(|key| *key < place)
+    }
+
+    /// Where the first keyframe behind the first picture stands.
+    pub(super) fn second_key(&self) -> Option<usize> {
+        self.keys.iter().take(2).map(|key| key - self.gone).find(|key| *key > 0)
+    }
+
+    /// Takes out the first `count` frames, and the audio behind them.
+    pub(super) fn take(&mut self, count: usize) -> Vec<Held> {
+        let audio = self.frames.iter().skip(count).take_while(|held| matches!(held, Held::Audio(_))).count();
+        let taken: Vec<_> = self.frames.drain(..(count + audio).min(self.frames.len())).collect();
+        self.bytes -= taken.iter().map(Held::bytes).sum::<usize>();
+        self.gone += taken.len();
+        while self.keys.front().is_some_and(|key| *key < self.gone) {
+            self.keys.pop_front();
+        }
+        taken
+    }
+
+    /// Drops all that is held.
     pub(super) fn clear(&mut self) {
-        self.frames.clear();
-        self.bytes = 0;
-    }
-
-    /// Gives out what is held.
-    pub(super) fn take(&mut self) -> Vec<Held> {
-        self.bytes = 0;
-        std::mem::take(&mut self.frames)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use bytes::Bytes;
-    use longwatch_events::time::Timestamp;
-
-    use super::*;
-    use crate::frame::Arrival;
-
-    const ARRIVAL: Arrival = Arrival { at: Timestamp::UNIX_EPOCH, monotonic_us: 0 };
-
-    fn picture(n: i64, random_access: bool) -> VideoFrame {
-        VideoFrame { data: Bytes::from_static(b"picture"), media_time: n, random_access, arrival: ARRIVAL }
-    }
-
-    fn sound(n: i64) -> AudioFrame {
-        let duration = NonZeroU32::new(1).unwrap();
-        AudioFrame { data: Bytes::from_static(b"sound"), media_time: n, duration, arrival: ARRIVAL }
-    }
-
-    fn held(preroll: &mut Preroll) -> Vec<i64> {
-        let time = |held| match held {
-            Held::Video(frame) => frame.media_time,
-            Held::Audio(frame) => -frame.media_time,
-        };
-        preroll.take().into_iter().map(time).collect()
-    }
-
-    #[test]
-    fn it_holds_everything_since_the_last_keyframe() {
-        let mut preroll = Preroll::default();
-        preroll.audio(sound(1), 1_000);
-        preroll.video(picture(2, false), 1_000);
-        assert!(held(&mut preroll).is_empty());
-        preroll.video(picture(3, true), 1_000);
-        preroll.video(picture(4, true), 1_000);
-        preroll.audio(sound(5), 1_000);
-        preroll.video(picture(6, false), 1_000);
-        assert_eq!(preroll.bytes(), 7 + 5 + 7);
-        assert_eq!(held(&mut preroll), [4, -5, 6]);
-        assert!(preroll.bytes() == 0 && held(&mut preroll).is_empty());
-    }
-
-    #[test]
-    fn too_much_is_dropped_up_to_the_next_keyframe() {
-        let mut preroll = Preroll::default();
-        preroll.video(picture(1, true), 20);
-        preroll.video(picture(2, false), 20);
-        preroll.video(picture(3, false), 20);
-        preroll.video(picture(4, false), 20);
-        assert_eq!(preroll.bytes(), 0);
-        preroll.video(picture(5, true), 20);
-        assert_eq!(held(&mut preroll), [5]);
+        self.take(self.frames.len());
     }
 }

@@ -196,11 +196,27 @@ impl Recorder {
         pieces
     }
 
-    /// Ends the open segment at this [placed](Self::place) picture, which is not wanted any more. What comes next begins
-    /// with a keyframe, [resumes](Piece::Begin), and has its time anew: nothing tells how the clocks went on meanwhile.
-    pub fn rest(&mut self, next: &VideoFrame) -> Vec<Piece> {
+    /// Completes what is open before the [placed](Self::place) picture of this media time, so that all of it can become
+    /// durable. The segment stays open: it may go on with that picture.
+    pub fn complete(&mut self, next: i64) -> Vec<Piece> {
         let mut pieces = Vec::new();
-        if let Err(e) = self.close(Some(next.media_time), &mut pieces) {
+        if let Err(e) = self.cut(Some(next), &mut pieces) {
+            tracing::error!(camera_id = %self.identity.camera_id, error = %e, "last fragment lost");
+        }
+        pieces
+    }
+
+    /// Up to when pieces hold the open segment; `None`: none does, or none is open.
+    pub fn complete_until(&self) -> Option<Timestamp> {
+        let end = self.open.as_ref()?.end?;
+        self.timeline.as_ref().map(|timeline| timeline.at(end))
+    }
+
+    /// Ends the open segment at the [placed](Self::place) picture of this media time, which is not wanted. What comes next
+    /// begins with a keyframe, [resumes](Piece::Begin), and has its time anew: nothing tells how the clocks went on meanwhile.
+    pub fn rest(&mut self, next: i64) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        if let Err(e) = self.close(Some(next), &mut pieces) {
             tracing::error!(camera_id = %self.identity.camera_id, error = %e, "last fragment lost");
         }
         self.rotation.interrupt();
@@ -432,7 +448,7 @@ mod tests {
         let mut recorder = recorder();
         let mut pieces = record(&mut recorder, 0..30);
         assert!(recorder.is_open());
-        pieces.extend(recorder.rest(&picture(30)));
+        pieces.extend(recorder.rest(picture(30).media_time));
         assert!(!recorder.is_open());
         assert_eq!(ends(&pieces), [START.plus_millis(30 * 40)]);
         // An hour later its clock is a second behind.

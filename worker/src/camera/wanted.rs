@@ -13,11 +13,12 @@ use tokio::sync::watch;
 
 use super::intake::Take;
 use super::preroll::Held;
+use super::selector::Act;
 use super::{Break, Camera};
 use crate::archive::writer::Piece;
 use crate::frame::VideoFrame;
 use crate::source::Failure;
-use crate::wish::{self, Gate, Wish};
+use crate::wish::{self, Wish};
 
 /// The runtime's timers do not count while the machine is suspended, and its clock may be set: none is trusted for longer.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -26,22 +27,34 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// long after the end of a window, by the camera's clock, it is over by ours too.
 const AHEAD_MS: i64 = 10_000;
 
+/// What was missing so long ago, in milliseconds, no event that is told now can be about; and whoever tells what events want
+/// forgets none so early.
+const SETTLED_MS: i64 = 300_000;
+
 /// When one camera is wanted, as it was told last.
 pub(super) struct Wanted {
     told: watch::Receiver<Wish>,
-    wish: Wish,
-    gate: Gate,
+    pub(super) wish: Wish,
     camera: CameraId,
     /// A recording has ended for it, and that is not told yet.
-    rests: bool,
+    rests: Option<Rests>,
     /// The time of the picture at which the last session ended for it.
     shut_at: Option<Timestamp>,
+}
+
+/// What is still to become durable of a recording that is not wanted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rests {
+    /// Its segment.
+    Ended,
+    /// All up to this moment; the segment may go on.
+    Paused(Timestamp),
 }
 
 impl Wanted {
     pub(super) fn new(mut told: watch::Receiver<Wish>, camera: CameraId) -> Self {
         let wish = told.borrow_and_update().clone();
-        Self { told, wish, gate: Gate::default(), camera, rests: false, shut_at: None }
+        Self { told, wish, camera, rests: None, shut_at: None }
     }
 
     /// Whether it is wanted at this moment.
@@ -66,11 +79,13 @@ impl Wanted {
     }
 
     fn why_not(&self, at: Timestamp) -> Failure {
+        let cause = self.wish.cause();
         let why = match self.wish.next_change(at) {
+            _ if self.wish.is_of_events() => "no event wants it recorded".to_owned(),
             Some(begins) => format!("its schedule does not want it recorded before {begins}"),
             None => "its schedule never wants it recorded".to_owned(),
         };
-        Failure::new(Cause::NotScheduled, why)
+        Failure::new(cause, why)
     }
 
     /// Waits for a change of what is told, for so long at most; for that long, once nobody can make one.
@@ -84,34 +99,45 @@ impl Wanted {
 }
 
 impl Camera {
-    /// Takes note of what is told now.
-    fn note_wish(&mut self) {
+    /// Takes note of what is told now; returns whether that is something else. `held`: when the first picture was of those
+    /// that came and are still held.
+    fn note_wish(&mut self, held: Option<Timestamp>) -> bool {
         let Wanted { told, .. } = &mut self.wanted;
         if !told.has_changed().unwrap_or(false) {
-            return;
+            return false;
         }
         let wish = told.borrow_and_update().clone();
         let now = self.clock.now();
-        // What was missing until now was missing by what was told until now.
-        if let Some(open) = self.open_break.as_mut().filter(|open| open.end < now) {
-            let gap = self.wanted.gap(*open, now);
-            open.end = now;
-            self.reporter.missing(gap);
+        let (is_only_another_event, records_held) =
+            (wish.is_of_events() && self.wanted.wish.is_of_events(), held.filter(|held| wish.is_on(*held)));
+        // What was missing until now was missing by what was told until now. But an event may want what came before it.
+        let settled = if is_only_another_event {
+            now.plus_millis(-SETTLED_MS)
+        } else {
+            records_held.map_or(now, |held| held.min(now))
+        };
+        if let Some(open) = self.open_break.as_mut().filter(|open| open.end < settled) {
+            let gap = self.wanted.wish.pieces(open.end, settled, open.cause);
+            if !is_only_another_event || has_loss(&gap) {
+                open.end = settled;
+                self.reporter.missing(gap);
+            }
         }
         self.wanted.wish = wish;
         self.wanted.shut_at = None;
-        self.wanted.gate.reset();
+        true
     }
 
     /// Waits until the camera is to be connected. Says meanwhile that it is not wanted.
     pub(super) async fn until_wanted(&mut self) {
         loop {
-            self.note_wish();
+            self.note_wish(None);
             let now = self.wanted.not_before_shut(self.clock.now());
             let Wanted { wish, camera, .. } = &self.wanted;
             let connects = wish.connect_at(now, *camera);
             if connects.is_some_and(|connects| connects <= now) {
-                if !self.wanted.is_now(now) {
+                // One that waits for events is told to wait once it is there.
+                if !self.wanted.is_now(now) && !self.wanted.wish.is_of_events() {
                     self.tell_unwanted(now);
                 }
                 return;
@@ -134,17 +160,17 @@ impl Camera {
     /// What is missing of what is wanted, while a camera was not wanted when its recording broke off, is missing for this.
     pub(super) const fn blame(&mut self, cause: Cause) {
         if let Some(open) = &mut self.open_break
-            && matches!(open.cause, Cause::NotScheduled)
+            && open.cause.is_by_wish()
         {
             open.cause = cause;
         }
     }
 
     /// The camera failed and is to be tried again after `delay`, or when it is wanted, if that is earlier. Nobody misses it
-    /// before. Returns when to try again.
+    /// before, unless it should be there for an event. Returns when to try again.
     pub(super) fn failed(&mut self, failure: Failure, delay: Duration) -> Duration {
         let now = self.clock.now();
-        if self.wanted.is_now(now) {
+        if self.wanted.is_now(now) || self.wanted.wish.is_of_events() {
             self.reporter.interrupted(self.stored_until, failure, Some(delay));
             return delay;
         }
@@ -165,33 +191,71 @@ impl Camera {
         }
     }
 
-    /// Records the next picture if it is wanted, with what came before it since the last keyframe if it is the first.
+    /// Records the next picture if it is wanted, with what came before it since the last keyframe if it is the first; and
+    /// what came before and an event wants.
     ///
     /// # Errors
     /// [`Cause::NotScheduled`]: the session should end, for nothing of it is wanted soon.
     pub(super) fn let_pass(&mut self, frame: VideoFrame, take: &mut Take) -> Result<(), Failure> {
-        self.note_wish();
-        let Some(recorder) = &mut take.recorder else {
+        let Some(recorder) = &take.recorder else {
             return Ok(());
         };
         let at = recorder.time_of(&frame);
-        if self.wanted.gate.lets_pass(&self.wanted.wish, at) {
-            self.tell_started(take);
-            for held in take.preroll.take() {
-                self.record_held(held, take)?;
-            }
-            return self.record_held(Held::Video(frame), take);
+        let held = take.selector.first().map(|first| recorder.time_of(first));
+        if self.note_wish(held) {
+            take.selector.look_again();
         }
-        if recorder.is_open() {
-            let pieces = recorder.rest(&frame);
-            self.rested(take, pieces);
+        take.selector.video(frame);
+        while let Some(recorder) = &mut take.recorder
+            && let Some(act) = take.selector.act(
+                &self.wanted.wish,
+                recorder.is_open(),
+                self.settings.max_held_bytes / 2,
+                |frame| recorder.time_of(frame),
+            )
+        {
+            self.act(act, take)?;
         }
-        take.preroll.video(frame, self.settings.max_held_bytes / 2);
+        if take.selector.is_on() {
+            return Ok(());
+        }
+        self.tell_idle(take);
         if self.wanted.is_soon(at) {
             return Ok(());
         }
         self.wanted.shut_at = Some(at);
         Err(self.wanted.why_not(at))
+    }
+
+    fn act(&mut self, act: Act, take: &mut Take) -> Result<(), Failure> {
+        match act {
+            Act::Record(frames) => {
+                self.tell_started(take);
+                if take.paused {
+                    // It goes on before anybody was told that it does not.
+                    self.wanted.rests = None;
+                    take.paused = false;
+                }
+                for held in frames {
+                    self.record_held(held, take)?;
+                }
+            }
+            Act::Pause(next) => {
+                let Some(recorder) = &mut take.recorder else { return Ok(()) };
+                let pieces = recorder.complete(next);
+                self.wanted.rests = recorder.complete_until().map(Rests::Paused);
+                take.paused = true;
+                self.send(take, pieces);
+                // It may be durable already.
+                self.tell_pause();
+            }
+            Act::End(next) => {
+                take.paused = false;
+                let pieces = take.recorder.as_mut().map(|recorder| recorder.rest(next)).unwrap_or_default();
+                self.rested(take, pieces);
+            }
+        }
+        Ok(())
     }
 
     fn record_held(&mut self, held: Held, take: &mut Take) -> Result<(), Failure> {
@@ -216,18 +280,61 @@ impl Camera {
         });
         self.send(take, pieces);
         if let Some(end) = ended {
-            self.open_break = Some(Break { end, cause: Cause::NotScheduled });
-            self.wanted.rests = true;
+            self.open_break = Some(Break { end, cause: self.wanted.wish.cause() });
+            self.wanted.rests = Some(Rests::Ended);
         }
     }
 
     /// Everything is stored of a recording that ended because it is not wanted any more: that is told now.
     pub(super) fn tell_rest(&mut self) {
-        if std::mem::take(&mut self.wanted.rests)
+        if self.wanted.rests == Some(Rests::Ended)
             && let Some(end) = self.stored_until
         {
-            let why = self.wanted.why_not(end);
+            self.wanted.rests = None;
+            self.tell_unwanted_since(end);
+        }
+    }
+
+    /// The same of a recording that pauses, if all of it is durable.
+    pub(super) fn tell_pause(&mut self) {
+        if let Some(Rests::Paused(until)) = self.wanted.rests
+            && let Some(end) = self.stored_until.filter(|end| *end >= until)
+        {
+            self.wanted.rests = None;
+            self.tell_unwanted_since(end);
+        }
+    }
+
+    fn tell_unwanted_since(&mut self, end: Timestamp) {
+        let why = self.wanted.why_not(end);
+        if !self.reporter.is_interrupted_for(why.cause) {
             self.reporter.interrupted(Some(end), why, None);
         }
     }
+
+    /// A camera that is recorded around events is there, what it sends is held, and nothing of it is wanted: that is told
+    /// once, with what was missing until then of what was wanted.
+    fn tell_idle(&mut self, take: &mut Take) {
+        let is_told = self.reporter.is_interrupted_for(Cause::NoEvent) || self.wanted.rests.is_some();
+        let Some((recorder, first)) = take.recorder.as_ref().zip(take.selector.first()) else { return };
+        if !self.wanted.wish.is_of_events() || is_told || recorder.is_open() || !self.unconfirmed.is_empty() {
+            return;
+        }
+        let at = recorder.time_of(first);
+        self.tell_started(take);
+        let open = self.open_break.get_or_insert(Break { end: at, cause: Cause::NoEvent });
+        let gap = self.wanted.wish.pieces(open.end, at, open.cause);
+        open.cause = Cause::NoEvent;
+        if has_loss(&gap) {
+            open.end = at;
+            self.reporter.missing(gap);
+        }
+        let why = self.wanted.why_not(at);
+        self.reporter.interrupted(self.stored_until, why, None);
+    }
+}
+
+/// Whether anything is missing that was wanted.
+fn has_loss(gap: &[wish::Piece]) -> bool {
+    gap.iter().any(|piece| !piece.cause.is_by_wish())
 }

@@ -77,6 +77,7 @@ fn shorten(fact: &mut Fact) {
         | Fact::SegmentDeleted(_)
         | Fact::SegmentChecked(_)
         | Fact::Gap(_)
-        | Fact::TimestampJumped(_) => {}
+        | Fact::TimestampJumped(_)
+        | Fact::RecordingTriggered(_) => {}
     }
 }

@@ -335,13 +335,14 @@ fn configuration(folder: &Path, port: u16, server: ServerId) -> String {
         subject::JOIN.into(),
         "$JS.API.DIRECT.GET.ASSIGNMENTS.>".into(),
     ];
-    let subscribe = [subject::assigned(server), "_INBOX.>".into()];
+    let subscribe = [subject::assigned(server), subject::trigger(server), "_INBOX.>".into()];
     format!(
         "listen: 127.0.0.1:{port}\n\
          jetstream {{ store_dir: {store:?}, sync_interval: always }}\n\
          authorization {{ users: [\n\
            {{ user: control, password: control }}\n\
-           {{ nkey: {WORKER_USER}, permissions: {{ publish: {publish:?}, subscribe: {subscribe:?} }} }}\n\
+           {{ nkey: {WORKER_USER}, permissions: {{ publish: {publish:?}, subscribe: {subscribe:?}, \
+             allow_responses: true }} }}\n\
          ] }}\n",
         store = folder.join("store"),
     )

@@ -104,7 +104,7 @@ const CAMERA_STATE: &str = "\
     CAST(min(CASE WHEN NOT c.wants_recording THEN 5 \
       WHEN p.placement <> 'assigned' THEN 4 \
       WHEN o.silent THEN 3 \
-      WHEN r.state = 'offline' AND r.cause = 'not_scheduled' THEN 2 \
+      WHEN r.state = 'offline' AND r.cause IN ('not_scheduled', 'no_event') THEN 2 \
       WHEN r.state = 'offline' THEN 3 \
       WHEN r.state = 'recording' AND (o.boot_id IS NULL OR o.boot_id = r.boot_id) THEN 0 \
       ELSE 1 END) AS BIGINT)";

@@ -90,6 +90,7 @@ fn cause() -> impl Strategy<Value = Cause> {
         Cause::ServerSilent,
         Cause::LeaseExpired,
         Cause::NotScheduled,
+        Cause::NoEvent,
     ])
 }
 

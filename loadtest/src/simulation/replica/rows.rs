@@ -58,7 +58,8 @@ impl Rows {
                 | Fact::SegmentDeleted(_)
                 | Fact::SegmentChecked(_)
                 | Fact::Gap(_)
-                | Fact::TimestampJumped(_) => continue,
+                | Fact::TimestampJumped(_)
+                | Fact::RecordingTriggered(_) => continue,
             };
             let key = Key { tenant_id: fact.tenant_id(), camera_id: fact.camera_id() };
             self.statuses.insert((key, epoch, *server_id), (record.position, condition));
@@ -91,7 +92,9 @@ impl Rows {
         let shows = match (what, condition) {
             (Step::Begun, Condition::Recording) => true,
             (Step::Begun, Condition::Offline(cause)) => cause.is_by_wish(),
-            (Step::Stopped, Condition::Offline(cause)) => *cause == Cause::Reassigned || cause.is_by_wish(),
+            (Step::Stopped, Condition::Offline(cause)) => {
+                matches!(cause, Cause::Reassigned | Cause::NotScheduled)
+            }
             (Step::Begun, Condition::Connecting)
             | (Step::Stopped, Condition::Connecting | Condition::Recording) => false,
         };

@@ -26,6 +26,7 @@ fn given() -> Given {
         archive: Archive::new(archive.path().into(), 1).unwrap(),
         facts: facts_in,
         told: Arc::new(Told::new(archive.path().join("told"))),
+        triggers: Arc::new(Triggers::load(archive.path().join("triggers"))),
         clock: Arc::new(SystemClock),
         settings: Settings::default(),
         // Loopback is not allowed: every attempt fails at once, without a connection.
@@ -171,7 +172,7 @@ fn half_a_day_away() -> Recording {
     let time = TimeOfDay::from_seconds;
     let window = Window { days: Days::ALL, from: time(from), to: time((from + 3_600) % 86_400) };
     let schedule = Schedule { time_zone: "UTC".into(), weekly: vec![window] };
-    Recording { mode: RecordingMode::Schedule, schedule: Some(Box::new(schedule)) }
+    Recording { mode: RecordingMode::Schedule, schedule: Some(Box::new(schedule)), event: None }
 }
 
 #[tokio::test(start_paused = true)]

@@ -77,7 +77,8 @@ impl Log {
             | Fact::FirstKeyframeDurable(_)
             | Fact::Interrupted(_)
             | Fact::Gap(_)
-            | Fact::TimestampJumped(_)) => panic!("nobody tells {other:?}"),
+            | Fact::TimestampJumped(_)
+            | Fact::RecordingTriggered(_)) => panic!("nobody tells {other:?}"),
         }
         self.told.lock().unwrap().push(fact.clone());
     }
@@ -93,7 +94,8 @@ impl Log {
             | Fact::FirstKeyframeDurable(_)
             | Fact::Interrupted(_)
             | Fact::Gap(_)
-            | Fact::TimestampJumped(_)) => panic!("nobody tells {other:?}"),
+            | Fact::TimestampJumped(_)
+            | Fact::RecordingTriggered(_)) => panic!("nobody tells {other:?}"),
         };
         self.told.lock().unwrap().iter().map(word).collect()
     }
