@@ -25,7 +25,7 @@ use longwatch_events::time::Timestamp;
 use rand::RngExt as _;
 use tokio::time::{sleep, timeout};
 
-use crate::observed::{Pace, Told};
+use crate::observed::Pace;
 use crate::read_model::projection::{self, Before};
 use crate::read_model::rows::Change;
 use crate::read_model::{Applied, Batch};
@@ -58,10 +58,9 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
     }
     if let Some(file) = snapshot {
         let state = snapshots::load(service, file, written).await;
-        let told = |at| Told { position: state.position, at };
-        service.observed().set_pace(pace(&state), told(Timestamp::UNIX_EPOCH));
+        service.observed().begin_with_pace(pace(&state));
         for (server_id, server) in state.servers() {
-            service.observed().came(server_id, told(server.present_since));
+            service.observed().came(server_id, server.version);
         }
         *service.state_to_fold() = state;
     }
@@ -215,7 +214,7 @@ fn another_log(service: &Service, rows_say: Option<Timestamp>, written: Position
 struct Folded {
     batch: Batch,
     /// By which silence is measured from when on.
-    news: Vec<(Told, News)>,
+    news: Vec<(Position, News)>,
     halt: Option<String>,
 }
 
@@ -263,12 +262,9 @@ fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folde
         log_outcome(position, &envelope, outcome);
         batch.up_to = position;
         if changes_pace(&envelope.event) {
-            news.push((Told { position, at: stored_at }, News::Pace(pace(state))));
+            news.push((position, News::Pace(pace(state))));
         }
-        news.extend(
-            who_comes(&envelope.event)
-                .map(|server_id| (Told { position, at: stored_at }, News::Came(server_id))),
-        );
+        news.extend(who_comes(&envelope.event).map(|server_id| (position, News::Came(server_id))));
         if position > known {
             let changes = projection::of_log(&before, state, position, stored_at, &envelope.event);
             batch.changes.extend(changes.into_iter().map(|change| (position, change)));

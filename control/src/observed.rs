@@ -25,7 +25,7 @@ use crate::decide::liveness::{Signs, Voice};
 
 mod clock;
 
-use clock::{AHEAD_MS, LogClock, Reading};
+use clock::{LogClock, Reading};
 
 /// How often control gives a sign of life, by which the log's clock runs.
 pub const TICK_MS: u32 = 500;
@@ -70,15 +70,6 @@ impl Pace {
     }
 }
 
-/// Where `LOG` tells something by which silence is measured, and when that was stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
-    /// Where it stands in `LOG`; of what is read from a snapshot, where that ends.
-    pub position: Position,
-    /// When it was stored, by the clock that NATS had then.
-    pub at: Timestamp,
-}
-
 /// Silence of a server for longer than the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Silence {
@@ -108,30 +99,19 @@ struct Inner {
     /// By when everyone could be heard again after the log's last long pause: nobody is silent before a lease has passed
     /// since.
     went_on: Reading,
-    /// The lease before it became shorter last, in milliseconds.
-    longer_lease_ms: i64,
     /// When more servers than the share were seen to be away last.
     many_were_away: Option<Reading>,
     /// Since when servers are there that have come, or come back, while this process listens.
     present_since: BTreeMap<ServerId, Reading>,
-    /// What `LOG` told before the first sign of life was heard.
-    early: Early,
     /// What `LOG` has told and `HEARTBEATS` has not come to yet: it happens only then.
     ahead: Ahead,
     /// Whether everything that stood in the log when this process began to listen has been heard.
     is_live: bool,
 }
 
-/// Moments that the log told before its clock ran here.
-#[derive(Default)]
-struct Early {
-    present_since: BTreeMap<ServerId, Timestamp>,
-    /// When the lease became shorter last, and how long it had been, in milliseconds.
-    shorter: Option<(Timestamp, i64)>,
-}
-
-/// What stands in `LOG` up to somewhere behind the newest record of `HEARTBEATS` that was read. How far behind is not to be
-/// told from when it was stored: this process may have stood still, and the clock of NATS been set meanwhile.
+/// What stands in `LOG` up to somewhere behind the newest record of `HEARTBEATS` that was read, if one was. How far behind is
+/// not to be told from when it was stored: this process may have stood still, or only just begun to read, and the clock of
+/// NATS been set meanwhile.
 #[derive(Default)]
 struct Ahead {
     came: BTreeMap<ServerId, Position>,
@@ -146,10 +126,8 @@ impl Default for Inner {
             heard: BTreeMap::new(),
             clock: LogClock::default(),
             went_on: Reading::default(),
-            longer_lease_ms: 0,
             many_were_away: None,
             present_since: BTreeMap::new(),
-            early: Early::default(),
             ahead: Ahead::default(),
             is_live: false,
         }
@@ -162,7 +140,8 @@ impl Observed {
     }
 
     /// The next record of `HEARTBEATS` was stored at `at`.
-    pub fn tick(&self, at: Timestamp) {
+    #[cfg(test)]
+    fn tick(&self, at: Timestamp) {
         self.inner().tick(at);
     }
 
@@ -173,31 +152,26 @@ impl Observed {
         inner.come_to(folded);
     }
 
-    /// Servers may be silent for so long from where `LOG` tells it. Whoever was told to speak less often is given the time in
-    /// which it would have spoken; that follows from the log, so a restart does not forget it.
-    pub fn set_pace(&self, pace: Pace, told: Told) {
+    /// Servers could be silent for so long all the time, as far as is known: what a snapshot tells.
+    pub fn begin_with_pace(&self, pace: Pace) {
+        self.inner().pace = pace;
+    }
+
+    /// Servers may be silent for so long from `told` on, a position of `LOG`. Whoever was told to speak less often is given the
+    /// time in which it would have spoken.
+    pub fn set_pace(&self, pace: Pace, told: Position) {
         let mut inner = self.inner();
         let before_ms = i64::from(inner.pace.lease_ms);
         if i64::from(pace.lease_ms) < before_ms {
-            inner.longer_lease_ms = before_ms;
-            if inner.clock.newest().is_none() {
-                inner.early.shorter = Some((told.at, before_ms));
-            } else {
-                let longest_ms = inner.ahead.shorter.map_or(before_ms, |(_, ms)| ms.max(before_ms));
-                inner.ahead.shorter = Some((told.position, longest_ms));
-            }
+            let longest_ms = inner.ahead.shorter.map_or(before_ms, |(_, ms)| ms.max(before_ms));
+            inner.ahead.shorter = Some((told, longest_ms));
         }
         inner.pace = pace;
     }
 
-    /// `server_id` has come, or come back, as `LOG` tells. It has a lease to be heard.
-    pub fn came(&self, server_id: ServerId, told: Told) {
-        let mut inner = self.inner();
-        if inner.clock.newest().is_none() {
-            inner.early.present_since.insert(server_id, told.at);
-        } else {
-            inner.ahead.came.insert(server_id, told.position);
-        }
+    /// `server_id` has come, or come back, at `told`, a position of `LOG`, or a little before. It has a lease to be heard.
+    pub fn came(&self, server_id: ServerId, told: Position) {
+        self.inner().ahead.came.insert(server_id, told);
     }
 
     /// How long servers may be silent.
@@ -306,11 +280,7 @@ impl Observed {
 
 impl Inner {
     fn tick(&mut self, at: Timestamp) {
-        let is_first = self.clock.newest().is_none();
         let stood_ms = self.clock.read(at);
-        if is_first {
-            self.begin(at);
-        }
         if stood_ms >= i64::from(self.pace.lease_ms) {
             self.go_on();
         }
@@ -332,25 +302,10 @@ impl Inner {
         }
     }
 
-    /// After a long pause everyone has the same time, anew. What `LOG` told before the clock ran here may seem to be still to
-    /// come: it was told behind the pause, and so is now.
+    /// After a long pause everyone has the same time, anew.
     fn go_on(&mut self) {
-        let now = self.clock.reading();
-        let all_return = now.plus_ran_millis(RETURN_MS);
-        self.went_on = self.went_on.earlier(now.plus_ran_millis(self.longer_lease_ms)).later(all_return);
-        self.present_since.values_mut().for_each(|since| *since = since.earlier(all_return));
-    }
-
-    /// The clock begins to run: what `LOG` told before is put on it.
-    fn begin(&mut self, at: Timestamp) {
-        let Early { present_since, shorter } = std::mem::take(&mut self.early);
-        let clock = self.clock;
-        if let Some((since, before_ms)) = shorter {
-            let left_ms = since.plus_millis(before_ms).millis_since(at).clamp(0, before_ms + AHEAD_MS);
-            self.went_on = clock.reading().plus_ran_millis(left_ms);
-        }
-        self.present_since
-            .extend(present_since.into_iter().filter_map(|(id, since)| Some((id, clock.reading_at(since)?))));
+        let all_return = self.clock.reading().plus_ran_millis(RETURN_MS);
+        self.went_on = self.went_on.later(all_return);
     }
 
     const fn passed_us_since(&self, earlier: Reading) -> i64 {

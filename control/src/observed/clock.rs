@@ -12,9 +12,6 @@ use super::TICK_MS;
 const JITTER_MS: i64 = 100;
 /// More between two records is not time in which the log ran, in microseconds.
 const RUNS_US: i64 = (TICK_MS as i64 + JITTER_MS) * 1_000;
-/// A record of another log stream is ahead of `HEARTBEATS` by no more than this while that is read, in milliseconds; what
-/// seems to be is from before the clock of NATS was set back.
-pub(super) const AHEAD_MS: i64 = 20_000;
 
 /// What the clock shows, in microseconds since the first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,11 +28,6 @@ impl Reading {
     /// The same, so much of running time later.
     pub(super) const fn plus_ran_millis(self, millis: i64) -> Self {
         Self { ran_us: self.ran_us.saturating_add(millis.saturating_mul(1_000)), ..self }
-    }
-
-    /// The one that has run less.
-    pub(super) fn earlier(self, other: Self) -> Self {
-        if other.ran_us < self.ran_us { other } else { self }
     }
 
     /// The one that has run longer.
@@ -94,12 +86,5 @@ impl LogClock {
     /// When the newest record was stored, by the clock that NATS had then.
     pub(super) fn newest(&self) -> Option<Timestamp> {
         self.ends.map(|(_, newest)| newest)
-    }
-
-    /// What it shows when `HEARTBEATS` has come to a record of another log stream that was stored at `at`: the same as now, or
-    /// what it will show then. `None` before the first record.
-    pub(super) fn reading_at(&self, at: Timestamp) -> Option<Reading> {
-        let ahead_ms = at.millis_since(self.newest()?).clamp(0, AHEAD_MS);
-        Some(self.reading.plus_ran_millis(ahead_ms))
     }
 }

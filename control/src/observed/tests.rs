@@ -19,10 +19,19 @@ fn ticks(from: i64, to: i64) -> impl Iterator<Item = Timestamp> {
     (from..=to).step_by(TICK_MS as usize).map(Timestamp::from_millis)
 }
 
-/// What stands in `LOG` at `position` and was stored at `at`.
-fn told(position: u64, at: i64) -> Told {
-    Told { position: Position(position), at: Timestamp::from_millis(at) }
+/// When control ticks while the clock of NATS is set by so many milliseconds, the first time after 20 s, then after 40 s.
+fn ticks_while_set(from: i64, to: i64, steps: [i64; 2]) -> Vec<Timestamp> {
+    let set_ms = |number| match number {
+        0..40 => 0,
+        40..80 => steps[0],
+        _ => steps[0] + steps[1],
+    };
+    (0..).zip(ticks(from, to)).map(|(number, at)| at.plus_millis(set_ms(number))).collect()
 }
+
+/// How the clock of NATS may run, be set forward, more than once, or back.
+const STEPS: [[i64; 2]; 6] =
+    [[0, 0], [5_000, 5_000], [-3_000, -20_000], [-60_000, 5_000], [3_600_000, 1_000], [-20_000, -60_000]];
 
 #[test]
 fn only_the_logs_clock_silences() {
@@ -163,8 +172,8 @@ fn a_clock_that_is_set_back_hides_nobody() {
         let observed = Observed::default();
         let start = 10_000_000;
         ticks(start - 10_000, start).for_each(|at| observed.tick(at));
-        observed.came(alive, told(1, start));
-        observed.came(dead, told(2, start));
+        observed.came(alive, Position(1));
+        observed.came(dead, Position(2));
         observed.tick_of_control(Position(2), Timestamp::from_millis(start));
         observed.heartbeat(&beat(dead, boot, 1), Position(1), Timestamp::from_millis(start));
         let from = start + 100 - back_ms;
@@ -202,9 +211,10 @@ fn who_comes_has_a_lease_to_be_heard() {
     let (early, late) = (ServerId::from_uuid(ids.next()), ServerId::from_uuid(ids.next()));
     let observed = Observed::default();
     // One came before this process listens, the other while it does, and `HEARTBEATS` is behind `LOG`.
-    observed.came(early, told(1, 15_000));
-    ticks(10_000, 18_000).for_each(|at| observed.tick_of_control(Position(1), at));
-    observed.came(late, told(2, 20_000));
+    observed.came(early, Position(1));
+    ticks(10_000, 14_500).for_each(|at| observed.tick_of_control(Position(0), at));
+    ticks(15_000, 18_000).for_each(|at| observed.tick_of_control(Position(1), at));
+    observed.came(late, Position(2));
     let silent_at = |folded, ms| {
         observed.tick_of_control(Position(folded), Timestamp::from_millis(ms));
         [early, late].map(|server| observed.silence(server).is_some())
@@ -220,24 +230,14 @@ fn who_comes_has_a_lease_to_be_heard() {
 #[test]
 fn who_comes_while_this_process_stands_still_has_a_lease_to_be_heard() {
     let ids = CountingIds::default();
-    // The clock of NATS may run, be set forward, more than once, or back, while this process stands still.
-    for steps in [[0, 0], [5_000, 5_000], [-3_000, -20_000], [-60_000, 5_000], [3_600_000, 1_000]] {
+    for steps in STEPS {
         let server = ServerId::from_uuid(ids.next());
         let observed = Observed::default();
         ticks(10_000, 18_000).for_each(|at| observed.tick_of_control(Position(1), at));
         // Given a minute in which it reads nothing; at the end of that a server comes.
-        let mut shift = 0;
-        let mut missed = Vec::new();
-        for (number, at) in (0..).zip(ticks(18_500, 78_000)) {
-            shift += match number {
-                40 => steps[0],
-                80 => steps[1],
-                _ => 0,
-            };
-            missed.push(at.plus_millis(shift));
-        }
+        let mut missed = ticks_while_set(18_500, 78_000, steps);
         // When it goes on, LOG is the first to tell of it, ...
-        observed.came(server, told(2, 77_800 + shift));
+        observed.came(server, Position(2));
         let is_silent = |folded, at| {
             observed.tick_of_control(Position(folded), at);
             observed.silence(server).is_some()
@@ -251,17 +251,60 @@ fn who_comes_while_this_process_stands_still_has_a_lease_to_be_heard() {
     }
 }
 
+/// A process that begins to listen behind the tick with number `begins`, and had read in `LOG` what `tell` tells it of what
+/// stands there at position 2: that was folded by the tick with number `folded`. A server was heard before. Says at which tick
+/// it is silent.
+fn silent_at(steps: [i64; 2], begins: usize, folded: usize, tell: impl Fn(&Observed, ServerId)) -> usize {
+    let ids = CountingIds::default();
+    let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
+    let observed = Observed::default();
+    tell(&observed, server);
+    for (number, at) in ticks_while_set(10_000, 130_000, steps).into_iter().enumerate().skip(begins) {
+        observed.tick_of_control(Position(if number < folded { 1 } else { 2 }), at);
+        if number == folded - 10 {
+            observed.heartbeat(&beat(server, boot, 1), Position(1), at);
+        }
+        if observed.silence(server).is_some() {
+            return number;
+        }
+    }
+    panic!("it is never silent")
+}
+
+#[test]
+fn who_came_before_this_process_began_has_a_lease_to_be_heard() {
+    // Wherever in HEARTBEATS it begins, and whatever the clock of NATS was set to since.
+    for (steps, begins) in STEPS.into_iter().flat_map(|steps| [0, 30, 70, 99, 100].map(|at| (steps, at))) {
+        let came = |observed: &Observed, server| observed.came(server, Position(2));
+        assert_eq!(silent_at(steps, begins, 100, came), 107, "{steps:?}, from {begins} on");
+    }
+    // If that was before all it reads, from there on.
+    let came = |observed: &Observed, server| observed.came(server, Position(2));
+    assert_eq!(silent_at([0, 0], 110, 100, came), 117);
+}
+
+#[test]
+fn a_lease_that_became_shorter_before_this_process_began_does_so_where_it_did() {
+    for (steps, begins) in STEPS.into_iter().flat_map(|steps| [0, 30, 70, 99, 100].map(|at| (steps, at))) {
+        let shorter = |observed: &Observed, _| {
+            observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 6_000 }, Position(1));
+            observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 3_000 }, Position(2));
+        };
+        assert_eq!(silent_at(steps, begins, 100, shorter), 119, "{steps:?}, from {begins} on");
+    }
+}
+
 #[test]
 fn what_log_tells_behind_a_pause_is_no_longer_to_come_when_heartbeats_go_on() {
     let ids = CountingIds::default();
     let server = ServerId::from_uuid(ids.next());
     let observed = Observed::default();
-    observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 4_000 }, told(1, 0));
+    observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 4_000 }, Position(1));
     ticks(10_000, 18_000).for_each(|at| observed.tick_of_control(Position(1), at));
     // Given an hour of which `LOG` is the first to tell.
     let hour = 3_600_000;
-    observed.came(server, told(2, hour));
-    observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 3_000 }, told(3, hour));
+    observed.came(server, Position(2));
+    observed.set_pace(Pace { interval_ms: 1_000, lease_ms: 3_000 }, Position(3));
     ticks(hour, hour + 7_000).for_each(|at| observed.tick_of_control(Position(3), at));
     assert_eq!(
         observed.silence(server),

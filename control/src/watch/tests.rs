@@ -88,7 +88,7 @@ impl Watcher {
         let mut position = Position(sequence * 10_000);
         for tick in 0..8 {
             let at = from.plus_millis(tick * i64::from(TICK_MS));
-            observed.tick(at);
+            observed.tick_of_control(self.service.state().position, at);
             let heard = if tick == 0 && sequence == 1 { 0 } else { silent };
             for server_id in &self.servers[heard..] {
                 position = position.next();

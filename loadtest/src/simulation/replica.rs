@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use longwatch_control::decide::command::{self, Command};
-use longwatch_control::observed::{Observed, Pace, TICK_MS, Told};
+use longwatch_control::observed::{Observed, Pace, TICK_MS};
 use longwatch_events::event::{
     ControlTicked, Event, ServerAdded, ServerAdopted, ServerJoined, ServerReturned,
 };
@@ -284,10 +284,9 @@ impl Replica {
             env.see(Seen::SnapshotUsed);
             env.note(format_args!("r{} begins with State at {}", self.index, state.position));
             let pace = Pace::of(&state.policy.liveness, state.fleet());
-            let told = |at| Told { position: state.position, at };
-            process.observed.set_pace(pace, told(Timestamp::UNIX_EPOCH));
+            process.observed.begin_with_pace(pace);
             for (server_id, server) in state.servers() {
-                process.observed.came(server_id, told(server.present_since));
+                process.observed.came(server_id, server.version);
             }
             process.state = state;
         }
@@ -356,17 +355,16 @@ impl Replica {
         if !is_exempt {
             audit.check_replica(env, &name, &process.state);
         }
-        let told = Told { position: record.position, at: record.stored_at };
         let pace = Pace::of(&process.state.policy.liveness, process.state.fleet());
         if pace != process.observed.pace() {
-            process.observed.set_pace(pace, told);
+            process.observed.set_pace(pace, record.position);
         }
         if let Event::ServerAdded(ServerAdded { server_id, .. })
         | Event::ServerJoined(ServerJoined { server_id, .. })
         | Event::ServerAdopted(ServerAdopted { server_id })
         | Event::ServerReturned(ServerReturned { server_id, .. }) = &record.event
         {
-            process.observed.came(*server_id, told);
+            process.observed.came(*server_id, record.position);
         }
         self.rows.log = self.rows.log.max(record.position);
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-use longwatch_events::event::{Event, RecordingReported, ServerHeartbeat};
+use longwatch_events::event::{ControlTicked, Event, RecordingReported, ServerHeartbeat};
 use longwatch_events::fact::{Cause, Codec, Fact, FirstKeyframeDurable, Interrupted, SegmentStored};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, EventId, ServerId, TenantId};
@@ -288,6 +288,8 @@ async fn a_silent_server_makes_its_cameras_offline() {
     assert_eq!(server["last_heartbeat_at"], at(0).to_string());
 
     let other = api.control.add_server("south", Capacity::default()).await;
+    let (boot_id, folded) = (BootId::from_uuid(other.as_uuid()), api.control.service.state().position);
+    api.happens(Event::ControlTicked(ControlTicked { boot_id, folded })).await;
     for sequence in 1..=12 {
         api.control.clock.advance_millis(TICK_MS.into());
         api.heartbeat(other, sequence).await;
