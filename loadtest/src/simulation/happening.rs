@@ -66,8 +66,8 @@ pub(super) enum Ending {
 
 #[derive(Debug, Clone)]
 pub(super) enum Request {
-    /// Of control: one entry, or several atomically. A call is answered under its number.
-    Append { call: u64, drafts: Rc<Vec<Draft>> },
+    /// Of control: one entry, or several atomically. A call is answered under its number. It leaves the process at `sent_at`.
+    Append { call: u64, drafts: Rc<Vec<Draft>>, sent_at: Timestamp },
     /// Of control: a sign of life, where the log streams end, and the planner's lease.
     Tick { draft: Box<Draft>, folded: (Position, Position) },
     /// Of control: what stands in `ASSIGNMENTS` for servers, and then where `LOG` ends.
@@ -83,7 +83,15 @@ pub(super) enum Request {
     /// Of a worker: all parts of its desired set.
     Look { server_id: ServerId, begun_at: Timestamp },
     /// Of a worker to whichever replica takes it.
-    Join,
+    Join { asked_at: Timestamp },
+}
+
+/// That a worker wants to join. The answer is for that wish alone: whoever asked again since does not hear it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) worker: usize,
+    pub(super) run: Run,
+    pub(super) asked_at: Timestamp,
 }
 
 #[derive(Debug, Clone)]
@@ -111,10 +119,7 @@ pub(super) enum Message {
         command: Box<Command>,
         event_id: EventId,
     },
-    JoinWish {
-        worker: usize,
-        run: Run,
-    },
+    JoinWish(Wish),
     // To a worker.
     Acknowledged {
         sent_at: Timestamp,
@@ -127,7 +132,10 @@ pub(super) enum Message {
     },
     Told(Bytes),
     LookNow,
-    Joined(Reply),
+    Joined {
+        asked_at: Timestamp,
+        reply: Reply,
+    },
     /// To either: an alarm it set.
     Alarm(Alarm),
 }

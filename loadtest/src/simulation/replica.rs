@@ -26,7 +26,7 @@ use longwatch_events::time::Timestamp;
 use super::audit::Audit;
 use super::coverage::Seen;
 use super::env::Env;
-use super::happening::{Alarm, Ends, Happening, Message, Party, Request, Run};
+use super::happening::{Alarm, Ends, Happening, Message, Party, Request, Run, Wish};
 use super::invariant::Invariant;
 use super::nats::{Draft, Nats, Refused, Stored};
 use super::operator;
@@ -75,6 +75,8 @@ pub(super) struct Replica {
     /// It was there when the log was rolled back, and has not been started since.
     pub(super) is_before_rollback: bool,
     pub(super) doom: Option<Doom>,
+    /// When the last run was killed that was.
+    killed_at: Timestamp,
     rows: Rows,
 }
 
@@ -99,7 +101,7 @@ pub(super) struct Process {
     /// Commands that stand in the log and are acknowledged once they are folded.
     written: Vec<(EventId, Position)>,
     /// Workers that wait to be let in.
-    joining: BTreeMap<usize, (Run, u32)>,
+    joining: BTreeMap<usize, (Wish, u32)>,
 }
 
 /// Something that was asked of the log.
@@ -146,6 +148,7 @@ impl Replica {
             program,
             is_before_rollback: false,
             doom: None,
+            killed_at: Timestamp::UNIX_EPOCH,
             rows: Rows::default(),
         }
     }
@@ -202,9 +205,17 @@ impl Replica {
         self.set(env, 1, Alarm::Begin);
     }
 
-    pub(super) fn kill(&mut self) {
-        self.process = None;
+    pub(super) fn kill(&mut self, now: Timestamp) {
+        if self.process.take().is_some() {
+            self.killed_at = now;
+        }
         self.paused = None;
+    }
+
+    /// Whether that run of it was over at `at`.
+    pub(super) fn was_killed_before(&self, run: Run, at: Timestamp) -> bool {
+        let is_over = run != self.run || self.process.is_none();
+        is_over && self.killed_at < at
     }
 
     /// Its database is removed, as after a rollback.
@@ -233,14 +244,14 @@ impl Replica {
             Message::Appended { call, result } => self.answered(env, call, result),
             Message::Standing { found, end } => self.standing_read(env, found, end),
             Message::Command { command, event_id } => self.execute(env, *command, event_id),
-            Message::JoinWish { worker, run } => self.join_wish(env, worker, run),
+            Message::JoinWish(wish) => self.join_wish(env, wish),
             Message::Alarm(alarm) => self.ring(env, alarm),
             Message::Acknowledged { .. }
             | Message::Stored(_)
             | Message::Parts { .. }
             | Message::Told(_)
             | Message::LookNow
-            | Message::Joined(_) => unreachable!("a replica is not told what workers are"),
+            | Message::Joined { .. } => unreachable!("a replica is not told what workers are"),
         }
     }
 
@@ -487,7 +498,7 @@ impl Replica {
 
     fn send_call(&mut self, env: &mut Env, number: u64) {
         let Some(call) = self.process.as_ref().and_then(|process| process.calls.get(&number)) else { return };
-        let request = Request::Append { call: number, drafts: Rc::clone(&call.drafts) };
+        let drafts = Rc::clone(&call.drafts);
         let (mut delay_ms, ms) = (0, env.random.spread(100, 30_000));
         // Judgements are few, and it is a judgement that grows old.
         let percent = if matches!(call.purpose, Purpose::Judgement) { 25 } else { 2 };
@@ -508,6 +519,7 @@ impl Replica {
             env.see(Seen::KilledBeforeFold);
             self.doom = Some(Doom::Kill { ms });
         }
+        let request = Request::Append { call: number, drafts, sent_at: env.now.plus_millis(delay_ms) };
         let (from, run, micros) = (Party::Replica(self.index), self.run, env.latency());
         env.after_micros(delay_ms * 1_000 + micros, Happening::Request { from, run, request });
         self.set(env, ANSWER_WITHIN_MS, Alarm::CallLate(number));

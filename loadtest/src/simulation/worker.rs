@@ -278,7 +278,7 @@ impl Worker {
             }
             Message::Told(part) => self.offer(env, audit, part),
             Message::LookNow => self.look_soon(env),
-            Message::Joined(reply) => self.joined(env, audit, reply),
+            Message::Joined { asked_at, reply } => self.joined(env, audit, asked_at, reply),
             Message::Alarm(alarm) => self.ring(env, audit, cameras, alarm),
             Message::Appended { .. }
             | Message::Ticked { .. }
@@ -286,7 +286,7 @@ impl Worker {
             | Message::Standing { .. }
             | Message::News
             | Message::Command { .. }
-            | Message::JoinWish { .. } => unreachable!("a worker is not told what replicas are"),
+            | Message::JoinWish(_) => unreachable!("a worker is not told what replicas are"),
         }
     }
 
@@ -391,12 +391,16 @@ impl Worker {
     fn join(&mut self, env: &mut Env) {
         let Some(process) = &mut self.process else { return };
         process.joining_since = Some(env.now);
-        self.ask(env, Request::Join);
+        self.ask(env, Request::Join { asked_at: env.now });
         self.set_alarm(env, ANSWER_WITHIN_MS, Alarm::JoinLate);
     }
 
-    fn joined(&mut self, env: &mut Env, audit: &mut Audit, reply: Reply) {
+    fn joined(&mut self, env: &mut Env, audit: &mut Audit, asked_at: Timestamp, reply: Reply) {
         let Some(process) = &mut self.process else { return };
+        // Nobody waits for the answer to a wish that took too long.
+        if process.joining_since != Some(asked_at) || env.now.millis_since(asked_at) > ANSWER_WITHIN_MS {
+            return;
+        }
         process.joining_since = None;
         let again_in = match reply {
             Reply::Welcome { server_id, adopted } => {

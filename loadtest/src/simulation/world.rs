@@ -18,7 +18,7 @@ use super::audit::Audit;
 use super::cameras::Cameras;
 use super::coverage::Seen;
 use super::env::Env;
-use super::happening::{Happening, Message, Party, Request, Run};
+use super::happening::{Happening, Message, Party, Request, Run, Wish};
 use super::invariant::Invariant;
 use super::nats::{Appended, Draft, Nats, Refused, Stored};
 use super::operator;
@@ -237,7 +237,9 @@ impl World {
         match request {
             // A replica looks where the log ends before it does anything after NATS was away; see the module.
             Request::Append { .. } if self.is_before_rollback(from) => {}
-            Request::Append { call, drafts } => {
+            // What was killed before it sent this does not send it any more.
+            Request::Append { sent_at, .. } if self.was_killed_before(from, run, sent_at) => {}
+            Request::Append { call, drafts, .. } => {
                 let result = self.append(&drafts, true);
                 if self.env.strikes(Fault::AnswerLost, 4) {
                     self.env.see(Seen::AnswerLost);
@@ -284,7 +286,7 @@ impl World {
                 let (parts, is_whole) = self.nats.parts(server_id);
                 self.answer(from, run, Message::Parts { parts, is_whole, begun_at });
             }
-            Request::Join => self.join(from, run),
+            Request::Join { asked_at } => self.join(from, run, asked_at),
         }
     }
 
@@ -295,8 +297,16 @@ impl World {
         }
     }
 
+    /// Whether a run was over at `at`.
+    fn was_killed_before(&self, party: Party, run: Run, at: Timestamp) -> bool {
+        match party {
+            Party::Replica(index) => self.replicas[index].was_killed_before(run, at),
+            Party::Worker(_) => false,
+        }
+    }
+
     /// One of the replicas that can takes a worker's wish to join.
-    fn join(&mut self, from: Party, run: Run) {
+    fn join(&mut self, from: Party, run: Run, asked_at: Timestamp) {
         let Party::Worker(worker) = from else { return };
         let able: Vec<_> = self
             .replicas
@@ -307,7 +317,8 @@ impl World {
             .collect();
         if let Some(replica) = self.env.random.pick(&able) {
             let replica_run = self.replicas[replica].run;
-            self.answer(Party::Replica(replica), replica_run, Message::JoinWish { worker, run });
+            let wish = Wish { worker, run, asked_at };
+            self.answer(Party::Replica(replica), replica_run, Message::JoinWish(wish));
         }
     }
 

@@ -13,7 +13,7 @@ use longwatch_events::state::Membership;
 use super::{Process, Purpose, Replica};
 use crate::simulation::coverage::Seen;
 use crate::simulation::env::Env;
-use crate::simulation::happening::{Alarm, Happening, Message, Party, Reply, Run};
+use crate::simulation::happening::{Alarm, Happening, Message, Party, Reply, Wish};
 use crate::simulation::nats::{Draft, Refused};
 use crate::simulation::worker::claim;
 
@@ -91,13 +91,13 @@ impl Replica {
     }
 
     /// A worker asks to be let in.
-    pub(super) fn join_wish(&mut self, env: &mut Env, worker: usize, run: Run) {
+    pub(super) fn join_wish(&mut self, env: &mut Env, wish: Wish) {
         let Some(process) = &mut self.process else { return };
         if process.decides() {
-            process.joining.insert(worker, (run, 0));
+            process.joining.insert(wish.worker, (wish, 0));
             self.joins_go_on(env);
         } else {
-            self.reply(env, worker, run, Reply::TryAgain);
+            self.reply(env, wish, Reply::TryAgain);
         }
     }
 
@@ -110,18 +110,15 @@ impl Replica {
                 .values()
                 .any(|call| matches!(call.purpose, Purpose::Join { worker: w } if w == worker))
         };
-        let waiting: Vec<_> = process
-            .joining
-            .iter()
-            .map(|(worker, wish)| (*worker, *wish))
-            .filter(|(w, _)| !is_under_way(*w))
-            .collect();
-        for (worker, (run, steps)) in waiting {
-            self.join_goes_on(env, worker, run, steps);
+        let waiting: Vec<_> =
+            process.joining.values().copied().filter(|(wish, _)| !is_under_way(wish.worker)).collect();
+        for (wish, steps) in waiting {
+            self.join_goes_on(env, wish, steps);
         }
     }
 
-    fn join_goes_on(&mut self, env: &mut Env, worker: usize, run: Run, steps: u32) {
+    fn join_goes_on(&mut self, env: &mut Env, wish: Wish, steps: u32) {
+        let worker = wish.worker;
         let adopts = env.scenario.adopts_automatically;
         let new_id = env.server_id(worker);
         let Some(process) = &mut self.process else { return };
@@ -137,13 +134,13 @@ impl Replica {
         };
         match decided {
             Ok(decided) => {
-                process.joining.insert(worker, (run, steps + 1));
+                process.joining.insert(worker, (wish, steps + 1));
                 let draft = self.draft(env, decided.event, Some(decided.expected_last));
                 self.call(env, Purpose::Join { worker }, vec![draft]);
             }
             Err(reply) => {
                 process.joining.remove(&worker);
-                self.reply(env, worker, run, reply);
+                self.reply(env, wish, reply);
             }
         }
     }
@@ -152,15 +149,20 @@ impl Replica {
         let Some(process) = &mut self.process else { return };
         // What was appended is looked at once it is folded.
         if result.is_err()
-            && let Some((run, _)) = process.joining.remove(&worker)
+            && let Some((wish, _)) = process.joining.remove(&worker)
         {
-            self.reply(env, worker, run, Reply::TryAgain);
+            self.reply(env, wish, Reply::TryAgain);
         }
     }
 
-    fn reply(&self, env: &mut Env, worker: usize, run: Run, reply: Reply) {
+    fn reply(&self, env: &mut Env, wish: Wish, reply: Reply) {
+        // It looks where the log ends before it lets anybody in; see the module.
+        if self.is_before_rollback {
+            return;
+        }
+        let Wish { worker, run, asked_at } = wish;
         let micros = env.latency() + env.latency();
-        let message = Message::Joined(reply);
+        let message = Message::Joined { asked_at, reply };
         env.after_micros(micros, Happening::Message { to: Party::Worker(worker), run, message });
     }
 }

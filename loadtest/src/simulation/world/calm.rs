@@ -41,7 +41,7 @@ impl World {
         for replica in &mut self.replicas {
             let has_halted = replica.process.as_ref().is_some_and(|process| process.halted.is_some());
             if has_halted && replica.paused.is_none() {
-                replica.kill();
+                replica.kill(self.env.now);
                 replica.program = longwatch_events::fold::VERSION;
                 if self.audit.was_rolled_back {
                     replica.forget_rows();

@@ -189,7 +189,7 @@ impl World {
                 self.env.after(ms, Happening::Resume(Party::Replica(replica)));
             }
             Doom::Kill { ms } => {
-                process.kill();
+                process.kill(self.env.now);
                 self.env.after(ms, Happening::Start(Party::Replica(replica)));
             }
         }
@@ -296,7 +296,7 @@ impl World {
     pub(super) fn restart_all(&mut self) {
         self.check_halted();
         for replica in &mut self.replicas {
-            replica.kill();
+            replica.kill(self.env.now);
             replica.forget_rows();
             replica.start(&mut self.env);
         }
