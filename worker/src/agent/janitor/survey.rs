@@ -147,22 +147,31 @@ impl Named<'_> {
         Ok(())
     }
 
-    fn known(self, places: &[Place], totals: &BTreeMap<Key, u64>) -> Known {
+    fn known(mut self, places: &[Place], totals: &BTreeMap<Key, u64>) -> Known {
         let mut unnamed_bytes = totals.clone();
-        let mut unnamed_on = BTreeSet::new();
+        let (mut unnamed_on, mut waiting) = (BTreeSet::new(), BTreeSet::new());
+        let mut segments = Vec::new();
         for place in places {
             let camera = self.view.day(*place).camera;
-            let day = self.days.get(place);
-            if day.is_none_or(|(_, other_bytes)| *other_bytes > 0) {
-                unnamed_on.insert((place.0, camera));
-            }
-            let named: u64 =
-                day.into_iter().flat_map(|(segments, _)| segments).map(|segment| segment.bytes).sum();
+            let named = match self.days.remove(place) {
+                // Midnight changes nothing about their order: where one of an earlier day is not told yet, none of this may go.
+                Some((named, other_bytes)) if !waiting.contains(&camera) => {
+                    if other_bytes > 0 {
+                        waiting.insert(camera);
+                        unnamed_on.insert((place.0, camera));
+                    }
+                    named
+                }
+                Some(_) | None => {
+                    unnamed_on.insert((place.0, camera));
+                    Vec::new()
+                }
+            };
             if let Some(unnamed) = unnamed_bytes.get_mut(&camera) {
-                *unnamed = unnamed.saturating_sub(named);
+                *unnamed = unnamed.saturating_sub(named.iter().map(|segment| segment.bytes).sum());
             }
+            segments.extend(named);
         }
-        let segments = self.days.into_values().flat_map(|(segments, _)| segments).collect();
         Known { segments, unnamed_bytes, unnamed_on }
     }
 }

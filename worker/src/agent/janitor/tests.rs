@@ -13,6 +13,7 @@ use std::fs;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
 
 struct Rig {
     archive: tempfile::TempDir,
@@ -55,8 +56,12 @@ impl Rig {
 
     /// Stores an hour of video that begins so many hours ago.
     fn store(&self, camera: Key, hours_ago: i64) -> SegmentName {
+        self.store_from(camera, self.clock.now().plus_millis(-hours_ago * HOUR_MS))
+    }
+
+    /// Stores an hour of video.
+    fn store_from(&self, camera: Key, start: Timestamp) -> SegmentName {
         let Key { tenant_id, camera_id } = camera;
-        let start = self.clock.now().plus_millis(-hours_ago * HOUR_MS);
         let server_id = ServerId::generate(&SystemIds);
         let name = SegmentName { tenant_id, camera_id, start, epoch: Epoch(1), server_id };
         // As its key says it.
@@ -174,9 +179,23 @@ fn wherever_it_ends_the_next_start_finishes_and_tells() {
 
 #[test]
 fn what_was_not_told_as_stored_does_not_go_yet() {
+    // Of one day, and of two.
+    not_told_as_stored([10, 11]);
+    not_told_as_stored([-1, 1]);
+    // And what got its name long ago was told by an earlier run.
+    let mut rig = Rig::ahead_ms(2 * HOUR_MS);
+    let camera = camera();
+    rig.store(camera, 3);
+    rig.keep(camera, Retention { max_bytes: Some(1), ..Retention::default() });
+    assert_eq!(rig.work(), 1);
+}
+
+/// Two segments that begin so many hours after a midnight.
+fn not_told_as_stored(hours: [i64; 2]) {
     let mut rig = Rig::ahead_ms(0);
     let camera = camera();
-    let names = [rig.store(camera, 3), rig.store(camera, 2)];
+    let midnight = Timestamp::from_millis((rig.clock.now().as_micros() / 1_000 / DAY_MS - 1) * DAY_MS);
+    let names = hours.map(|hours| rig.store_from(camera, midnight.plus_millis(hours * HOUR_MS)));
     rig.keep(camera, Retention { max_bytes: Some(1), ..Retention::default() });
     assert_eq!(rig.work(), 0);
     let stored = |name: SegmentName| {
@@ -203,11 +222,6 @@ fn what_was_not_told_as_stored_does_not_go_yet() {
     assert_eq!(rig.work(), 0, "it is in memory only");
     rig.janitor.means.reported.all_durable();
     assert_eq!(rig.work(), 2);
-    // And what got its name long ago was told by an earlier run.
-    let mut rig = Rig::ahead_ms(2 * HOUR_MS);
-    rig.store(camera, 3);
-    rig.keep(camera, Retention { max_bytes: Some(1), ..Retention::default() });
-    assert_eq!(rig.work(), 1);
 }
 
 #[test]
