@@ -17,7 +17,6 @@ use crate::state::{Assignment, Camera, CameraCopy, Placement, Server, State};
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Index {
-    /// Of servers that hold something, or held it once.
     servers: BTreeMap<ServerId, Held>,
     away: BTreeMap<ServerId, BTreeSet<CopyKey>>,
     left: BTreeMap<ServerId, BTreeSet<CopyKey>>,
@@ -30,9 +29,12 @@ pub struct Index {
     names: BTreeMap<String, ServerId>,
 }
 
-/// What is looked up of a server. Together, because every entry of a plan changes both.
+/// What is looked up of a server. Together, because every entry of a plan asks for all of it, and a first plan has a million:
+/// in State itself servers lie so far apart that finding one costs as much as all else.
 #[derive(Debug, Clone)]
 struct Held {
+    /// Whether it can record, as State says.
+    is_assignable: bool,
     roster: Roster,
     /// When it, or what its server is to know of it, changed last. Not what follows from State alone: a State that was
     /// read from a snapshot has forgotten it.
@@ -55,6 +57,7 @@ impl PartialEq for Index {
     fn eq(&self, other: &Self) -> bool {
         let Self { servers: _, away, left, waiting, moving, particular, requested, keys, names } = self;
         self.rosters().eq(other.rosters())
+            && self.assignable().eq(other.assignable())
             && *away == other.away
             && *left == other.left
             && *waiting == other.waiting
@@ -114,7 +117,7 @@ impl Roster {
         };
         let Err(at) = at else { return };
         if self.copies.len() == self.copies.capacity() {
-            self.copies.reserve_exact((self.copies.len() / 8).max(4));
+            self.copies.reserve_exact((self.copies.len() / 8).max(16));
         }
         self.copies.insert(at, key);
     }
@@ -195,8 +198,18 @@ impl Index {
         self.names.get(name).copied()
     }
 
-    /// Takes note of a server's name and key. They are not in the index yet.
+    /// Whether `server` can record: it is there, and [`Server::is_assignable`].
+    pub(crate) fn is_assignable(&self, server: ServerId) -> bool {
+        self.servers.get(&server).is_some_and(|held| held.is_assignable)
+    }
+
+    fn assignable(&self) -> impl Iterator<Item = ServerId> {
+        self.servers.iter().filter(|(_, held)| held.is_assignable).map(|(server, _)| *server)
+    }
+
+    /// Takes note of a server: its name, its key, whether it can record. They are not in the index yet.
     pub(crate) fn add_server(&mut self, server_id: ServerId, server: &Server) {
+        self.held(server_id).is_assignable = server.is_assignable();
         if let Some(key) = server.public_key {
             self.keys.insert(key, server_id);
         }
@@ -227,10 +240,17 @@ impl Index {
 
     /// The roster of `server`, which changes at `position`.
     fn change(&mut self, server: ServerId, position: Position) -> &mut Roster {
-        let held = self.servers.entry(server);
-        let held = held.or_insert_with(|| Held { roster: Roster::default(), changed: position });
+        let held = self.held(server);
         held.changed = position;
         &mut held.roster
+    }
+
+    fn held(&mut self, server: ServerId) -> &mut Held {
+        self.servers.entry(server).or_insert_with(|| Held {
+            is_assignable: false,
+            roster: Roster::default(),
+            changed: Position::START,
+        })
     }
 
     /// Takes note of a camera. It is not in the index yet.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::event::{Decision, PlanEntry, PlanMade};
 use crate::fold::{Outcome, camera};
 use crate::id::ServerId;
+use crate::index::Index;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, UnplacedReason};
 use crate::state::{Assignment, Camera, CameraCopy, Placement, Server, State};
@@ -23,7 +24,7 @@ fn took_effect(state: &mut State, position: Position, at: Timestamp, entry: &Pla
     let State { servers, cameras, index, .. } = state;
     let cameras = cameras.get_mut(&key.tenant_id);
     let Some(camera) = cameras.and_then(|cameras| cameras.get_mut(&key.camera_id)) else { return false };
-    if !may_record(servers, camera, key.copy, &entry.decision) {
+    if !may_record(index, camera, key.copy, &entry.decision) {
         return false;
     }
     let epoch = Epoch::from(position);
@@ -42,13 +43,13 @@ fn took_effect(state: &mut State, position: Position, at: Timestamp, entry: &Pla
 }
 
 /// Whether the server that `decision` names can record the copy: it can record at all, and holds no other copy of it.
-fn may_record(servers: &BTreeMap<ServerId, Server>, camera: &Camera, copy: u8, decision: &Decision) -> bool {
+fn may_record(index: &Index, camera: &Camera, copy: u8, decision: &Decision) -> bool {
     let server_id = match decision {
         Decision::Assign { server_id, .. } | Decision::Move { server_id, .. } => *server_id,
         Decision::Unplace { .. } | Decision::Finish { .. } | Decision::Abandon { .. } => return true,
     };
     let mut others = camera.copies().filter(|(number, _)| *number != copy);
-    servers.get(&server_id).is_some_and(Server::is_assignable)
+    index.is_assignable(server_id)
         && !others.any(|(_, other)| other.servers().any(|server| server == server_id))
 }
 

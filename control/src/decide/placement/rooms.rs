@@ -56,13 +56,16 @@ impl Refusal {
     }
 }
 
+/// The number of a zone, from 1 on; its servers stand at that place in [`Rooms::open`].
+type Zone = usize;
+
 /// One server's room.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room<'a> {
     capacity: Capacity,
     failover: Failover,
     labels: &'a Labels,
-    zone: Option<&'a str>,
+    zone: Option<Zone>,
     is_draining: bool,
     is_disk_low: bool,
     disk_used_percent: u8,
@@ -77,12 +80,20 @@ pub(super) struct Room<'a> {
 pub(super) struct Request<'a> {
     pub(super) bitrate_bps: u64,
     labels: Option<&'a Labels>,
-    zone: Option<&'a str>,
+    zone: Option<Wanted<'a>>,
     /// The server that it belongs to, if it was or is to be taken from there: every other one would take it over.
     home: Option<ServerId>,
     others: Others,
     /// The server that it is to leave.
     away_from: Option<ServerId>,
+}
+
+/// The zone that a camera carries as a label.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    name: &'a str,
+    /// `None`: no server is in it.
+    zone: Option<Zone>,
 }
 
 /// Where the camera's other copies are.
@@ -134,14 +145,16 @@ struct Load {
 #[derive(Debug, Clone)]
 pub(super) struct Rooms<'a> {
     rooms: BTreeMap<ServerId, Room<'a>>,
-    /// Those that may be given something, by zone, the emptiest first.
-    open: BTreeMap<Option<&'a str>, BTreeSet<Load>>,
+    /// The numbers of the zones that servers are in: a name takes longer to compare.
+    zones: BTreeMap<&'a str, Zone>,
+    /// Those that may be given something, by zone, the emptiest first; at the front those that are in none.
+    open: Vec<BTreeSet<Load>>,
     down: Vec<ServerId>,
     draining: Vec<ServerId>,
 }
 
 impl<'a> Room<'a> {
-    fn of(server: &'a Server, roster: &Roster, min_disk_free_percent: u8) -> Self {
+    fn of(server: &'a Server, zone: Option<Zone>, roster: &Roster, min_disk_free_percent: u8) -> Self {
         let ServerSettings { capacity, failover, ref labels, .. } = server.settings;
         let (leaving, leaving_bps) = roster.leaving();
         let free_percent = server.disk_free_percent;
@@ -149,7 +162,7 @@ impl<'a> Room<'a> {
             capacity,
             failover,
             labels,
-            zone: labels.get(ZONE),
+            zone,
             is_draining: server.draining_since.is_some(),
             is_disk_low: free_percent.is_some_and(|free| free < min_disk_free_percent),
             disk_used_percent: 100_u8.saturating_sub(free_percent.unwrap_or(100)),
@@ -267,8 +280,8 @@ impl<'a> Request<'a> {
     }
 
     /// The zone that it should be in.
-    pub(super) const fn zone(&self) -> Option<&'a str> {
-        self.zone
+    pub(super) fn zone(&self) -> Option<&'a str> {
+        self.zone.map(|wanted| wanted.name)
     }
 
     /// Whether the camera has no other copies.
@@ -288,7 +301,8 @@ impl<'a> Rooms<'a> {
         let state = inputs.state;
         let low = state.policy.min_disk_free_percent;
         let mut rosters = state.index().rosters().peekable();
-        let (mut rooms, mut open) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+        let mut zones = BTreeMap::new();
+        let (mut rooms, mut open) = (Vec::new(), vec![Vec::new()]);
         let (mut down, mut draining) = (Vec::new(), Vec::new());
         for (id, server) in state.servers() {
             while rosters.next_if(|(of, _)| *of < id).is_some() {}
@@ -297,15 +311,21 @@ impl<'a> Rooms<'a> {
                 continue;
             }
             let roster = rosters.next_if(|(of, _)| *of == id).map_or(Roster::none(), |(_, roster)| roster);
-            let room = Room::of(server, roster, low);
+            let zone = server.settings.labels.get(ZONE).map(|name| {
+                let next = open.len();
+                let zone = *zones.entry(name).or_insert(next);
+                open.resize(open.len().max(zone + 1), Vec::new());
+                zone
+            });
+            let room = Room::of(server, zone, roster, low);
             draining.extend(room.is_draining.then_some(id));
             if room.is_open() {
-                open.entry(room.zone).or_default().push(room.load(id));
+                open[zone.unwrap_or(0)].push(room.load(id));
             }
             rooms.push((id, room));
         }
-        let open = open.into_iter().map(|(zone, loads)| (zone, BTreeSet::from_iter(loads))).collect();
-        Self { rooms: rooms.into_iter().collect(), open, down, draining }
+        let open = open.into_iter().map(BTreeSet::from_iter).collect();
+        Self { rooms: rooms.into_iter().collect(), zones, open, down, draining }
     }
 
     /// Servers of ours that cannot record now.
@@ -326,10 +346,11 @@ impl<'a> Rooms<'a> {
         others: Others,
         away_from: Option<ServerId>,
     ) -> Request<'a> {
+        let wanted = |name| Wanted { name, zone: self.zones.get(name).copied() };
         Request {
             bitrate_bps: index::bitrate(camera),
             labels: camera.settings.server_labels(),
-            zone: camera.settings.labels().value_of(ZONE),
+            zone: camera.settings.labels().value_of(ZONE).map(wanted),
             home,
             others,
             // A server that is lost is no room at all.
@@ -371,17 +392,17 @@ impl<'a> Rooms<'a> {
         self.get(server_id).map(|room| zones(room.zone, &taken, request))
     }
 
-    fn taken_zones(&self, request: &Request<'_>) -> impl Iterator<Item = &'a str> {
+    fn taken_zones(&self, request: &Request<'_>) -> impl Iterator<Item = Zone> {
         request.others.siblings.iter().filter_map(|id| self.get(*id)?.zone)
     }
 
     /// The best server for what is asked for: of a million cameras the first in rank is nearly always the one.
     pub(super) fn best(&self, request: &Request<'_>) -> Option<ServerId> {
         let taken: Vec<_> = self.taken_zones(request).collect();
-        let first = |(zone, servers): (&Option<&str>, &BTreeSet<Load>)| {
-            Some(Rank { zones: zones(*zone, &taken, request), load: *servers.first()? })
+        let first = |(at, servers): (usize, &BTreeSet<Load>)| {
+            Some(Rank { zones: zones(zone_at(at), &taken, request), load: *servers.first()? })
         };
-        let Rank { load, .. } = self.open.iter().filter_map(first).min()?;
+        let Rank { load, .. } = self.open.iter().enumerate().filter_map(first).min()?;
         if self.may_have(load.server_id, request) {
             return Some(load.server_id);
         }
@@ -389,9 +410,10 @@ impl<'a> Rooms<'a> {
     }
 
     /// The same, looking at servers in the order of their ranks, zone by zone no further than it has to.
-    fn best_of_all(&self, request: &Request<'_>, taken: &[&str]) -> Option<ServerId> {
-        let mut servers: Vec<_> = self.open.values().map(BTreeSet::iter).collect();
-        let zones: Vec<_> = self.open.keys().map(|zone| zones(*zone, taken, request)).collect();
+    fn best_of_all(&self, request: &Request<'_>, taken: &[Zone]) -> Option<ServerId> {
+        let mut servers: Vec<_> = self.open.iter().map(BTreeSet::iter).collect();
+        let of_zone = |at| zones(zone_at(at), taken, request);
+        let zones: Vec<_> = (0..self.open.len()).map(of_zone).collect();
         let first = servers.iter_mut().zip(&zones).enumerate();
         let mut next: BinaryHeap<_> = first
             .filter_map(|(at, (servers, zones))| {
@@ -448,7 +470,7 @@ impl<'a> Rooms<'a> {
         change(room);
         let (after, zone) = (room.load(server_id), room.zone);
         if room.is_open()
-            && let Some(open) = self.open.get_mut(&zone)
+            && let Some(open) = self.open.get_mut(zone.unwrap_or(0))
         {
             open.remove(&before);
             open.insert(after);
@@ -456,10 +478,15 @@ impl<'a> Rooms<'a> {
     }
 }
 
-fn zones(zone: Option<&str>, taken: &[&str], request: &Request<'_>) -> Zones {
+/// The zone whose servers stand at `at` in [`Rooms::open`].
+fn zone_at(at: usize) -> Option<Zone> {
+    (at > 0).then_some(at)
+}
+
+fn zones(zone: Option<Zone>, taken: &[Zone], request: &Request<'_>) -> Zones {
     Zones {
         shares: zone.is_some_and(|zone| taken.contains(&zone)),
-        other: request.zone.is_some() && zone != request.zone,
+        other: request.zone.is_some_and(|wanted| zone.is_none() || zone != wanted.zone),
     }
 }
 

@@ -117,14 +117,14 @@ impl<'a> Draft<'a> {
 
     fn choose(&mut self, waiting: &Waiting<'a>, request: &Request<'a>) -> Option<(ServerId, AssignReason)> {
         let Waiting { camera, copy, .. } = waiting;
-        let free = request.without_home();
-        if let Some(wished) = copy.requested().filter(|wished| self.rooms.may_have(*wished, &free)) {
+        let free = || request.without_home();
+        if let Some(wished) = copy.requested().filter(|wished| self.rooms.may_have(*wished, &free())) {
             return Some((wished, AssignReason::Requested));
         }
         let preferred = camera.settings.preferred_server_id;
         if let Some(home) = request.home().filter(|home| self.rooms.may_have(*home, request)) {
             // Once it is at home nobody takes it over: the server it prefers may have it at once.
-            let preferred = preferred.filter(|preferred| self.rooms.may_have(*preferred, &free));
+            let preferred = preferred.filter(|preferred| self.rooms.may_have(*preferred, &free()));
             return Some(preferred.map_or((home, AssignReason::Home), |id| (id, AssignReason::Preferred)));
         }
         let taken_over =
