@@ -93,12 +93,12 @@ pub(crate) fn fragmenter(data: &[u8]) {
             0..=3 => {
                 waiting[0].push(content.clone());
                 let random_access = kind >= 128;
-                muxer.push_video(VideoFrame { data: content.into(), media_time, random_access, arrival });
+                muxer.push_video(&VideoFrame { data: content.into(), media_time, random_access, arrival });
             }
             4..=6 => {
                 waiting[1].push(content.clone());
                 let duration = NonZeroU32::MIN.saturating_add(u32::from(kind));
-                muxer.push_audio(AudioFrame { data: content.into(), media_time, duration, arrival });
+                muxer.push_audio(&AudioFrame { data: content.into(), media_time, duration, arrival });
             }
             _ => cut(&mut muxer, (kind >= 128).then_some(media_time), &mut file, &mut put, &mut waiting),
         }

@@ -169,9 +169,9 @@ fn segment() -> Vec<u8> {
     let mut file = init::header(&tracks, at);
     for n in 0..4 {
         let data = Bytes::from_static(b"\0\0\0\x02\x65\x88");
-        muxer.push_video(VideoFrame { data, media_time: n * 3_600, random_access: n == 0, arrival });
+        muxer.push_video(&VideoFrame { data, media_time: n * 3_600, random_access: n == 0, arrival });
         let (data, duration) = (Bytes::from_static(&[0xd5; 16]), scale(16));
-        muxer.push_audio(AudioFrame { data, media_time: n * 16, duration, arrival });
+        muxer.push_audio(&AudioFrame { data, media_time: n * 16, duration, arrival });
         if n % 2 == 1 {
             let fragment = muxer.finish_fragment(None).unwrap().unwrap();
             file.extend_from_slice(&fragment.head);

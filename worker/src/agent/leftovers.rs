@@ -377,7 +377,7 @@ pub(super) mod tests {
         let mut muxer = Muxer::new(&tracks);
         let arrival = Arrival { at: name.start, monotonic_us: 0 };
         let data = bytes::Bytes::from_static(b"a picture");
-        muxer.push_video(VideoFrame { data, media_time: 0, random_access: true, arrival });
+        muxer.push_video(&VideoFrame { data, media_time: 0, random_access: true, arrival });
         let fragment = muxer.finish_fragment(Some(3_600)).unwrap().unwrap();
         let mut file = init::header(&tracks, name.start);
         file.extend_from_slice(&fragment.head);

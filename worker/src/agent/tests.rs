@@ -3,7 +3,7 @@ use crate::archive::door::Step;
 use crate::archive::layout::SegmentName;
 use crate::archive::writer::{Codecs, Done, Piece, Writer};
 use crate::config::LogFormat;
-use crate::fmp4::Fragment;
+use crate::fmp4::{Fragment, Samples};
 use crate::identity::Membership;
 use crate::plan::Key;
 use longwatch_events::assignment::AssignmentSet;
@@ -120,7 +120,13 @@ async fn a_worker_that_has_no_volume_left_says_so_and_ends() {
         codecs: Codecs { video: Codec::H264, audio: None },
         resumes: true,
         header: vec![1, 2, 3],
-        fragment: Fragment { head: Vec::new(), samples: Vec::new(), video_frames: 1, zero: 0, end: 1 },
+        fragment: Fragment {
+            head: Vec::new(),
+            samples: Samples::default(),
+            video_frames: 1,
+            zero: 0,
+            end: 1,
+        },
         until: name.start,
     });
     assert!(matches!(dones.recv().await, Some(Done::Failed(error)) if error.fails_volume()));

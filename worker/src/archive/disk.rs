@@ -307,18 +307,24 @@ impl Session {
     fn write_piece(&mut self, place: &Place, buffer: &mut Buffer, piece: Piece) -> Result<(), Error> {
         let bytes = piece.len();
         match piece {
-            Piece::Begin { name, codecs, resumes, mut header, fragment, until } => {
+            Piece::Begin { name, codecs, resumes, mut header, mut fragment, until } => {
                 header.extend_from_slice(&fragment.head);
-                let segment =
-                    OpenSegment::create(&place.root, &place.door, &name, &header, &fragment.samples, buffer)?;
+                let segment = OpenSegment::create(
+                    &place.root,
+                    &place.door,
+                    &name,
+                    &header,
+                    &mut fragment.samples,
+                    buffer,
+                )?;
                 let video_frames = fragment.video_frames.into();
                 self.open = Some(Open { segment, name, codecs, until, video_frames, new: true });
                 let began = Some(Began { start: name.start, resumes });
                 self.written.push(Fragment { began, until, bytes });
             }
-            Piece::More { fragment, until } => match &mut self.open {
+            Piece::More { mut fragment, until } => match &mut self.open {
                 Some(open) => {
-                    open.segment.append(&fragment.head, &fragment.samples, buffer)?;
+                    open.segment.append(&fragment.head, &mut fragment.samples, buffer)?;
                     open.until = until;
                     open.video_frames += u64::from(fragment.video_frames);
                     self.written.push(Fragment { began: None, until, bytes });

@@ -19,13 +19,12 @@
 //! block: [`super::disk`] has threads for them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
-use bytes::Bytes;
 use longwatch_events::hash::Sha256;
 use longwatch_events::time::Timestamp;
 use rustix::fs::{CWD, OFlags, RenameFlags};
@@ -33,11 +32,14 @@ use rustix::fs::{CWD, OFlags, RenameFlags};
 use super::Error;
 use super::door::{Door, Step};
 use super::layout::{PART, SegmentName, UNSYNCED};
+use crate::fmp4::Samples;
 
-/// What direct writes are aligned to, in memory and in the file: no disk has larger blocks.
-pub const BLOCK: usize = 4_096;
-/// What is written at once: a fragment of most cameras, and little enough to be hashed while it is still in the cache.
+pub use crate::fmp4::samples::BLOCK;
+
+/// What is copied together and written at once, and little enough to be hashed while it is still in the cache.
 const CHUNK: usize = 512 << 10;
+/// Pieces of memory that one write takes; the kernel's own bound is twice that.
+const PIECES_A_WRITE: usize = 512;
 
 /// Memory to write from, aligned to [`BLOCK`]. One serves all files of a thread.
 #[derive(Debug)]
@@ -137,7 +139,7 @@ impl OpenSegment {
         door: &Door,
         name: &SegmentName,
         head: &[u8],
-        samples: &[Bytes],
+        samples: &mut Samples,
         buffer: &mut Buffer,
     ) -> Result<Self, Error> {
         let key = name.key();
@@ -173,7 +175,7 @@ impl OpenSegment {
     /// # Errors
     ///
     /// [`Error::Io`]: the segment must not grow any more; see [`Self::salvage`].
-    pub fn append(&mut self, head: &[u8], samples: &[Bytes], buffer: &mut Buffer) -> Result<(), Error> {
+    pub fn append(&mut self, head: &[u8], samples: &mut Samples, buffer: &mut Buffer) -> Result<(), Error> {
         self.door.ask(Step::Write).map_err(|e| self.failed("write", e))?;
         self.written =
             self.written.then(&self.file, head, samples, buffer).map_err(|e| self.failed("write", e))?;
@@ -276,15 +278,40 @@ impl OpenSegment {
 }
 
 impl Written {
-    /// Writes `head` and `samples` behind what was written before; what is written then. Hashes each chunk while it is
+    /// Writes `head` and `samples` behind what was written before; what is written then.
+    fn then(&self, file: &File, head: &[u8], samples: &mut Samples, buffer: &mut Buffer) -> io::Result<Self> {
+        let begins = self.tail.len() + head.len();
+        if samples.is_empty() || begins % BLOCK != samples.phase() || begins > CHUNK {
+            return self.then_copied(file, head, samples, buffer);
+        }
+        let before = &mut buffer.chunk()[..begins];
+        before[..self.tail.len()].copy_from_slice(&self.tail);
+        before[self.tail.len()..].copy_from_slice(head);
+        let mut hash = self.hash.clone();
+        hash.update(head);
+        samples.iter().for_each(|piece| hash.update(piece));
+        let (before, within) = before.split_at(begins - samples.phase());
+        let tail = samples.fill(within);
+        let at = self.bytes - self.tail.len() as u64;
+        write_all_at(file, std::iter::once(&*before).chain(samples.blocks()), at)?;
+        Ok(Self { bytes: self.bytes + (head.len() + samples.len()) as u64, tail, hash })
+    }
+
+    /// The same of samples that stand in memory otherwise than they will in the file. Hashes each chunk while it is
     /// still in the processor's cache.
-    fn then(&self, file: &File, head: &[u8], samples: &[Bytes], buffer: &mut Buffer) -> io::Result<Self> {
+    fn then_copied(
+        &self,
+        file: &File,
+        head: &[u8],
+        samples: &Samples,
+        buffer: &mut Buffer,
+    ) -> io::Result<Self> {
         let (chunk, mut hash) = (buffer.chunk(), self.hash.clone());
         let mut filled = self.tail.len();
         let mut at = self.bytes - filled as u64;
         let mut hashed = filled;
         chunk[..filled].copy_from_slice(&self.tail);
-        for mut part in std::iter::once(head).chain(samples.iter().map(|sample| &sample[..])) {
+        for mut part in std::iter::once(head).chain(samples.iter()) {
             while !part.is_empty() {
                 let (now, later) = part.split_at(part.len().min(CHUNK - filled));
                 chunk[filled..filled + now.len()].copy_from_slice(now);
@@ -346,6 +373,27 @@ pub(super) fn mark_unsynced(part: &Path) -> io::Result<()> {
     let mut marked = part.as_os_str().to_owned();
     marked.push(UNSYNCED);
     rename_new(part, Path::new(&marked))
+}
+
+/// Writes pieces of whole blocks, as few times as can be.
+fn write_all_at<'a>(file: &File, pieces: impl Iterator<Item = &'a [u8]>, mut at: u64) -> io::Result<()> {
+    let pieces: Vec<_> = pieces.filter(|piece| !piece.is_empty()).collect();
+    for pieces in pieces.chunks(PIECES_A_WRITE) {
+        let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut left = &mut slices[..];
+        while !left.is_empty() {
+            let written = match rustix::io::pwritev(file, left, at) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::INVAL) if set_direct(file, false) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            at += written as u64;
+            IoSlice::advance_slices(&mut left, written);
+        }
+    }
+    Ok(())
 }
 
 /// Writes whole blocks. A file system may take the flag for direct writes and then not the writes: they go through the
@@ -412,12 +460,21 @@ mod tests {
         }
     }
 
-    fn samples(text: &'static str) -> Vec<Bytes> {
-        text.split(' ').map(|sample| Bytes::from_static(sample.as_bytes())).collect()
+    fn samples(text: &str) -> Samples {
+        let mut samples = Samples::default();
+        text.split(' ').for_each(|sample| samples.push(sample.as_bytes()));
+        samples
     }
 
     fn create(root: &Path, name: &SegmentName, head: &str) -> Result<OpenSegment, Error> {
-        OpenSegment::create(root, &Door::default(), name, head.as_bytes(), &[], &mut Buffer::default())
+        OpenSegment::create(
+            root,
+            &Door::default(),
+            name,
+            head.as_bytes(),
+            &mut Samples::default(),
+            &mut Buffer::default(),
+        )
     }
 
     fn end() -> Timestamp {
@@ -433,15 +490,21 @@ mod tests {
     #[test]
     fn a_segment_grows_then_gets_its_name_and_hash() {
         let (root, name, mut buffer) = (tempfile::tempdir().unwrap(), name(), Buffer::default());
-        let mut segment =
-            OpenSegment::create(root.path(), &Door::default(), &name, b"head ", &samples("a b"), &mut buffer)
-                .unwrap();
+        let mut segment = OpenSegment::create(
+            root.path(),
+            &Door::default(),
+            &name,
+            b"head ",
+            &mut samples("a b"),
+            &mut buffer,
+        )
+        .unwrap();
         let part = root.path().join(name.key() + PART);
         // While it is open, zeros fill its last block.
         let open = fs::read(&part).unwrap();
         assert!(open.starts_with(b"head ab") && open[7..].iter().all(|byte| *byte == 0), "{open:?}");
         assert_eq!(open.len(), BLOCK);
-        segment.append(b" more ", &[], &mut buffer).unwrap();
+        segment.append(b" more ", &mut Samples::default(), &mut buffer).unwrap();
         let stored = close(segment).unwrap();
         let content = fs::read(root.path().join(&stored.key)).unwrap();
         assert_eq!(content, b"head ab more ");
@@ -458,13 +521,25 @@ mod tests {
         let (root, name, mut buffer) = (tempfile::tempdir().unwrap(), name(), Buffer::default());
         let pattern: Vec<u8> = (0..3 * CHUNK).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let lengths = [1, BLOCK - 1, BLOCK, 0, BLOCK + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 77, 3];
-        let mut segment =
-            OpenSegment::create(root.path(), &Door::default(), &name, b"", &[], &mut buffer).unwrap();
+        let mut segment = OpenSegment::create(
+            root.path(),
+            &Door::default(),
+            &name,
+            b"",
+            &mut Samples::default(),
+            &mut buffer,
+        )
+        .unwrap();
         let mut expected = Vec::new();
         for length in lengths {
-            let sample = Bytes::copy_from_slice(&pattern[..length]);
-            segment.append(&pattern[..7], &[sample.clone(), sample.clone()], &mut buffer).unwrap();
-            expected.extend([&pattern[..7], &sample, &sample].concat());
+            // As they will stand in the file, and otherwise.
+            for off in [0, 1] {
+                let mut samples = Samples::at(expected.len() + 7 + off);
+                samples.push(&pattern[..length]);
+                samples.push(&pattern[..length]);
+                segment.append(&pattern[..7], &mut samples, &mut buffer).unwrap();
+                expected.extend([&pattern[..7], &pattern[..length], &pattern[..length]].concat());
+            }
         }
         let stored = close(segment).unwrap();
         assert!(fs::read(root.path().join(&stored.key)).unwrap() == expected);

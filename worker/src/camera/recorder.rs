@@ -161,7 +161,7 @@ impl Recorder {
             }
         }
         if let Some(open) = &mut self.open {
-            open.muxer.push_video(frame);
+            open.muxer.push_video(&frame);
         }
         Ok(pieces)
     }
@@ -178,7 +178,7 @@ impl Recorder {
             }
         }
         if self.rotation.count_audio(frame.data.len()) {
-            open.muxer.push_audio(frame);
+            open.muxer.push_audio(&frame);
         } else if !std::mem::replace(&mut self.audio_flood, true) {
             tracing::warn!(camera_id = %self.identity.camera_id, "audio dropped: too many frames without a picture");
         }

@@ -9,11 +9,13 @@
 mod boxes;
 pub mod init;
 pub mod mux;
+pub mod samples;
 pub mod scan;
 #[cfg(test)]
 mod tests;
 
 pub use mux::{Fragment, Muxer};
+pub use samples::Samples;
 
 /// Track id of video (section 8.3.2).
 const VIDEO_TRACK: u32 = 1;

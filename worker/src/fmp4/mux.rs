@@ -7,10 +7,11 @@
 
 use std::num::NonZeroU32;
 
-use bytes::Bytes;
+use longwatch_events::time::Timestamp;
 
 use super::boxes::Boxes;
-use super::init::{DEPENDENT_SAMPLE, SYNC_SAMPLE};
+use super::init::{self, DEPENDENT_SAMPLE, SYNC_SAMPLE};
+use super::samples::{BLOCK, Samples};
 use super::{AUDIO_TRACK, Error, VIDEO_TRACK};
 use crate::frame::{AudioFrame, Tracks, VideoFrame};
 
@@ -20,6 +21,12 @@ const MAX_STEP: i64 = i32::MAX as i64;
 const MAX_TIME: i64 = 1 << 61;
 /// The largest fragment: `trun` has signed 32-bit data offsets.
 const MAX_BYTES: usize = i32::MAX as usize - (64 << 20);
+/// Before any fragment is known, the room for what stands before its samples.
+const FIRST_HEAD: usize = 1_024;
+/// How much more than the fragment before it the next one may have to say: of ten more samples of sound.
+const HEAD_SPARE: usize = 80;
+/// The header of a box.
+const BOX_HEADER: usize = 8;
 
 /// Collects the frames of one segment and turns them into fragments.
 #[derive(Debug)]
@@ -29,7 +36,14 @@ pub struct Muxer {
     /// Media time of the segment's beginning in the video timescale; known when the first fragment is complete.
     zero: Option<i64>,
     sequence: u32,
-    bytes: usize,
+    /// Where in the file the open fragment begins.
+    position: usize,
+    /// Room for what stands in the file between there and its samples.
+    head: usize,
+    /// The pictures of the open fragment.
+    pictures: Samples,
+    /// The sound that will follow them.
+    sound: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -44,7 +58,7 @@ struct Track {
 
 #[derive(Debug)]
 struct Sample {
-    data: Bytes,
+    bytes: u32,
     media_time: i64,
     /// How long it lasts, if that is known.
     duration: Option<NonZeroU32>,
@@ -56,8 +70,8 @@ struct Sample {
 pub struct Fragment {
     /// `moof` and the header of `mdat`.
     pub head: Vec<u8>,
-    /// The samples, in the order in which they follow the head.
-    pub samples: Vec<Bytes>,
+    /// The samples, as they follow the head.
+    pub samples: Samples,
     /// Video frames among them.
     pub video_frames: u32,
     /// Media time of the segment's beginning, in the video timescale.
@@ -69,7 +83,7 @@ pub struct Fragment {
 impl Fragment {
     /// Size on disk.
     pub fn len(&self) -> usize {
-        self.head.len() + self.samples.iter().map(Bytes::len).sum::<usize>()
+        self.head.len() + self.samples.len()
     }
 
     /// Never: a fragment has at least one sample.
@@ -127,15 +141,22 @@ impl Muxer {
             audio: tracks.audio.as_ref().map(|audio| Track::new(audio.timescale, 1)),
             zero: None,
             sequence: 0,
-            bytes: 0,
+            // As long at any time.
+            position: init::header(tracks, Timestamp::UNIX_EPOCH).len(),
+            head: FIRST_HEAD,
+            pictures: Samples::default(),
+            sound: Vec::new(),
         }
     }
 
     /// Adds a picture to the open fragment.
-    pub fn push_video(&mut self, frame: VideoFrame) {
-        self.bytes = self.bytes.saturating_add(frame.data.len());
+    pub fn push_video(&mut self, frame: &VideoFrame) {
+        if self.pictures.is_empty() {
+            self.pictures = Samples::at((self.position + self.head) % BLOCK);
+        }
+        self.pictures.push(&frame.data);
         self.video.samples.push(Sample {
-            data: frame.data,
+            bytes: length(&frame.data),
             media_time: frame.media_time,
             duration: None,
             sync: frame.random_access,
@@ -143,17 +164,22 @@ impl Muxer {
     }
 
     /// Adds audio to the open fragment; ignored if the segment has no audio track.
-    pub fn push_audio(&mut self, frame: AudioFrame) {
+    pub fn push_audio(&mut self, frame: &AudioFrame) {
         if let Some(audio) = &mut self.audio {
-            self.bytes = self.bytes.saturating_add(frame.data.len());
-            let AudioFrame { data, media_time, duration, .. } = frame;
-            audio.samples.push(Sample { data, media_time, duration: Some(duration), sync: true });
+            self.sound.extend_from_slice(&frame.data);
+            let AudioFrame { ref data, media_time, duration, .. } = *frame;
+            audio.samples.push(Sample {
+                bytes: length(data),
+                media_time,
+                duration: Some(duration),
+                sync: true,
+            });
         }
     }
 
     /// Bytes of samples in the open fragment.
     pub const fn pending_bytes(&self) -> usize {
-        self.bytes
+        self.pictures.len() + self.sound.len()
     }
 
     /// Closes the open fragment; `None` if it holds no picture. `next` is the media time of the picture that follows,
@@ -166,7 +192,8 @@ impl Muxer {
         if self.video.samples.is_empty() {
             return Ok(None);
         }
-        let bytes = std::mem::take(&mut self.bytes);
+        let bytes = self.pending_bytes();
+        let (mut samples, sound) = (std::mem::take(&mut self.pictures), std::mem::take(&mut self.sound));
         let video = std::mem::take(&mut self.video.samples);
         let audio = self.audio.as_mut().map(|track| std::mem::take(&mut track.samples)).unwrap_or_default();
         if bytes > MAX_BYTES {
@@ -179,9 +206,14 @@ impl Muxer {
 
         let video_run = self.time_video(&video, zero, next);
         let audio_run = self.time_audio(&audio, zero);
-        let head = self.head(&video, &video_run, &audio, &audio_run, bytes);
+        let (head, least) = self.head(&video, &video_run, &audio, &audio_run, bytes);
         let video_frames = u32::try_from(video.len()).unwrap_or(u32::MAX);
-        let samples = video.into_iter().chain(audio).map(|sample| sample.data).collect();
+        samples.push(&sound);
+        self.position += head.len() + samples.len();
+        self.head = least + HEAD_SPARE;
+        // Its memory serves the next one.
+        self.sound = sound;
+        self.sound.clear();
         let end = zero.saturating_add(self.video.end);
         Ok(Some(Fragment { head, samples, video_frames, zero, end }))
     }
@@ -214,7 +246,8 @@ impl Muxer {
         Some(track.timings(&presented, &presented, next))
     }
 
-    /// `moof` (section 8.8.4) and the header of `mdat` (section 8.1.1).
+    /// `moof` (section 8.8.4) and the header of `mdat` (section 8.1.1), with free space (section 8.1.2) up to where the samples
+    /// were put down; and how long both are without that.
     fn head(
         &self,
         video: &[Sample],
@@ -222,26 +255,36 @@ impl Muxer {
         audio: &[Sample],
         audio_run: &Option<(i64, Vec<Timing>)>,
         bytes: usize,
-    ) -> Vec<u8> {
-        let video_bytes: usize = video.iter().map(|sample| sample.data.len()).sum();
+    ) -> (Vec<u8>, usize) {
+        let video_bytes: usize = video.iter().map(|sample| sample.bytes as usize).sum();
         let mut boxes = Boxes::default();
         let mut offsets = Vec::with_capacity(2);
+        let mut least = 0;
         boxes.put(b"moof", |b| {
             b.put_full(b"mfhd", 0, 0, |b| b.u32(self.sequence));
             offsets.push((track_fragment(b, VIDEO_TRACK, video, video_run), 0));
             if let Some(run) = audio_run {
                 offsets.push((track_fragment(b, AUDIO_TRACK, audio, run), video_bytes));
             }
+            least = b.len() + BOX_HEADER;
+            if let Some(free) = self.head.checked_sub(least).and_then(|left| left.checked_sub(BOX_HEADER)) {
+                b.put(b"free", |b| b.raw(&vec![0; free]));
+            }
         });
-        let data_begins = boxes.len() + 8;
+        let data_begins = boxes.len() + BOX_HEADER;
         for (at, within) in offsets {
             let offset = i32::try_from(data_begins + within).expect("invariant: fragments stay below 2 GiB");
             boxes.patch_i32(at, offset);
         }
-        boxes.u32(u32::try_from(bytes + 8).expect("invariant: fragments stay below 2 GiB"));
+        boxes.u32(u32::try_from(bytes + BOX_HEADER).expect("invariant: fragments stay below 2 GiB"));
         boxes.raw(b"mdat");
-        boxes.into_bytes()
+        (boxes.into_bytes(), least)
     }
+}
+
+/// Of one sample; more than a fragment can hold is refused when it is finished.
+fn length(data: &[u8]) -> u32 {
+    u32::try_from(data.len()).unwrap_or(u32::MAX)
 }
 
 /// `traf` (section 8.8.6); returns where its data offset stands, to be filled in.
@@ -268,7 +311,7 @@ fn track_fragment(b: &mut Boxes, track: u32, samples: &[Sample], run: &(i64, Vec
             b.i32(0);
             for (sample, timing) in samples.iter().zip(timings) {
                 b.u32(u32::try_from(timing.duration).unwrap_or(u32::MAX));
-                b.u32(u32::try_from(sample.data.len()).unwrap_or(u32::MAX));
+                b.u32(sample.bytes);
                 if video {
                     b.u32(if sample.sync { SYNC_SAMPLE } else { DEPENDENT_SAMPLE });
                     let offset = timing.offset.clamp(i64::from(i32::MIN), i64::from(i32::MAX));

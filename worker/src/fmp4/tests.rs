@@ -120,14 +120,14 @@ fn play(ops: &[Op], with_audio: bool) -> Played {
                 let data = vec![fill; bytes];
                 waiting.0.push((data.clone(), media_time, sync));
                 let data = data.into();
-                muxer.push_video(VideoFrame { data, media_time, random_access: sync, arrival: ARRIVAL });
+                muxer.push_video(&VideoFrame { data, media_time, random_access: sync, arrival: ARRIVAL });
             }
             Op::Audio { media_time, bytes } => {
                 let data = vec![fill; bytes];
                 if with_audio {
                     waiting.1.push(data.clone());
                 }
-                muxer.push_audio(AudioFrame {
+                muxer.push_audio(&AudioFrame {
                     data: data.into(),
                     media_time,
                     duration: FRAME,
@@ -140,7 +140,10 @@ fn play(ops: &[Op], with_audio: bool) -> Played {
                     Op::Audio { .. } | Op::Cut { .. } => None,
                 });
                 if let Some(fragment) = muxer.finish_fragment(next.filter(|_| next_known)).unwrap() {
-                    assert_eq!(fragment.len(), fragment.head.len() + fragment.samples.concat().len());
+                    assert_eq!(
+                        fragment.len(),
+                        fragment.head.len() + fragment.samples.iter().map(<[u8]>::len).sum::<usize>()
+                    );
                     played.zero = fragment.zero;
                     played.end = fragment.end;
                     played.file.extend_from_slice(&fragment.head);
@@ -263,7 +266,7 @@ fn audio_counts_from_the_first_picture_and_never_below() {
 #[test]
 fn a_fragment_needs_a_picture() {
     let mut muxer = Muxer::new(&tracks(true));
-    muxer.push_audio(AudioFrame {
+    muxer.push_audio(&AudioFrame {
         data: Bytes::from_static(b"a"),
         media_time: 0,
         duration: FRAME,

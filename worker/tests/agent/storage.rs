@@ -101,7 +101,7 @@ pub(crate) fn put_old(system: &System, number: u32, minute: i64, mebibytes: usiz
     let tracks = Tracks { video, audio: None, not_recorded: Vec::new() };
     let mut muxer = Muxer::new(&tracks);
     let (data, arrival) = (vec![b'.'; mebibytes << 20].into(), Arrival { at: start, monotonic_us: 0 });
-    muxer.push_video(VideoFrame { data, media_time: 0, random_access: true, arrival });
+    muxer.push_video(&VideoFrame { data, media_time: 0, random_access: true, arrival });
     let fragment = muxer.finish_fragment(Some(60 * 90_000)).unwrap().unwrap();
     let mut content = init::header(&tracks, start);
     content.extend_from_slice(&fragment.head);
