@@ -8,6 +8,7 @@ pub mod demo;
 pub mod drain;
 pub mod failover;
 pub mod frames;
+pub mod kills;
 pub mod record;
 pub mod scale;
 pub mod simulate;

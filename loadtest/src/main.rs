@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use longwatch_loadtest::commands::{cameras, demo, drain, failover, frames, record, scale, simulate};
+use longwatch_loadtest::commands::{cameras, demo, drain, failover, frames, kills, record, scale, simulate};
 
 #[derive(Parser)]
 #[command(version, about = "Simulated cameras for Longwatch, and the tools that measure with them")]
@@ -22,6 +22,7 @@ enum Command {
     Drain(drain::Args),
     Record(record::Args),
     Failover(failover::Args),
+    Kills(kills::Args),
     Scale(scale::Args),
     Simulate(simulate::Args),
 }
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Drain(args) => drain::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Failover(args) => failover::run(&args),
+        Command::Kills(args) => kills::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Simulate(args) => simulate::run(&args),
     };
