@@ -1,7 +1,7 @@
 //! The control plane of Longwatch: folds the log, decides, answers the API.
 //!
 //! Arrows point one way: [`decide`] is pure and knows only State; [`service`] is what all shells share; [`follower`],
-//! [`planner`], [`watch`], [`join`], [`archives`] and [`api`] are shells around it; [`serve`] puts them together; [`single`] runs the whole
+//! [`planner`], [`watch`], [`join`], [`archives`], [`triggers`] and [`api`] are shells around it; [`serve`] puts them together; [`single`] runs the whole
 //! system on one machine.
 
 pub mod api;
@@ -26,4 +26,5 @@ pub mod single;
 pub mod snapshots;
 #[cfg(test)]
 mod testing;
+pub mod triggers;
 pub mod watch;

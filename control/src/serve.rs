@@ -23,7 +23,7 @@ use crate::observed::TICK_MS;
 use crate::read_model::ReadModel;
 use crate::secrets::Secrets;
 use crate::service::{CommandError, Parts, Service};
-use crate::{api, archives, backlog, follower, lead, planner, read_model, snapshots, watch};
+use crate::{api, archives, backlog, follower, lead, planner, read_model, snapshots, triggers, watch};
 
 /// How long requests that are under way may take once the process is told to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -148,6 +148,7 @@ pub async fn run(args: ServeArgs, stop: CancellationToken) -> Result<(), Error> 
             watch::run(&service),
             join::run(&service, &client, &join_key, args.adopt),
             archives::run(&service, &client),
+            triggers::run(&service),
             lead::run(&service, &client, settings.replicas),
             ensure_default_tenant(&service),
         );

@@ -26,6 +26,7 @@ use crate::observed::Observed;
 use crate::read_model::ReadModel;
 use crate::replay;
 use crate::secrets::{self, Secrets};
+use crate::triggers::Told;
 
 /// How long a command waits for the fold to pass what it appended.
 const FOLD_DEADLINE: Duration = Duration::from_secs(5);
@@ -111,6 +112,7 @@ pub struct Service {
     unopened: AtomicUsize,
     held: AtomicUsize,
     troubles: Mutex<BTreeMap<&'static str, String>>,
+    triggers_told: Told,
 }
 
 impl Service {
@@ -138,6 +140,7 @@ impl Service {
             unopened: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             troubles: Mutex::default(),
+            triggers_told: Told::default(),
         }
     }
 
@@ -177,6 +180,11 @@ impl Service {
     /// What was heard of servers.
     pub const fn observed(&self) -> &Observed {
         &self.observed
+    }
+
+    /// The events at cameras that this process told servers of.
+    pub(crate) const fn triggers_told(&self) -> &Told {
+        &self.triggers_told
     }
 
     /// The log's clock.

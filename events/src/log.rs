@@ -11,6 +11,7 @@ pub mod jetstream;
 pub mod memory;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -106,6 +107,15 @@ pub trait Log: Send + Sync {
 
     /// Says something that nobody keeps: an empty message under `subject`, for whoever listens right now.
     fn signal(&self, subject: String) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Asks whoever listens under `subject` right now, and answers with the first answer; `None`: nobody listens, or nobody
+    /// answers within `limit`.
+    fn ask(
+        &self,
+        subject: String,
+        payload: Bytes,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, Error>>;
 
     /// The first records of `stream` behind `after` and not behind `up_to`, in order: a page of at most [`MAX_PAGE`],
     /// by their number and bytes perhaps a shorter one. Empty only if there are none. Unlike [`Self::follow`] it

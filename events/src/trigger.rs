@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::fact::RecordingTriggered;
 use crate::id::{CameraId, TenantId, TriggerId};
 use crate::position::Epoch;
-use crate::settings::EventRecording;
 use crate::time::Timestamp;
 
 /// How long the word for what happened may be, in characters.
@@ -19,6 +18,8 @@ pub const MAX_KIND: usize = 64;
 pub const MAX_DETAIL: usize = 500;
 /// How long ago it may have happened when it is told, in milliseconds: what was sent before is in no memory any more.
 pub const MAX_PAST_MS: i64 = 60_000;
+/// The longest stretch that one may want recorded, in milliseconds: the most before it and the most after it.
+pub const MAX_SPAN_MS: i64 = 630_000;
 /// How far ahead the clock of whoever tells it may be, in milliseconds.
 pub const MAX_AHEAD_MS: i64 = 1_000;
 
@@ -51,10 +52,9 @@ pub struct Trigger {
 impl Trigger {
     /// What is wrong with it, if anything is: nobody is to record for a year because of one message.
     pub fn fault(&self) -> Option<&'static str> {
-        let span_ms = i64::from(EventRecording::MAX_PRE_MS) + i64::from(EventRecording::MAX_POST_MS);
         if self.from > self.at || self.at > self.until {
             Some("an event lies between where its recording begins and where it ends")
-        } else if self.until.millis_since(self.from) > span_ms {
+        } else if self.until.millis_since(self.from) > MAX_SPAN_MS {
             Some("an event is recorded for 630 s at most")
         } else if self.kind.is_empty() || self.kind.chars().count() > MAX_KIND {
             Some("the kind of an event is a word of 1 to 64 characters")
@@ -83,6 +83,24 @@ impl Trigger {
     }
 }
 
+impl From<&RecordingTriggered> for Trigger {
+    /// What the server was told that tells of it.
+    fn from(fact: &RecordingTriggered) -> Self {
+        Self {
+            tenant_id: fact.tenant_id,
+            camera_id: fact.camera_id,
+            event_id: fact.event_id,
+            kind: fact.kind.clone(),
+            detail: fact.detail.clone(),
+            at: fact.at,
+            from: fact.from,
+            until: fact.until,
+            records: fact.records,
+            by: fact.by.clone(),
+        }
+    }
+}
+
 /// What the server answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "result", rename_all = "snake_case")]
@@ -107,6 +125,7 @@ pub enum TriggerReply {
 mod tests {
     use super::*;
     use crate::id::SystemIds;
+    use crate::settings::EventRecording;
 
     fn trigger() -> Trigger {
         let at = Timestamp::from_millis(1_795_420_800_000);
@@ -126,8 +145,11 @@ mod tests {
 
     #[test]
     fn what_could_not_have_been_asked_for_is_found_out() {
+        let most = i64::from(EventRecording::MAX_PRE_MS) + i64::from(EventRecording::MAX_POST_MS);
+        assert_eq!(MAX_SPAN_MS, most);
         let good = trigger();
         assert_eq!(good.fault(), None);
+        assert_eq!(Trigger::from(&good.taken(Epoch(7))), good);
         let later = good.until.plus_millis(1);
         assert!(Trigger { until: later, ..good.clone() }.fault().unwrap().contains("630 s"));
         assert!(Trigger { from: good.at.plus_micros(1), ..good.clone() }.fault().is_some());

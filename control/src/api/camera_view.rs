@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::schedule::Schedule;
-use longwatch_events::settings::{CameraSettings, RecordingMode};
+use longwatch_events::settings::{self, CameraSettings, EventRecording, RecordingMode};
 use longwatch_events::state::Placement;
 use longwatch_events::time::Timestamp;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use super::App;
 use super::camera_copies::{self, Assignment, CopyPlacement};
 use super::change::etag;
 use super::problem::moment;
-use super::recording_input::ScheduleInput;
+use super::recording_input::{EventRecordingInput, ScheduleInput};
 use crate::read_model::rows::{CameraState, CameraView, Condition, CopyView, Observations};
 
 /// A camera.
@@ -57,7 +57,7 @@ pub(super) struct Camera {
     /// `recording`, `connecting`, `idle` (its settings do not want it recorded now), `offline`, `unplaced` or `disabled`.
     #[schema(pattern = "^(recording|connecting|idle|offline|unplaced|disabled)$")]
     state: &'static str,
-    /// Why, if it is idle, offline or unplaced, for a program: `not_scheduled`, `unauthorized`, `server_silent`,
+    /// Why, if it is idle, offline or unplaced, for a program: `not_scheduled`, `no_event`, `unauthorized`, `server_silent`,
     /// `no_capacity`, …
     state_reason: Option<String>,
     /// The same for a person.
@@ -88,13 +88,23 @@ struct Source {
 /// Whether and how a camera is recorded.
 #[derive(Serialize, ToSchema)]
 struct Recording {
-    /// Always, never, or in the windows of a schedule.
-    #[schema(value_type = String, pattern = "^(continuous|off|schedule)$")]
+    /// Always, never, in the windows of a schedule, or around events.
+    #[schema(value_type = String, pattern = "^(continuous|off|schedule|event)$")]
     mode: RecordingMode,
     /// Its windows; of another mode what is kept for the day it is wanted again. Left out: there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<ScheduleInput>)]
     schedule: Option<Box<Schedule>>,
+    /// How much around an event is recorded; of another mode what is kept. Left out: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<EventRecordingInput>)]
+    event: Option<EventRecording>,
+}
+
+impl From<settings::Recording> for Recording {
+    fn from(settings::Recording { mode, schedule, event }: settings::Recording) -> Self {
+        Self { mode, schedule, event }
+    }
 }
 
 /// How long video is kept.
@@ -127,7 +137,7 @@ pub(super) fn show(app: &App, view: CameraView, observations: &Observations) -> 
         folder_id: None,
         labels: settings.labels.into(),
         source,
-        recording: Recording { mode: settings.recording.mode, schedule: settings.recording.schedule },
+        recording: settings.recording.into(),
         retention: Retention {
             max_days: settings.retention.max_days,
             min_days: settings.retention.min_days,

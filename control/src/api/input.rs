@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use longwatch_events::settings::Labels;
+use longwatch_events::time::Timestamp;
 use serde_json::{Map, Value};
 
 use super::problem::{FieldError, Problem};
 use crate::decide::command::{MAX_LABEL_KEY, MAX_LABEL_VALUE, MAX_LABELS, MAX_NAME};
+
+/// The longest text that is read as a moment.
+const MAX_TIME: usize = 64;
 
 /// What is wrong so far.
 #[derive(Debug, Default)]
@@ -211,6 +215,18 @@ impl<'a> Object<'a> {
     ) -> Option<u32> {
         let bounds = u64::from(*bounds.start())..=u64::from(*bounds.end());
         u32::try_from(self.number(name, bounds, errors)?).ok()
+    }
+
+    /// A moment, as RFC 3339 writes it.
+    pub(super) fn time(&mut self, name: &'static str, errors: &mut Errors) -> Option<Timestamp> {
+        match self.text(name, 1..=MAX_TIME, errors)?.parse() {
+            Ok(at) => Some(at),
+            Err(error) => {
+                let error: longwatch_events::time::InvalidTimestamp = error;
+                errors.add(&self.at(name), "invalid_time", error.to_string());
+                None
+            }
+        }
     }
 
     /// True or false.

@@ -16,6 +16,7 @@ mod camera_view;
 mod cameras;
 mod change;
 mod cursor;
+mod events;
 mod extract;
 mod input;
 mod observe;
@@ -156,6 +157,7 @@ fn v1() -> OpenApiRouter<App> {
         .merge(tenants::routes())
         .merge(cameras::routes())
         .merge(camera_verbs::routes())
+        .merge(events::routes())
         .merge(timeline::routes())
         .merge(servers::routes())
         .merge(server_verbs::routes())

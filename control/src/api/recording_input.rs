@@ -1,7 +1,7 @@
 //! When a camera is recorded, as it is written, checked whole.
 
 use longwatch_events::schedule::{Day, Days, Schedule, TimeOfDay, Weekly, Window};
-use longwatch_events::settings::{Recording, RecordingMode};
+use longwatch_events::settings::{EventRecording, Recording, RecordingMode};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -14,11 +14,27 @@ const MAX_ZONE: usize = 64;
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the body")]
 pub(super) struct RecordingInput {
-    /// Always, never, or in the windows of `schedule`.
-    #[schema(required = false, default = "continuous", pattern = "^(continuous|off|schedule)$")]
+    /// Always, never, in the windows of `schedule`, or around events: `POST …/events` tells of them.
+    #[schema(required = false, default = "continuous", pattern = "^(continuous|off|schedule|event)$")]
     mode: String,
     /// The windows of mode `schedule`, which needs it; with another mode it is kept for the day it is wanted again.
     schedule: Option<ScheduleInput>,
+    /// How much around an event mode `event` records; with another mode it is kept. Default in mode `event`: 5 s before it and
+    /// 10 s after it.
+    event: Option<EventRecordingInput>,
+}
+
+/// How much around an event is recorded.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the body")]
+pub(super) struct EventRecordingInput {
+    /// Before it, in milliseconds. The server holds so much in memory all the time, 8 MiB at most: of a camera that sends more in
+    /// that time, what fits.
+    #[schema(required = false, default = 5_000, maximum = 30_000)]
+    pre_ms: u32,
+    /// After it, in milliseconds.
+    #[schema(required = false, default = 10_000, maximum = 600_000)]
+    post_ms: u32,
 }
 
 /// The windows of a week in which a camera is recorded: whenever a clock on the wall of its time zone reads a time of one of
@@ -55,6 +71,7 @@ pub(super) fn read(mut object: Object<'_>, errors: &mut Errors) -> Recording {
         ("continuous", RecordingMode::Continuous),
         ("off", RecordingMode::Off),
         ("schedule", RecordingMode::Schedule),
+        ("event", RecordingMode::Event),
     ];
     let mode = object.word("mode", &modes, errors).unwrap_or_default();
     let told = object.optional_object("schedule", errors);
@@ -64,8 +81,18 @@ pub(super) fn read(mut object: Object<'_>, errors: &mut Errors) -> Recording {
         errors.add(&object.at("schedule"), "required", detail);
     }
     let schedule = told.and_then(|told| read_schedule(told, errors)).map(Box::new);
+    let told = object.optional_object("event", errors).map(|told| read_event(told, errors));
+    let event = told.or((mode == RecordingMode::Event).then(EventRecording::default));
     object.finish(errors);
-    Recording { mode, schedule, event: None }
+    Recording { mode, schedule, event }
+}
+
+fn read_event(mut object: Object<'_>, errors: &mut Errors) -> EventRecording {
+    let default = EventRecording::default();
+    let pre_ms = object.small_number("pre_ms", 0..=EventRecording::MAX_PRE_MS, errors);
+    let post_ms = object.small_number("post_ms", 0..=EventRecording::MAX_POST_MS, errors);
+    object.finish(errors);
+    EventRecording { pre_ms: pre_ms.unwrap_or(default.pre_ms), post_ms: post_ms.unwrap_or(default.post_ms) }
 }
 
 fn read_schedule(mut object: Object<'_>, errors: &mut Errors) -> Option<Schedule> {

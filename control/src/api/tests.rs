@@ -4,6 +4,7 @@
 mod at_once;
 mod bad_input;
 mod description;
+mod events;
 mod explanation;
 mod failover;
 mod happy_path;

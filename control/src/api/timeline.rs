@@ -1,11 +1,14 @@
 //! `…/cameras/{camera}/timeline`: what there is of a camera's video, what is missing, and why.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 use longwatch_events::fact::Damage;
-use longwatch_events::id::ServerId;
+use longwatch_events::id::{ServerId, TriggerId};
 use longwatch_events::state::Assignment;
 use longwatch_events::time::Timestamp;
+use longwatch_events::trigger::Trigger;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -16,7 +19,7 @@ use super::cameras::find;
 use super::extract::{CameraPath, Query};
 use super::problem::{Problem, moment};
 use crate::read_model::Range;
-use crate::read_model::rows::{CameraView, SegmentRow};
+use crate::read_model::rows::{CameraView, SegmentRow, TriggerRow};
 use crate::read_model::timeline::{Gap, Inputs, Open, Recorder, Timeline, draw_up};
 
 /// The longest range that is answered at once.
@@ -51,6 +54,34 @@ struct CameraTimeline {
     /// Video that is durable and whose segment is still open, of several servers' that which goes back furthest; null: the
     /// camera is not being recorded right now.
     recording: Option<OpenRecording>,
+    /// Events at the camera whose time overlaps the range, by time; each once, whoever took it. The newest ones of a camera
+    /// are kept.
+    events: Vec<TimelineEvent>,
+}
+
+/// An event at the camera.
+#[derive(Serialize, ToSchema)]
+struct TimelineEvent {
+    /// By which whoever told it knows it.
+    #[schema(value_type = String, format = "uuid")]
+    id: TriggerId,
+    /// What happened.
+    kind: String,
+    /// What else was said of it; null: nothing.
+    detail: Option<String>,
+    /// When.
+    #[schema(format = DateTime)]
+    at: String,
+    /// From when on it was wanted recorded.
+    #[schema(format = DateTime)]
+    from: String,
+    /// Until when.
+    #[schema(format = DateTime)]
+    until: String,
+    /// Whether the camera was recorded for it; otherwise it is only noted here.
+    records: bool,
+    /// Who told it.
+    actor: String,
 }
 
 /// A segment.
@@ -146,7 +177,29 @@ impl From<Open> for OpenRecording {
     }
 }
 
-fn show(range: Range, as_of: Timestamp, timeline: &Timeline) -> CameraTimeline {
+impl From<&Trigger> for TimelineEvent {
+    fn from(trigger: &Trigger) -> Self {
+        Self {
+            id: trigger.event_id,
+            kind: trigger.kind.clone(),
+            detail: trigger.detail.clone(),
+            at: moment(trigger.at),
+            from: moment(trigger.from),
+            until: moment(trigger.until),
+            records: trigger.records,
+            actor: trigger.by.clone(),
+        }
+    }
+}
+
+/// Each event once, by time. If servers tell different things of one, what the first one by id tells counts.
+fn events(rows: &[TriggerRow]) -> Vec<TimelineEvent> {
+    let mut known = BTreeSet::new();
+    let news = rows.iter().filter(|row| known.insert(row.trigger.event_id));
+    news.map(|row| (&row.trigger).into()).collect()
+}
+
+fn show(range: Range, as_of: Timestamp, timeline: &Timeline, events: Vec<TimelineEvent>) -> CameraTimeline {
     let overlap = |range: &Range| TimelineRange { start: moment(range.from), end: moment(range.to) };
     CameraTimeline {
         from: moment(range.from),
@@ -156,6 +209,7 @@ fn show(range: Range, as_of: Timestamp, timeline: &Timeline) -> CameraTimeline {
         gaps: timeline.gaps.iter().map(Into::into).collect(),
         overlaps: timeline.overlaps.iter().map(overlap).collect(),
         recording: timeline.recording.map(Into::into),
+        events,
     }
 }
 
@@ -216,7 +270,7 @@ async fn read(
     // A month of a camera that flaps takes a moment: other requests must not wait for it.
     let drawn = tokio::task::spawn_blocking(move || {
         let inputs = Inputs { range, now, created_at, recorders, rows: &rows };
-        show(range, now, &draw_up(&inputs))
+        show(range, now, &draw_up(&inputs), events(&rows.triggers))
     });
     drawn.await.map(Json).map_err(|error| Problem::internal(&error))
 }

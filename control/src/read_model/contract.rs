@@ -6,6 +6,7 @@ mod engine;
 mod history;
 mod recorder;
 mod replicas;
+mod triggers;
 mod world;
 
 use longwatch_events::event::{DetachedCameras, Event, ServerDetached};
@@ -316,6 +317,7 @@ async fn the_timeline_begins_with_the_last_segment_before_it(model: &dyn ReadMod
 macro_rules! on {
     ($engine:ident, $module:ident, one: { $($one:ident),+ $(,)? }, archive: { $($archive:ident),+ $(,)? },
         copies: { $($copies:ident),+ $(,)? },
+        triggers: { $($triggers:ident),+ $(,)? },
         several: { $($several:ident),+ $(,)? } $(,)?) => {
         mod $module {
             use super::Engine;
@@ -339,6 +341,13 @@ macro_rules! on {
                 async fn $copies() {
                     let database = Engine::$engine.database().await;
                     super::copies::$copies(&*database.open().await).await;
+                }
+            )+
+            $(
+                #[tokio::test]
+                async fn $triggers() {
+                    let database = Engine::$engine.database().await;
+                    super::triggers::$triggers(&*database.open().await).await;
                 }
             )+
             $(
@@ -397,6 +406,11 @@ on_every_engine! {
         what_a_server_recorded_in_a_move_that_was_given_up_counts,
         a_move_becomes_a_placement_when_it_is_finished,
         a_copy_that_is_not_wanted_any_more_is_gone_and_its_video_is_not,
+    },
+    triggers: {
+        an_event_is_known_by_its_id_by_its_time_and_while_it_is_on,
+        of_the_events_of_a_camera_the_newest_are_kept,
+        what_is_no_event_is_set_aside,
     },
     several: {
         replicas_that_apply_at_the_same_time_write_what_one_writes,

@@ -19,7 +19,7 @@ pub struct Table {
 }
 
 /// Every table of the read model.
-pub const TABLES: [Table; 14] = [
+pub const TABLES: [Table; 15] = [
     Table { name: "positions", columns: "stream, position", key: "stream" },
     Table { name: "tenants", columns: "tenant_id, name, created_at_us, version", key: "tenant_id" },
     Table {
@@ -76,6 +76,12 @@ pub const TABLES: [Table; 14] = [
         name: "interruptions",
         columns: "tenant_id, camera_id, at_us, epoch, server_id, cause, position, fact",
         key: "tenant_id, camera_id, at_us, epoch, server_id, cause",
+    },
+    Table {
+        name: "triggers",
+        columns: "tenant_id, camera_id, event_id, server_id, epoch, kind, detail, at_us, from_us, until_us, records, \
+                  actor",
+        key: "tenant_id, camera_id, event_id, server_id",
     },
     Table { name: "rejected_facts", columns: "position, fact, why", key: "position, fact" },
 ];

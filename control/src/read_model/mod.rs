@@ -26,7 +26,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use longwatch_events::archive::Place;
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId, TriggerId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
@@ -36,7 +36,7 @@ pub use batch::{Applied, Batch};
 use postgres::PostgresReadModel;
 use rows::{
     AssignmentView, CameraState, CameraView, Counts, Observations, SegmentRow, ServerView, StatusOf,
-    StatusRow, TenantRow, TimelineRows,
+    StatusRow, TenantRow, TimelineRows, TriggerRow,
 };
 use sqlite::SqliteReadModel;
 
@@ -180,6 +180,13 @@ pub trait ReadModel: Send + Sync {
 
     /// What a camera's timeline over `range` follows from.
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows>;
+
+    /// An event at a camera, as each server told that took it, by server; none: nobody told of it (any more).
+    fn trigger(&self, tenant: TenantId, camera: CameraId, event: TriggerId) -> Answer<'_, Vec<TriggerRow>>;
+
+    /// The events at cameras of all tenants that are recorded for beyond `now`, those that end first first, of one id each
+    /// server's that took it; a bounded number of them. For the provider.
+    fn triggers_on(&self, now: Timestamp) -> Answer<'_, Vec<TriggerRow>>;
 
     /// What `server` said it has and did not say it deleted or uploaded, whatever the epoch, by tenant, camera, start and epoch; from
     /// `from` on (its camera, and from then on), `limit` at most. For that server alone: it is of all tenants.

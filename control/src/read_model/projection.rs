@@ -16,11 +16,12 @@ use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::state::{Assignment, Camera, CameraCopy, Placement, State};
 use longwatch_events::time::Timestamp;
+use longwatch_events::trigger::Trigger;
 use uuid::{Uuid, Version};
 
 use super::rows::{
     CameraRow, Change, CheckedSegment, CopyRow, DeletedSegment, Location, ReportedGap, SegmentRow, ServerRow,
-    StatusKey, TenantRow, UploadedSegment,
+    StatusKey, TenantRow, TriggerRow, UploadedSegment,
 };
 
 /// The cameras that an event may touch, as they are before it is folded.
@@ -376,7 +377,14 @@ fn of_fact(
             })
         }
         // Nothing is missing by it: whoever asks why finds it in the log.
-        Fact::TimestampJumped(_) | Fact::RecordingTriggered(_) => return Ok(None),
+        Fact::TimestampJumped(_) => return Ok(None),
+        Fact::RecordingTriggered(f) => {
+            let trigger = Trigger::from(f);
+            if let Some(fault) = trigger.fault() {
+                return Err(format!("what is told as an event at camera {camera_id} is none: {fault}"));
+            }
+            Change::PutTrigger(TriggerRow { trigger, epoch: f.epoch, server_id })
+        }
     }))
 }
 

@@ -10,6 +10,7 @@ use longwatch_events::reason::UnplacedReason;
 use longwatch_events::settings::{CameraSettings, RecordingMode, ServerSettings};
 use longwatch_events::state::{Assignment, Membership, Placement};
 use longwatch_events::time::Timestamp;
+use longwatch_events::trigger::Trigger;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -319,6 +320,8 @@ pub enum Change {
     NoteDamage(CheckedSegment),
     /// Inserts or replaces what a server says.
     PutGap(ReportedGap),
+    /// Remembers an event, unless it is known; forgets those of its camera that are too many.
+    PutTrigger(TriggerRow),
     /// Remembers a fact that contradicts itself.
     RejectFact {
         /// Position of its batch.
@@ -328,6 +331,17 @@ pub enum Change {
         /// What contradicts what.
         why: String,
     },
+}
+
+/// An event at a camera, as one server told that it took it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TriggerRow {
+    /// The event.
+    pub trigger: Trigger,
+    /// The assignment under which the server has the camera.
+    pub epoch: Epoch,
+    /// Who told it.
+    pub server_id: ServerId,
 }
 
 /// A segment that was uploaded.
@@ -577,6 +591,8 @@ pub struct TimelineRows {
     pub placements: Vec<PlacedRow>,
     /// What the server of each epoch said last, by epoch.
     pub statuses: Vec<StatusRow>,
+    /// Events that overlap the range, by time and id; of one id each server's that took it.
+    pub triggers: Vec<TriggerRow>,
 }
 
 /// A copy's current server.

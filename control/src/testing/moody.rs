@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, pending};
 use longwatch_events::log::memory::MemoryLog;
@@ -112,6 +113,15 @@ impl Log for Moody {
         position: Position,
     ) -> BoxFuture<'_, Result<Option<Record>, log::Error>> {
         self.log.get(stream, position)
+    }
+
+    fn ask(
+        &self,
+        subject: String,
+        payload: Bytes,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, log::Error>> {
+        self.log.ask(subject, payload, limit)
     }
 
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, log::Error>> {

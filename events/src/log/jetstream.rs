@@ -13,7 +13,7 @@ mod streams;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
+use async_nats::client::Request;
 use async_nats::header::{
     NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
     NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID,
@@ -24,6 +24,7 @@ use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorK
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context};
+use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
@@ -303,6 +304,28 @@ impl Log for JetStreamLog {
     fn signal(&self, subject: String) -> BoxFuture<'_, Result<(), Error>> {
         let client = self.context.client();
         async move { client.publish(subject, Bytes::new()).await.map_err(unavailable) }.boxed()
+    }
+
+    fn ask(
+        &self,
+        subject: String,
+        payload: Bytes,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
+        let client = self.context.client();
+        async move {
+            let request = Request::new().payload(payload).timeout(Some(limit));
+            match client.send_request(subject, request).await {
+                Ok(answer) => Ok(Some(answer.payload)),
+                Err(error) => match error.kind() {
+                    RequestErrorKind::NoResponders | RequestErrorKind::TimedOut => Ok(None),
+                    RequestErrorKind::InvalidSubject
+                    | RequestErrorKind::MaxPayloadExceeded
+                    | RequestErrorKind::Other => Err(unavailable(error)),
+                },
+            }
+        }
+        .boxed()
     }
 
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{self, StreamExt};
@@ -20,7 +22,11 @@ pub struct MemoryLog {
     clock: Arc<dyn Clock>,
     streams: Arc<Mutex<BTreeMap<LogStream, Stream>>>,
     signals: Arc<Mutex<Vec<String>>>,
+    answers: Arc<Mutex<Option<Answers>>>,
 }
+
+/// Answers what is asked under a subject, if anybody does.
+type Answers = Box<dyn FnMut(&str, &[u8]) -> Option<Bytes> + Send>;
 
 #[derive(Default)]
 struct Stream {
@@ -70,12 +76,17 @@ impl Stream {
 impl MemoryLog {
     /// An empty log whose records are stored at the times `clock` tells.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, streams: Arc::default(), signals: Arc::default() }
+        Self { clock, streams: Arc::default(), signals: Arc::default(), answers: Arc::default() }
     }
 
     /// Under which subjects something was said that nobody keeps, in order.
     pub fn signals(&self) -> Vec<String> {
         self.signals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets somebody answer what is asked from now on.
+    pub fn answer_with(&self, answers: impl FnMut(&str, &[u8]) -> Option<Bytes> + Send + 'static) {
+        *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(answers));
     }
 
     fn streams(&self) -> MutexGuard<'_, BTreeMap<LogStream, Stream>> {
@@ -160,6 +171,16 @@ impl Log for MemoryLog {
     fn signal(&self, subject: String) -> BoxFuture<'_, Result<(), Error>> {
         self.signals.lock().unwrap_or_else(PoisonError::into_inner).push(subject);
         ready(Ok(())).boxed()
+    }
+
+    fn ask(
+        &self,
+        subject: String,
+        payload: Bytes,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        ready(Ok(answers.as_mut().and_then(|answers| answers(&subject, &payload)))).boxed()
     }
 
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, Error>> {

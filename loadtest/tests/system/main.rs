@@ -7,6 +7,7 @@
 
 mod api_contract;
 mod crashes;
+mod events;
 mod failing_cameras;
 mod failover;
 mod given;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod camera;
+mod events;
 mod failover;
 mod playing;
 mod storage;

@@ -21,6 +21,7 @@ use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::{Base64Bytes, PublicKey};
 use longwatch_events::subject::{self, LogStream};
 use longwatch_events::time::{Clock, SystemClock};
+use longwatch_events::trigger::TriggerReply;
 use longwatch_testing::s3::{BUCKET, S3};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -163,6 +164,13 @@ impl System {
     pub(crate) async fn say_look(&self) {
         self.client.publish(subject::look(self.server_id), Bytes::new()).await.unwrap();
         self.client.flush().await.unwrap();
+    }
+
+    /// Tells the worker of an event, as control does.
+    pub(crate) async fn tell(&self, payload: &[u8]) -> TriggerReply {
+        let (subject, payload) = (subject::trigger(self.server_id), Bytes::copy_from_slice(payload));
+        let reply = tokio::time::timeout(DEADLINE, self.client.request(subject, payload)).await;
+        serde_json::from_slice(&reply.expect("the worker answers").unwrap().payload).unwrap()
     }
 
     /// All that anybody asks for from now on under `subjects`.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 use longwatch_events::id::CountingIds;
@@ -60,6 +61,15 @@ impl Log for ReadOnly {
         position: Position,
     ) -> BoxFuture<'_, Result<Option<Record>, log::Error>> {
         self.0.get(stream, position)
+    }
+
+    fn ask(
+        &self,
+        subject: String,
+        payload: Bytes,
+        limit: Duration,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, log::Error>> {
+        self.0.ask(subject, payload, limit)
     }
 
     fn since(&self, stream: LogStream, at: Timestamp) -> BoxFuture<'_, Result<Position, log::Error>> {

@@ -406,6 +406,7 @@ impl Rows {
             | Change::DeleteSegment(_)
             | Change::NoteDamage(_)
             | Change::PutGap(..)
+            | Change::PutTrigger(_)
             | Change::RejectFact { .. } => panic!("nothing in these histories does that: {change:?}"),
         }
     }

@@ -6,14 +6,15 @@ use futures::FutureExt as _;
 use futures::future::ready;
 use longwatch_events::archive::Place;
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId, TriggerId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
+use longwatch_events::time::Timestamp;
 use uuid::Uuid;
 
 use super::super::rows::{
     AssignmentView, CameraView, Counts, Observations, SegmentRow, ServerView, StatusOf, StatusRow, TenantRow,
-    TimelineRows,
+    TimelineRows, TriggerRow,
 };
 use super::super::{
     Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel,
@@ -48,6 +49,14 @@ impl ReadModel for Recorder {
     }
 
     fn position(&self, _: LogStream) -> Answer<'_, Position> {
+        nothing()
+    }
+
+    fn trigger(&self, _: TenantId, _: CameraId, _: TriggerId) -> Answer<'_, Vec<TriggerRow>> {
+        nothing()
+    }
+
+    fn triggers_on(&self, _: Timestamp) -> Answer<'_, Vec<TriggerRow>> {
         nothing()
     }
 

@@ -1,11 +1,12 @@
 //! Values of the program ↔ what stands in the columns.
 
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, TenantId};
+use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, TenantId, TriggerId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::AssignReason;
 use longwatch_events::state::{Assignment, Membership, Placement};
 use longwatch_events::time::Timestamp;
+use longwatch_events::trigger::Trigger;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde::de::IntoDeserializer as _;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::super::Error;
 use super::super::rows::{
     AssignmentView, CameraRow, Condition, CopyRow, CopyView, DeletionRow, GapRow, InterruptionRow, OpenVideo,
-    Place, PlacedRow, SegmentRow, ServerRow, ServerView, StatusRow, TenantRow,
+    Place, PlacedRow, SegmentRow, ServerRow, ServerView, StatusRow, TenantRow, TriggerRow,
 };
 use super::Columns;
 
@@ -280,6 +281,22 @@ impl<'r> Reader<'r> {
             end: self.time("end_us")?,
             cause: self.word("cause")?,
         })
+    }
+
+    pub(super) fn trigger(&self) -> Result<TriggerRow, Error> {
+        let trigger = Trigger {
+            tenant_id: TenantId::from_uuid(self.uuid("tenant_id")?),
+            camera_id: CameraId::from_uuid(self.uuid("camera_id")?),
+            event_id: TriggerId::from_uuid(self.uuid("event_id")?),
+            kind: self.text("kind")?.to_owned(),
+            detail: self.optional_text("detail")?.map(str::to_owned),
+            at: self.time("at_us")?,
+            from: self.time("from_us")?,
+            until: self.time("until_us")?,
+            records: self.truth("records")?,
+            by: self.text("actor")?.to_owned(),
+        };
+        Ok(TriggerRow { trigger, epoch: Epoch(self.unsigned("epoch")?), server_id: self.server_id()? })
     }
 
     pub(super) fn deletion(&self) -> Result<DeletionRow, Error> {

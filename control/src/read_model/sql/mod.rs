@@ -9,21 +9,23 @@ mod convert;
 mod driver;
 mod read;
 mod statement;
+pub(super) mod triggers;
 pub(super) mod write;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use longwatch_events::archive::Place;
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId, TriggerId};
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
+use longwatch_events::time::Timestamp;
 use uuid::Uuid;
 
 use super::digest::Hasher;
 use super::rows::{
     AssignmentView, CameraView, Counts, Observations, SegmentRow, ServerView, StatusOf, StatusRow, TenantRow,
-    TimelineRows,
+    TimelineRows, TriggerRow,
 };
 use super::{Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel};
 
@@ -135,6 +137,14 @@ impl<D: Database> ReadModel for D {
 
     fn timeline(&self, tenant: TenantId, camera: CameraId, range: Range) -> Answer<'_, TimelineRows> {
         self.reading(move |db| read::timeline(db, tenant, camera, range).boxed())
+    }
+
+    fn trigger(&self, tenant: TenantId, camera: CameraId, event: TriggerId) -> Answer<'_, Vec<TriggerRow>> {
+        self.reading(move |db| triggers::told(db, tenant, camera, event).boxed())
+    }
+
+    fn triggers_on(&self, now: Timestamp) -> Answer<'_, Vec<TriggerRow>> {
+        self.reading(move |db| triggers::on(db, now).boxed())
     }
 
     fn stored_on(&self, server: ServerId, from: Place, limit: u32) -> Answer<'_, Items<SegmentRow>> {

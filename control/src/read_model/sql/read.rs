@@ -15,7 +15,7 @@ use super::super::rows::{
 };
 use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range};
 use super::convert::Reader;
-use super::{Connection, Dialect, Statement, sql};
+use super::{Connection, Dialect, Statement, sql, triggers};
 
 /// How far `stream` has been folded.
 pub(in super::super) async fn position(
@@ -28,7 +28,7 @@ pub(in super::super) async fn position(
 }
 
 /// All rows of an answer, each read by `read`.
-async fn all<T: Send>(
+pub(super) async fn all<T: Send>(
     db: &mut dyn Connection,
     table: &'static str,
     query: Statement,
@@ -328,6 +328,7 @@ pub(super) async fn timeline(
         placements: all(db, "placements", of_camera(PLACEMENTS, &[to]), |row| row.placed()).await?,
         statuses: all(db, "recording_status", of_camera(STATUSES, &[]), |row| row.status("server_id"))
             .await?,
+        triggers: triggers::within(db, tenant, camera, range).await?,
     })
 }
 

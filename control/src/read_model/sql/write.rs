@@ -17,7 +17,7 @@ use super::super::rows::{
 use super::super::timeline::TOUCH_US;
 use super::super::{Batch, Error};
 use super::convert::{document, membership_word, word};
-use super::{Connection, Statement, Value, sql};
+use super::{Connection, Statement, Value, sql, triggers};
 
 /// Writes these changes of `batch`, and where it ends.
 pub(in super::super) async fn batch(
@@ -106,6 +106,7 @@ fn statements(change: &Change) -> Vec<Statement> {
         // After all that were put: see `of_stored_segment`.
         Change::DeleteSegment(_) | Change::NoteDamage(_) | Change::PlaceSegment(_) => Vec::new(),
         Change::PutGap(row) => vec![put_gap(row)],
+        Change::PutTrigger(row) => triggers::put(row),
         Change::RejectFact { position, fact, why } => {
             const SQL: &str = "INSERT INTO rejected_facts (position, fact, why) VALUES ($1, $2, $3)";
             vec![sql(SQL).bind(*position).bind(*fact).bind(why.as_str())]
@@ -351,6 +352,7 @@ fn of_stored_segment(change: &Change) -> Vec<Statement> {
         | Change::Interrupted { .. }
         | Change::PutSegment(_)
         | Change::PutGap(_)
+        | Change::PutTrigger(_)
         | Change::RejectFact { .. } => Vec::new(),
     }
 }

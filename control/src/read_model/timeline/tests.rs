@@ -298,6 +298,7 @@ fn a_month_of_a_camera_that_flaps_is_told_gap_by_gap() {
     let rows = TimelineRows {
         segments: outages().map(|start| segment(at(start + gap), at(start + 10), epochs(start))).collect(),
         deletions: Vec::new(),
+        triggers: Vec::new(),
         gaps: outages()
             .map(|start| GapRow {
                 copy: 0,

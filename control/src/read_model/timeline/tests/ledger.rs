@@ -85,7 +85,7 @@ prop_compose! {
         };
         let interruptions = interruptions.into_iter().map(interrupted).collect();
         let placements = placements.into_iter().map(placed).collect();
-        TimelineRows { segments, deletions, gaps, interruptions, placements, statuses }
+        TimelineRows { segments, deletions, gaps, interruptions, placements, statuses, triggers: Vec::new() }
     }
 }
 
