@@ -1,5 +1,5 @@
-//! Answers workers that ask what their servers are known to have, from the read model: what a server looks for on its disks
-//! must not be known from those disks only.
+//! Answers workers that ask what their servers are known to have, or what of an object store they are to look after ([`stock`]),
+//! from the read model: what a server looks for on its disks must not be known from those disks only.
 //!
 //! [`answer`] holds the rules; [`run`] is the door to NATS. An answer reflects every fact that the log had acknowledged when
 //! it was asked for, or says that it cannot: a server that deletes while it looks must not be told that what it deleted
@@ -19,6 +19,8 @@ use tokio::time::{Duration, sleep, timeout};
 use crate::read_model::rows::SegmentRow;
 use crate::secrets;
 use crate::service::Service;
+
+mod stock;
 
 /// So many are answered at a time.
 const AT_ONCE: usize = 2;
@@ -83,10 +85,15 @@ async fn part(service: &Service, server_id: ServerId, request: &[u8]) -> Result<
     let public_key = public_key(service, server_id)?;
     fold_all(service).await?;
     let limit = request.limit.clamp(1, MAX_AT_ONCE);
-    let rows = service.read_model().stored_on(server_id, request.from, limit).await.map_err(try_again)?;
-    let segments = rows.items.into_iter().map(known).collect();
-    let part = ArchivePart { server_id, segments, more: rows.more };
-    let plaintext = serde_json::to_vec(&part).expect("invariant: strings and numbers always become JSON");
+    let plaintext = if let Some(of) = request.of {
+        let part = stock::part(service, server_id, of, request.from, limit).await.map_err(try_again)?;
+        serde_json::to_vec(&part)
+    } else {
+        let rows = service.read_model().stored_on(server_id, request.from, limit).await.map_err(try_again)?;
+        let segments = rows.items.into_iter().map(known).collect();
+        serde_json::to_vec(&ArchivePart { server_id, segments, more: rows.more })
+    };
+    let plaintext = plaintext.expect("invariant: strings and numbers always become JSON");
     let sealed = secrets::seal_bytes_to_worker(&public_key, &plaintext).map_err(try_again)?;
     Ok(ArchiveReply::Part { sealed })
 }
@@ -147,12 +154,12 @@ mod tests {
     use crate::decide::command::Command;
     use crate::testing::{START, TestControl};
 
-    fn secret(number: u8) -> crypto_box::SecretKey {
+    pub(super) fn secret(number: u8) -> crypto_box::SecretKey {
         let bytes: [u8; 32] = digest::digest(&digest::SHA256, &[number]).as_ref().try_into().unwrap();
         crypto_box::SecretKey::from(bytes)
     }
 
-    async fn joined(control: &TestControl, number: u8) -> ServerId {
+    pub(super) async fn joined(control: &TestControl, number: u8) -> ServerId {
         let server_id = ServerId::generate(&SystemIds);
         let public_key = PublicKey(*secret(number).public_key().as_bytes());
         let (labels, capacity) = (Labels::new(), Capacity::default());
@@ -161,7 +168,7 @@ mod tests {
         server_id
     }
 
-    fn stored(camera_id: CameraId, minute: i64) -> Fact {
+    pub(super) fn stored(camera_id: CameraId, minute: i64) -> Fact {
         let start = START.plus_millis(minute * 60_000);
         Fact::SegmentStored(SegmentStored {
             tenant_id: TenantId::DEFAULT,
@@ -179,7 +186,7 @@ mod tests {
         })
     }
 
-    async fn report(control: &TestControl, server_id: ServerId, facts: Vec<Fact>) {
+    pub(super) async fn report(control: &TestControl, server_id: ServerId, facts: Vec<Fact>) {
         let boot_id = BootId::generate(&SystemIds);
         let report = RecordingReported { server_id, boot_id, facts };
         let (id, event) = (EventId::generate(&SystemIds), Event::RecordingReported(report));
@@ -187,7 +194,7 @@ mod tests {
     }
 
     async fn ask(control: &TestControl, server_id: ServerId, from: Place, limit: u32) -> ArchiveReply {
-        let request = serde_json::to_vec(&ArchiveRequest { from, limit }).unwrap();
+        let request = serde_json::to_vec(&ArchiveRequest { from, limit, of: None }).unwrap();
         answer(&control.service, server_id, &request).await
     }
 

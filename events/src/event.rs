@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::assignment::AssignmentSet;
 use crate::fact::Fact;
-use crate::id::{BootId, CameraId, CopyKey, ServerId, TenantId};
+use crate::id::{BootId, CameraId, CopyKey, ServerId, StoreId, TenantId};
 use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
@@ -455,6 +455,46 @@ pub struct Spool {
     pub bytes: u64,
     /// How long ago the video of the oldest one ended, in seconds; 0 if none waits.
     pub oldest_s: u64,
+    /// Which object store it is; `None` from workers that do not say, or have not reached it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_id: Option<StoreId>,
+    /// How it goes to delete there what is not to be kept any longer.
+    #[serde(default, skip_serializing_if = "StoreRetention::is_ok")]
+    pub retention: StoreRetention,
+}
+
+/// How retention in an object store goes. Ordered: what is worse is greater.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreRetention {
+    /// What is to go, goes.
+    #[default]
+    Ok,
+    /// The object store does not answer, or says that it cannot.
+    Unreachable,
+    /// The object store refuses: above all, no right to delete.
+    Refused,
+}
+
+impl StoreRetention {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ok, Self::Unreachable, Self::Refused];
+
+    /// The word for it in events, the API and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+        }
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
+    const fn is_ok(&self) -> bool {
+        matches!(self, Self::Ok)
+    }
 }
 
 /// How the upload to the object store goes. Ordered: what is worse is greater.

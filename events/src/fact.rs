@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hash::Sha256;
-use crate::id::{CameraId, TenantId, TriggerId};
+use crate::id::{CameraId, ServerId, StoreId, TenantId, TriggerId};
 use crate::position::Epoch;
 use crate::time::Timestamp;
 
@@ -175,9 +175,9 @@ impl std::fmt::Display for DeletionReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Damage {
-    /// Its file is not there, and nobody reported that it was deleted.
+    /// Its file, or its object, is not there, and nobody reported that it was deleted.
     Missing,
-    /// Its file does not hold what was stored.
+    /// Its file, or its object, does not hold what was stored.
     Corrupt,
     /// Its file is there, and the disk does not let all of it be read.
     Unreadable,
@@ -214,7 +214,7 @@ pub enum Fact {
     SegmentStored(SegmentStored),
     /// A segment is in the object store, whole: what lies there has the hash that is told.
     SegmentUploaded(SegmentUploaded),
-    /// A segment was deleted: its file is gone for good.
+    /// A segment was deleted: its file, or its object, is gone for good.
     SegmentDeleted(SegmentDeleted),
     /// A stored segment was examined, and is not as it was the last time anybody looked: damaged, or right again.
     SegmentChecked(SegmentChecked),
@@ -311,6 +311,8 @@ pub struct SegmentUploaded {
     pub sha256: Sha256,
     /// When it was known to be there.
     pub at: Timestamp,
+    /// Which object store it is; `None` from workers that do not say.
+    pub store_id: Option<StoreId>,
 }
 
 /// See [`Fact::SegmentDeleted`].
@@ -336,6 +338,10 @@ pub struct SegmentDeleted {
     pub reason: DeletionReason,
     /// It was younger than the camera's `min_days`: only a full volume, or a full spool, takes such video.
     pub before_min_age: bool,
+    /// The object store it was deleted from; `None`: a disk, or a store whose id was not known when it was uploaded.
+    pub store_id: Option<StoreId>,
+    /// Who recorded it, if that is not the server that deleted it. Counts only if it lies in the store of `store_id`.
+    pub recorded_by: Option<ServerId>,
 }
 
 /// See [`Fact::SegmentChecked`].
@@ -365,6 +371,10 @@ pub struct SegmentChecked {
     pub found_bytes: Option<u64>,
     /// Its hash, if all of it could be read.
     pub found_sha256: Option<Sha256>,
+    /// The object store in which it was looked for; `None`: on the disks of the server that tells.
+    pub store_id: Option<StoreId>,
+    /// Who recorded it, if that is not the server that tells. Counts only if it lies in the store of `store_id`.
+    pub recorded_by: Option<ServerId>,
 }
 
 /// See [`Fact::Interrupted`].

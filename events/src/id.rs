@@ -114,6 +114,12 @@ id! {
     VolumeId
 }
 
+id! {
+    /// An object store, as far as servers share it: a bucket and a prefix in it. Stands in an object there, so whoever names
+    /// it can read there.
+    StoreId
+}
+
 /// One copy of a camera: each of them has a server of its own. Ordered by tenant, camera and copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CopyKey {

@@ -96,6 +96,11 @@ impl S3 {
         std::fs::write(path, content).unwrap();
     }
 
+    /// Removes an object, past everything.
+    pub fn remove(&self, key: &str) {
+        std::fs::remove_file(self.root.path().join(BUCKET).join(key)).unwrap();
+    }
+
     /// How many uploads in parts were begun and neither ended nor given up.
     pub fn unfinished_uploads(&self) -> usize {
         let names = std::fs::read_dir(self.root.path()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -146,6 +151,12 @@ async fn answer(
         faults.note_cut();
         return Err("an outage".into());
     }
+    if faults.is_without_bucket() {
+        return Ok(refusal(StatusCode::NOT_FOUND, "NoSuchBucket", "The specified bucket does not exist"));
+    }
+    if request.method() == Method::DELETE {
+        return delete(request, &service, &faults).await;
+    }
     let is_put = matches!(*request.method(), Method::PUT | Method::POST);
     let answer = match faults.next(is_put) {
         None => pass(&service, request.map(Body::from)).await,
@@ -153,7 +164,10 @@ async fn answer(
             tokio::time::sleep(SLOW).await;
             pass(&service, request.map(Body::from)).await
         }
-        Some(Fault::Unavailable) => return Ok(unavailable()),
+        Some(Fault::Unavailable) => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return Ok(refusal(status, "SlowDown", "Please reduce your request rate."));
+        }
         Some(Fault::Torn) => {
             let (parts, body) = request.into_parts();
             let length =
@@ -178,15 +192,30 @@ async fn answer(
     if faults.is_out() { Err("an outage".into()) } else { answer }
 }
 
+/// Deletions meet no lots: what goes wrong with them is told one by one.
+async fn delete(
+    request: Request<Incoming>,
+    service: &S3Service,
+    faults: &Faults,
+) -> Result<Response<Body>, Error> {
+    if faults.note_deletion() {
+        return Ok(refusal(StatusCode::FORBIDDEN, "AccessDenied", "Access Denied"));
+    }
+    let answer = pass(service, request.map(Body::from)).await;
+    while faults.holds_back_answers_to_deletions() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    answer
+}
+
 async fn pass(service: &S3Service, request: Request<Body>) -> Result<Response<Body>, Error> {
     service.call(request).await.map_err(Into::into)
 }
 
-fn unavailable() -> Response<Body> {
-    const TEXT: &str =
-        "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
-    let mut response = Response::new(Body::from(TEXT.to_owned()));
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+    let text = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
     // What comes of the body is not read.
     response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     response

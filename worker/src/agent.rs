@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use longwatch_events::event::{Load, Scrub, Spool, Storage};
+use longwatch_events::event::{Load, Scrub, Spool, Storage, StoreRetention};
 use longwatch_events::fact::{Cause, Fact};
-use longwatch_events::id::{BootId, ServerId, SystemIds};
+use longwatch_events::id::{BootId, ServerId, SystemIds, VolumeId};
 use longwatch_events::join::JoinClaim;
 use longwatch_events::position::Position;
 use longwatch_events::time::{Clock, SystemClock};
@@ -50,6 +50,7 @@ pub use janitor::Bounds;
 pub use scrubber::Scrubbing;
 mod heartbeats;
 mod janitor;
+mod keeper;
 mod kept;
 mod leftovers;
 mod membership;
@@ -61,6 +62,7 @@ mod told;
 mod triggers;
 mod uploads;
 mod volumes;
+mod which_store;
 
 use assignments::{Learnt, Store};
 use claims::Claims;
@@ -76,6 +78,7 @@ use reporting::Gatherer;
 use told::Told;
 use triggers::{Ask, Listener, Triggers};
 use volumes::Mounts;
+use which_store::WhichStore;
 
 /// Threads that write to the archive.
 const DISK_THREADS: usize = 8;
@@ -136,13 +139,34 @@ struct Found {
     held: Vec<Home>,
     archive: Archive,
     tombs: Tombs,
-    bucket: Option<Bucket>,
+    object_store: Option<ObjectStore>,
     ends: Ends,
     leftovers: Leftovers,
     kept: Kept,
     triggers: Triggers,
     store: Store,
     last: Option<DesiredSet>,
+}
+
+/// What a start finds of its object store.
+struct ObjectStore {
+    which: Arc<WhichStore>,
+    /// Deletions there, and how often they are looked for; `None`: others see to that.
+    retention: Option<(Tombs, Duration)>,
+}
+
+impl ObjectStore {
+    /// Looks what an earlier run left. Speaks to nobody yet. Blocks.
+    fn find(settings: &s3::Settings, home: &Home, volume: VolumeId) -> Result<Self, Error> {
+        let bucket = Bucket::open(settings)?;
+        let which = Arc::new(WhichStore::load(home.path(which_store::FILE), settings, bucket));
+        let Some(every) = settings.retention_every else { return Ok(Self { which, retention: None }) };
+        let folder = home.path(keeper::FOLDER);
+        let path = folder.join(keeper::FILE);
+        let opened = std::fs::create_dir_all(&folder).and_then(|()| Tombs::open(&path, volume));
+        let tombs = opened.map_err(|source| Error::Tombs { path, source })?;
+        Ok(Self { which, retention: Some((tombs, every)) })
+    }
 }
 
 /// Takes the archive and what is needed to record. Blocks.
@@ -159,7 +183,8 @@ fn find(config: &Config) -> Result<Found, Error> {
     let path = home.path("deletions");
     let tombs = Tombs::open(&path, volumes[0].id).map_err(|source| Error::Tombs { path, source })?;
     let deleted = janitor::finish_begun(&tombs, &volumes);
-    let bucket = config.object_store.as_ref().map(Bucket::open).transpose()?;
+    let find = |settings| ObjectStore::find(settings, &home, volumes[0].id);
+    let object_store = config.object_store.as_ref().map(find).transpose()?;
     let ends = Ends::load(home.path(ends::FILE));
     let mut leftovers = leftovers::find(&roots, &home, &ends, &SystemClock);
     leftovers.facts.extend(deleted);
@@ -179,7 +204,7 @@ fn find(config: &Config) -> Result<Found, Error> {
         held,
         archive,
         tombs,
-        bucket,
+        object_store,
         ends,
         leftovers,
         kept,
@@ -251,7 +276,7 @@ async fn start(
         held,
         archive,
         tombs,
-        bucket,
+        object_store,
         ends,
         leftovers,
         kept,
@@ -288,7 +313,7 @@ async fn start(
     let folder = home.path("outbox");
     let outbox = Arc::new(blocking(move || Outbox::open(folder)).await??);
     let (standing, standing_out) = watch::channel(Standing::remembered(identity.membership()));
-    let (durable, durable_out) = bucket.as_ref().map(|_| mpsc::unbounded_channel()).unzip();
+    let (durable, durable_out) = object_store.as_ref().map(|_| mpsc::unbounded_channel()).unzip();
     let (kept, reported) = (Arc::new(kept), Arc::new(Reported::telling(durable)));
     let claims = Arc::new(Claims::default());
     let gatherer = Gatherer {
@@ -324,8 +349,9 @@ async fn start(
     helpers.spawn(in_spite_of_bugs("listening to events", move || listener.clone().run(listening.clone())));
     let (storage, storage_out) = watch::channel(Storage::Ok);
     let (progress, scrub) = watch::channel(None);
+    let control = Arc::new(scrubber::Control { bus: bus.clone(), opener: identity.opener() });
     let scrubber = scrubber::Means {
-        knows: Arc::new(scrubber::Control { bus: bus.clone(), opener: identity.opener() }),
+        knows: Arc::clone(&control),
         disks: scrubber::Disks { volumes: volumes.clone(), archive: archive.clone(), missing },
         begun: tombs.shown(),
         scrubbing: config.scrubbing,
@@ -339,10 +365,29 @@ async fn start(
     };
     helpers.spawn(scrubber::run(scrubber, stop.clone()));
     let (spool, spool_out) = watch::channel(Spool::default());
-    let spool_out = bucket.is_some().then_some(spool_out);
-    if let Some((bucket, durable)) = bucket.zip(durable_out) {
+    let spool_out = object_store.is_some().then_some(spool_out);
+    if let Some((ObjectStore { which, retention }, durable)) = object_store.zip(durable_out) {
+        let retention = retention.map(|(tombs, every)| {
+            let (retention, goes) = watch::channel(StoreRetention::Ok);
+            let keeper = keeper::Means {
+                stocks: control,
+                which: Arc::clone(&which),
+                every,
+                tombs,
+                holds: home.path(holds::FILE),
+                standing: standing_out.clone(),
+                outbox: Arc::clone(&outbox),
+                reported: Arc::clone(&reported),
+                facts: facts.clone(),
+                clock: Arc::clone(&clock),
+                retention,
+            };
+            helpers.spawn(keeper::run(keeper, stop.clone()));
+            goes
+        });
         let uploads = uploads::Means {
-            bucket,
+            which,
+            retention,
             at_once: config.object_store.as_ref().map_or(1, |settings| settings.concurrency),
             roots: volumes.iter().map(|volume| Arc::clone(&volume.root)).collect(),
             claims: Arc::clone(&claims),

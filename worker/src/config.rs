@@ -129,6 +129,7 @@ struct File {
     s3_allow_http: Option<bool>,
     s3_concurrency: Option<u16>,
     s3_max_bytes_per_second: Option<u64>,
+    s3_retention_interval_ms: Option<u32>,
     spool_max_bytes: Option<u64>,
     join_key_file: Option<PathBuf>,
     nats_credentials: Option<PathBuf>,
@@ -285,6 +286,7 @@ impl Arguments {
             s3_allow_http: file.s3_allow_http,
             s3_concurrency: file.s3_concurrency,
             s3_max_bytes_per_second: file.s3_max_bytes_per_second,
+            s3_retention_interval_ms: file.s3_retention_interval_ms,
             spool_max_bytes: file.spool_max_bytes,
         });
         let object_store::Archive { folders: archive, object_store, spool } =

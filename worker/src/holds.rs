@@ -1,5 +1,6 @@
-//! Video that must not be deleted on this server, whatever its age: `.longwatch/holds.json`, which a person writes. Read
-//! again before every deletion.
+//! Video that must not be deleted, whatever its age: `.longwatch/holds.json`, which a person writes: on a server, for what lies
+//! on it or is looked after by it; in an object store, for what lies there, whoever looks after it. Read again before every
+//! deletion.
 //!
 //! Invariant: a file that cannot be read or understood holds everything.
 
@@ -55,8 +56,20 @@ impl Holds {
     /// If it is there and cannot be read or understood.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error { path: path.into(), source };
-        let Some(bytes) = durable::read(path).map_err(failed)? else { return Ok(Self::default()) };
-        let holds: Self = serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))?;
+        match durable::read(path).map_err(failed)? {
+            Some(bytes) => Self::parse(&bytes, path),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// What the content of a file says that stands at `path`, wherever that is.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be understood.
+    pub fn parse(content: &[u8], path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error { path: path.into(), source };
+        let holds: Self = serde_json::from_slice(content).map_err(|e| failed(e.into()))?;
         if let Some(hold) = holds.holds.iter().find(|hold| hold.from >= hold.to) {
             let detail =
                 format!("a hold ends at {}, which is not after its beginning {}", hold.to, hold.from);

@@ -10,7 +10,7 @@
 //!    where the next start resumes.
 //!
 //! Invariant: no more goes than that takes, and oldest first; so asking again about what is left says that nothing goes.
-//! Ties end on the name.
+//! Ties end on the name. What lies in an object store is decided by the same rules, part by part: [`stock`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +21,8 @@ use longwatch_events::time::Timestamp;
 
 use crate::archive::layout::SegmentName;
 use crate::plan::Key;
+
+pub mod stock;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use longwatch_events::event::{Spool, Upload};
+use longwatch_events::event::{Spool, StoreRetention, Upload};
 use longwatch_events::hash::Sha256;
 use longwatch_events::time::Timestamp;
 
@@ -212,7 +212,7 @@ impl Uploads {
         self.entries.is_empty()
     }
 
-    /// All this in numbers, at wall-clock time `now`.
+    /// All this in numbers, at wall-clock time `now`. Which store it is, and how retention goes there, know others.
     pub fn figures(&self, now: Timestamp) -> Spool {
         let oldest = self.entries.first_key_value().map(|(_, entry)| now.millis_since(entry.waiting.end));
         let oldest_s = oldest.map_or(0, |ms| u64::try_from(ms / 1_000).unwrap_or(0));
@@ -223,7 +223,9 @@ impl Uploads {
             None if oldest_s > BEHIND_S => Upload::Behind,
             None => Upload::Ok,
         };
-        Spool { upload, segments: self.entries.len() as u64, bytes: self.bytes, oldest_s }
+        let segments = self.entries.len() as u64;
+        let (store_id, retention) = (None, StoreRetention::Ok);
+        Spool { upload, segments, bytes: self.bytes, oldest_s, store_id, retention }
     }
 }
 

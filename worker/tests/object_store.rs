@@ -34,6 +34,7 @@ impl Given {
             allow_http: true,
             concurrency: 4,
             max_bytes_per_second: None,
+            retention_every: None,
         }
     }
 

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use longwatch_events::event::{Storage, Upload};
+use longwatch_events::event::{Storage, StoreRetention, Upload};
 use longwatch_events::subject::LogStream;
 use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -85,6 +85,10 @@ fn describe() {
     describe_gauge!(
         "longwatch_servers_upload",
         "Servers that archive to an object store, by how the upload goes: ok, behind, unreachable, refused, conflict."
+    );
+    describe_gauge!(
+        "longwatch_servers_store_retention",
+        "Servers that archive to an object store, by how it goes to delete there what is not to be kept: ok, unreachable, refused."
     );
     describe_gauge!("longwatch_spool_segments", "Segments that wait to be uploaded, of all servers.");
     describe_gauge!("longwatch_spool_bytes", "Their size.");
@@ -184,6 +188,7 @@ fn measure_servers(service: &Service) {
     let mut by_state: BTreeMap<_, u64> = Word::ALL.into_iter().map(|word| (word, 0)).collect();
     let mut by_storage: BTreeMap<_, u64> = Storage::ALL.into_iter().map(|word| (word, 0)).collect();
     let mut by_upload: BTreeMap<_, u64> = Upload::ALL.into_iter().map(|word| (word, 0)).collect();
+    let mut by_retention: BTreeMap<_, u64> = StoreRetention::ALL.into_iter().map(|word| (word, 0)).collect();
     let (mut waiting, mut waiting_bytes, mut longest_s) = (0_u64, 0_u64, 0);
     let mut oldest_s = 0.0_f64;
     for (id, server) in service.state().servers() {
@@ -197,6 +202,7 @@ fn measure_servers(service: &Service) {
             *by_storage.entry(seen.load.storage).or_default() += 1;
             if let Some(spool) = seen.load.spool {
                 *by_upload.entry(spool.upload).or_default() += 1;
+                *by_retention.entry(spool.retention).or_default() += 1;
                 waiting = waiting.saturating_add(spool.segments);
                 waiting_bytes = waiting_bytes.saturating_add(spool.bytes);
                 longest_s = spool.oldest_s.max(longest_s);
@@ -211,6 +217,9 @@ fn measure_servers(service: &Service) {
     }
     for (upload, count) in by_upload {
         gauge!("longwatch_servers_upload", "upload" => upload.as_str()).set(as_f64(count));
+    }
+    for (retention, count) in by_retention {
+        gauge!("longwatch_servers_store_retention", "retention" => retention.as_str()).set(as_f64(count));
     }
     gauge!("longwatch_spool_segments").set(as_f64(waiting));
     gauge!("longwatch_spool_bytes").set(as_f64(waiting_bytes));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use longwatch_events::event::{Load, Scrub, Spool};
-use longwatch_events::id::ServerId;
+use longwatch_events::id::{ServerId, StoreId};
 use longwatch_events::state::{Membership, Server as ServerState, State};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -122,7 +122,7 @@ struct ServerLoad {
     clock_stepped_ms: i64,
     /// How its archive is: `ok`; `low`: a volume has less free space than it must have, and its oldest video goes; `full`: the
     /// same, and nothing on it may go; `failed`: a volume failed and is not used any more. `low` as well while segments wait
-    /// to be uploaded for longer than they should.
+    /// to be uploaded for longer than they should, or cannot be deleted from the object store.
     #[schema(pattern = "^(ok|low|full|failed)$")]
     storage: &'static str,
     /// How far its archive was examined, and how it was; null: it is not examined, or was not yet.
@@ -174,12 +174,19 @@ struct ServerSpool {
     bytes: u64,
     /// How long ago the video of the oldest one ended, in seconds; 0 if none waits.
     oldest_s: u64,
+    /// Which object store it is: servers that say the same share it; null: it was not reached yet.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    store_id: Option<StoreId>,
+    /// How it goes to delete there what is not to be kept any longer: `ok`; `unreachable`: the object store does not answer, or
+    /// says that it cannot; `refused`: it does not let this server delete (`s3:DeleteObject`), or not look.
+    #[schema(pattern = "^(ok|unreachable|refused)$")]
+    retention: &'static str,
 }
 
 impl From<Spool> for ServerSpool {
     fn from(spool: Spool) -> Self {
-        let Spool { upload, segments, bytes, oldest_s } = spool;
-        Self { upload: upload.as_str(), segments, bytes, oldest_s }
+        let Spool { upload, segments, bytes, oldest_s, store_id, retention } = spool;
+        Self { upload: upload.as_str(), segments, bytes, oldest_s, store_id, retention: retention.as_str() }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod command;
 pub mod disk;
 pub mod drain;
+pub mod keeper;
 pub mod liveness;
 pub mod placement;
 pub mod rederive;

@@ -398,6 +398,10 @@ on_every_engine! {
         what_is_wrong_with_a_segment_stands_with_it_until_it_is_right_or_deleted,
         a_server_reads_what_it_is_known_to_have_part_by_part,
         what_a_segment_held_says_the_first_report_of_it_unless_it_was_cut,
+        another_server_tells_only_of_what_lies_in_the_store_it_names,
+        what_lies_in_a_store_is_listed_camera_by_camera_and_oldest_first,
+        what_an_object_holds_is_known_if_it_is_not_what_was_stored,
+        how_long_a_deleted_camera_is_kept_is_remembered,
     },
     copies: {
         the_state_of_a_camera_is_that_of_the_copy_that_is_best_off,

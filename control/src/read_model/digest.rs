@@ -33,6 +33,7 @@ pub const TABLES: [Table; 15] = [
         columns: "tenant_id, camera_id, name, name_folded, wants_recording, settings, created_at_us, version",
         key: "tenant_id, camera_id",
     },
+    Table { name: "former_cameras", columns: "tenant_id, camera_id, retention", key: "tenant_id, camera_id" },
     Table {
         name: "copies",
         columns: "tenant_id, camera_id, copy, placement, server_id, epoch, placed_at_us, placement_reason, \
@@ -59,7 +60,8 @@ pub const TABLES: [Table; 15] = [
     Table {
         name: "segments",
         columns: "tenant_id, camera_id, epoch, server_id, start_us, end_us, object_key, bytes, sha256, \
-                  video_frames, video, audio, repaired, damage, damage_found_us, location",
+                  video_frames, video, audio, repaired, damage, damage_found_us, location, store_id, object_bytes, \
+                  object_sha256",
         key: "tenant_id, camera_id, epoch, server_id, start_us",
     },
     Table {

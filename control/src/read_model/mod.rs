@@ -24,10 +24,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use longwatch_events::archive::Place;
+use longwatch_events::archive::{Place, StockedSegment};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId, TriggerId};
 use longwatch_events::position::Position;
+use longwatch_events::settings::Retention;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 use uuid::Uuid;
@@ -35,7 +36,7 @@ use uuid::Uuid;
 pub use batch::{Applied, Batch};
 use postgres::PostgresReadModel;
 use rows::{
-    AssignmentView, CameraState, CameraView, Counts, Observations, SegmentRow, ServerView, StatusOf,
+    AssignmentView, CameraState, CameraView, Counts, InStore, Observations, SegmentRow, ServerView, StatusOf,
     StatusRow, TenantRow, TimelineRows, TriggerRow,
 };
 use sqlite::SqliteReadModel;
@@ -191,6 +192,23 @@ pub trait ReadModel: Send + Sync {
     /// What `server` said it has and did not say it deleted or uploaded, whatever the epoch, by tenant, camera, start and epoch; from
     /// `from` on (its camera, and from then on), `limit` at most. For that server alone: it is of all tenants.
     fn stored_on(&self, server: ServerId, from: Place, limit: u32) -> Answer<'_, Items<SegmentRow>>;
+
+    /// The first camera behind `after` that has segments in an object store which are not missing there, by tenant and camera.
+    fn next_in_store(
+        &self,
+        of: InStore,
+        after: (TenantId, CameraId),
+    ) -> Answer<'_, Option<(TenantId, CameraId)>>;
+
+    /// What a camera has in an object store and is not missing there, oldest first: from `from` on (its camera, and from
+    /// then on), `limit` at most.
+    fn stored_in(&self, of: InStore, from: Place, limit: u32) -> Answer<'_, Items<StockedSegment>>;
+
+    /// Bytes of all of it.
+    fn bytes_in(&self, of: InStore, camera: (TenantId, CameraId)) -> Answer<'_, u64>;
+
+    /// How long video of a camera was to be kept when it was deleted.
+    fn former_retention(&self, tenant: TenantId, camera: CameraId) -> Answer<'_, Option<Retention>>;
 
     /// What was last heard of each, in the order in which they are asked for.
     fn statuses(&self, of: Vec<StatusOf>) -> Answer<'_, Vec<Option<StatusRow>>>;

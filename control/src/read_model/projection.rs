@@ -7,13 +7,21 @@
 //! Facts come from workers and are believed about recordings only. One that contradicts itself becomes a
 //! [`Change::RejectFact`], so that a broken worker neither stops the fold nor goes unseen. Whether a server was given the
 //! epoch it speaks of is for queries to look at: here `LOG` may not have come that far.
+//!
+//! A server speaks of its own segments, with one exception: whoever looks after an object store tells of what others
+//! uploaded there. Who that is, is no matter of `LOG` (it changes with what was heard of servers), so it is not asked here;
+//! what is asked is whether the segment lies in the very store that the fact names ([`only_in`]). The id of a store stands in
+//! the store and nowhere that workers can look, so who names it can read there, and as a rule delete there. A stale or a
+//! hostile worker can therefore take from the timeline what it could have taken from the store, and nothing else: not what
+//! lies on other servers, nor in other stores, nor where no store was told. What it says stands in the log with its name.
 
 use std::collections::BTreeMap;
 
 use longwatch_events::event::{Event, RecordingReported};
 use longwatch_events::fact::Fact;
-use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, ServerId, StoreId, TenantId};
 use longwatch_events::position::{Epoch, Position};
+use longwatch_events::settings::Retention;
 use longwatch_events::state::{Assignment, Camera, CameraCopy, Placement, State};
 use longwatch_events::time::Timestamp;
 use longwatch_events::trigger::Trigger;
@@ -32,6 +40,7 @@ pub struct Before(BTreeMap<(TenantId, CameraId), Option<KnownCamera>>);
 #[derive(Debug)]
 struct KnownCamera {
     version: Position,
+    retention: Retention,
     copies: BTreeMap<u8, KnownCopy>,
 }
 
@@ -93,7 +102,11 @@ fn known(state: &State, tenant_id: TenantId, camera_id: CameraId) -> Option<Know
         let row = copy_row(CopyKey { tenant_id, camera_id, copy: number }, copy);
         (number, KnownCopy { row, is_server_lost: copy.assignment().is_some_and(is_lost) })
     });
-    Some(KnownCamera { version: camera.version, copies: copies.collect() })
+    Some(KnownCamera {
+        version: camera.version,
+        retention: camera.settings.retention(),
+        copies: copies.collect(),
+    })
 }
 
 /// What the event at `position` of `LOG`, stored at `at`, does to the rows. `state` is the State after it: what a stale
@@ -237,7 +250,11 @@ fn of_camera(
     match (before, now) {
         (Some(before), Some(now)) if before.version == now.version => {}
         (_, Some(now)) => changes.push(Change::PutCamera(camera_row(tenant_id, camera_id, now))),
-        (Some(_), None) => changes.push(Change::DeleteCamera(tenant_id, camera_id)),
+        (Some(before), None) => changes.extend([
+            Change::DeleteCamera(tenant_id, camera_id),
+            // What was recorded of it stays, and somebody has to know for how long.
+            Change::RememberRetention(tenant_id, camera_id, before.retention),
+        ]),
         (None, None) => {}
     }
     let mut gone = before.map(|camera| camera.copies.clone()).unwrap_or_default();
@@ -339,6 +356,8 @@ fn of_fact(
             start: f.start,
             key: f.key.clone(),
             bytes: f.bytes,
+            sha256: f.sha256,
+            store_id: f.store_id,
         }),
         Fact::SegmentDeleted(f) => {
             ordered("deleted segment", f.camera_id, f.start, f.end)?;
@@ -346,7 +365,8 @@ fn of_fact(
                 tenant_id: f.tenant_id,
                 camera_id: f.camera_id,
                 epoch: f.epoch,
-                server_id,
+                server_id: f.recorded_by.unwrap_or(server_id),
+                only_in: only_in(server_id, f.recorded_by, f.store_id)?,
                 start: f.start,
                 end: f.end,
                 key: f.key.clone(),
@@ -358,7 +378,8 @@ fn of_fact(
             tenant_id: f.tenant_id,
             camera_id: f.camera_id,
             epoch: f.epoch,
-            server_id,
+            server_id: f.recorded_by.unwrap_or(server_id),
+            only_in: only_in(server_id, f.recorded_by, f.store_id)?,
             start: f.start,
             key: f.key.clone(),
             at: f.at,
@@ -386,6 +407,23 @@ fn of_fact(
             Change::PutTrigger(TriggerRow { trigger, epoch: f.epoch, server_id })
         }
     }))
+}
+
+/// In which object store a segment must lie for a fact about it to count that `teller` tells; `None`: wherever it lies,
+/// for it is the teller's own.
+fn only_in(
+    teller: ServerId,
+    recorded_by: Option<ServerId>,
+    store_id: Option<StoreId>,
+) -> Result<Option<StoreId>, String> {
+    match recorded_by {
+        None => Ok(None),
+        Some(server_id) if server_id == teller => Ok(None),
+        Some(_) if store_id.is_some() => Ok(store_id),
+        Some(other) => {
+            Err(format!("it is about a segment of server {other} and names no object store in which it lies"))
+        }
+    }
 }
 
 fn ordered(what: &str, camera_id: CameraId, start: Timestamp, end: Timestamp) -> Result<(), String> {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use longwatch_events::fact::{Cause, Codec, Damage, DeletionReason};
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, TenantId};
+use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, StoreId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::UnplacedReason;
-use longwatch_events::settings::{CameraSettings, RecordingMode, ServerSettings};
+use longwatch_events::settings::{CameraSettings, RecordingMode, Retention, ServerSettings};
 use longwatch_events::state::{Assignment, Membership, Placement};
 use longwatch_events::time::Timestamp;
 use longwatch_events::trigger::Trigger;
@@ -264,6 +264,8 @@ pub enum Change {
     PutCamera(CameraRow),
     /// Removes. Its copies are removed on their own; what was recorded of it stays.
     DeleteCamera(TenantId, CameraId),
+    /// Remembers how long video of a camera that is deleted is to be kept.
+    RememberRetention(TenantId, CameraId, Retention),
     /// Inserts or replaces.
     PutCopy(CopyRow),
     /// Removes.
@@ -361,6 +363,19 @@ pub struct UploadedSegment {
     pub key: String,
     /// Its size.
     pub bytes: u64,
+    /// Its hash.
+    pub sha256: Sha256,
+    /// Where it lies, if that is known.
+    pub store_id: Option<StoreId>,
+}
+
+/// Segments in object stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InStore {
+    /// In this one.
+    Of(StoreId),
+    /// In one whose id was not told, uploaded by this server.
+    UploadedBy(ServerId),
 }
 
 /// A segment that is gone.
@@ -384,6 +399,8 @@ pub struct DeletedSegment {
     pub bytes: u64,
     /// Why it was deleted.
     pub reason: DeletionReason,
+    /// Only if it lies in this object store: somebody else says so than who had it.
+    pub only_in: Option<StoreId>,
 }
 
 /// A segment that was examined.
@@ -405,6 +422,8 @@ pub struct CheckedSegment {
     pub at: Timestamp,
     /// What is wrong with it.
     pub damage: Option<Damage>,
+    /// Only if it lies in this object store: somebody else says so than who has it.
+    pub only_in: Option<StoreId>,
 }
 
 /// A gap as it was reported: which copy it is of, `LOG` tells.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{DetachedCameras, Part, Scrub, Spool, Storage};
 use crate::fact::{Cause, Codec, Damage, DeletionReason};
 use crate::hash::Sha256;
-use crate::id::{BootId, CameraId, ServerId, TenantId, TriggerId};
+use crate::id::{BootId, CameraId, ServerId, StoreId, TenantId, TriggerId};
 use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
@@ -298,6 +298,8 @@ shapes! {
         bytes: u64,
         sha256: Sha256,
         at: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store_id: Option<StoreId>,
     }
 
     /// See [`crate::fact::SegmentDeleted`].
@@ -313,6 +315,10 @@ shapes! {
         reason: DeletionReason,
         #[serde(default, skip_serializing_if = "is_default")]
         before_min_age: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store_id: Option<StoreId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recorded_by: Option<ServerId>,
     }
 
     /// See [`crate::fact::SegmentChecked`].
@@ -332,6 +338,10 @@ shapes! {
         found_bytes: Option<u64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         found_sha256: Option<Sha256>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store_id: Option<StoreId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recorded_by: Option<ServerId>,
     }
 
     /// See [`crate::fact::Interrupted`].

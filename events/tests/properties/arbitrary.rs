@@ -10,7 +10,7 @@ use longwatch_events::event::{
     ServerFailbackRequested, ServerJoined, ServerLost, ServerReturned, TenantChanged, TenantCreated,
     TenantDeleted, VersionRequired,
 };
-use longwatch_events::id::{BootId, CameraId, EventId, ServerId, TenantId};
+use longwatch_events::id::{BootId, CameraId, EventId, ServerId, StoreId, TenantId};
 use longwatch_events::policy::{Failback, HeartbeatRetention, Liveness, Mode, Moves, Policy, Rebalance};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
@@ -43,6 +43,10 @@ fn camera_id() -> impl Strategy<Value = CameraId> {
 
 fn server_id() -> impl Strategy<Value = ServerId> {
     uuid().prop_map(ServerId::from_uuid)
+}
+
+fn store_id() -> impl Strategy<Value = StoreId> {
+    uuid().prop_map(StoreId::from_uuid)
 }
 
 fn boot_id() -> impl Strategy<Value = BootId> {

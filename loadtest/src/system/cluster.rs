@@ -49,6 +49,8 @@ pub struct ObjectStore {
     pub endpoint: String,
     /// A file with the key to it.
     pub credentials_file: PathBuf,
+    /// How often it is looked at what is not to be kept there any longer, in milliseconds.
+    pub retention_interval_ms: u32,
 }
 
 /// A control replica.
@@ -109,6 +111,18 @@ impl Cluster {
         }
         cluster.until_online().await?;
         Ok(cluster)
+    }
+
+    /// Starts one more server as [`Self::start`] does, and waits until it is online.
+    ///
+    /// # Errors
+    /// If it does not start in time.
+    pub async fn add_server(&mut self, options: &Options) -> anyhow::Result<()> {
+        let folder = std::path::absolute(&options.folder).context("the cluster's folder")?;
+        let (mut part, archive) = worker(&folder, &self.nats_url(), self.servers.len() + 1, options)?;
+        part.start()?;
+        self.servers.push(Server { part, archive, id: String::new() });
+        self.until_online().await
     }
 
     /// The API of a replica.
@@ -209,7 +223,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until every server is online, and learns their ids.
+    /// Waits until every server has been online once, and learns their ids.
     async fn until_online(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
@@ -217,17 +231,16 @@ impl Cluster {
             let online = |name: &str| {
                 listed.iter().find(|server| server["name"] == name && server["state"] == "online")
             };
-            let ids: Vec<_> = self
-                .servers
-                .iter()
-                .filter_map(|server| online(server.part.name())?["id"].as_str().map(str::to_owned))
-                .collect();
-            if ids.len() == self.servers.len() {
-                self.servers.iter_mut().zip(ids).for_each(|(server, id)| server.id = id);
-                return Ok(());
-            }
-            for server in &mut self.servers {
+            let mut all_are = true;
+            // One that was killed stays who it was.
+            for server in self.servers.iter_mut().filter(|server| server.id.is_empty()) {
                 server.part.check()?;
+                let id = online(server.part.name()).and_then(|server| server["id"].as_str());
+                server.id = id.unwrap_or_default().to_owned();
+                all_are &= id.is_some();
+            }
+            if all_are {
+                return Ok(());
             }
             ensure!(
                 Instant::now() < deadline,
@@ -344,17 +357,20 @@ fn worker(
     ];
     match &options.object_store {
         None => args.extend(["--archive".into(), archive.clone().into()]),
-        Some(ObjectStore { archive: place, endpoint, credentials_file }) => args.extend([
-            "--archive".into(),
-            place.into(),
-            "--spool".into(),
-            archive.clone().into(),
-            "--s3-endpoint".into(),
-            endpoint.into(),
-            "--s3-allow-http".into(),
-            "--s3-credentials-file".into(),
-            credentials_file.into(),
-        ]),
+        Some(ObjectStore { archive: place, endpoint, credentials_file, retention_interval_ms }) => args
+            .extend([
+                "--archive".into(),
+                place.into(),
+                "--spool".into(),
+                archive.clone().into(),
+                "--s3-endpoint".into(),
+                endpoint.into(),
+                "--s3-allow-http".into(),
+                "--s3-credentials-file".into(),
+                credentials_file.into(),
+                "--s3-retention-interval-ms".into(),
+                retention_interval_ms.to_string().into(),
+            ]),
     }
     if let Some(cameras) = options.capacity {
         args.extend(["--capacity".into(), cameras.to_string().into()]);

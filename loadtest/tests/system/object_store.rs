@@ -1,9 +1,10 @@
 //! An archive in an object store that is away for a while, of a server that is killed meanwhile: what is durable on the server
-//! is in the timeline all the time, and in the bucket in the end.
+//! is in the timeline all the time, and in the bucket in the end; until it is not to be kept any longer, whoever is left to see
+//! to that.
 
 #![allow(clippy::print_stdout, reason = "how long it took is worth knowing when it fails")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -59,9 +60,16 @@ async fn spool(api: &Api) -> Value {
     api.list("/v1/servers").await.unwrap()[0]["load"].clone()
 }
 
+/// All objects that are segments.
+fn segments_of(s3: &S3) -> BTreeMap<String, Vec<u8>> {
+    let mut objects = s3.objects();
+    objects.retain(|key, _| !key.starts_with("site/.longwatch/"));
+    objects
+}
+
 /// Writes all objects to a folder, as an archive.
 fn read_back(s3: &S3, folder: &Path) {
-    for (key, content) in s3.objects() {
+    for (key, content) in segments_of(s3) {
         let path = folder.join(key.strip_prefix("site/").expect("all is below the prefix"));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
@@ -84,6 +92,7 @@ async fn an_outage_of_the_object_store_and_a_killed_worker_lose_nothing_that_was
             archive: format!("s3://{BUCKET}/site"),
             endpoint: s3.endpoint(),
             credentials_file: s3.credentials_file(),
+            retention_interval_ms: 500,
         }),
     };
     let mut cluster = Cluster::start(&options).await.unwrap();
@@ -169,5 +178,66 @@ async fn an_outage_of_the_object_store_and_a_killed_worker_lose_nothing_that_was
         let missing_ms = i64::try_from(holes[0].frames).unwrap() * 40;
         assert!((missing_ms - gap_ms).abs() < 500, "{id}: {missing_ms} ms are missing, {gap_ms} ms are told");
     }
+    its_retention_is_looked_after_by_another(&mut cluster, &options, &s3, &ids).await;
     cluster.stop_workers(WITHIN).await.unwrap();
+}
+
+/// The only server that ever uploaded anything is gone, and nobody records the cameras, of which one is deleted, too.
+async fn its_retention_is_looked_after_by_another(
+    cluster: &mut Cluster,
+    options: &Options,
+    s3: &S3,
+    ids: &[String],
+) {
+    let api = cluster.api(0).clone();
+    let of = |id: &String| {
+        let id = id.clone();
+        move |key: &String| key.contains(&id)
+    };
+    let bytes = |id: &String| -> u64 {
+        segments_of(s3).into_iter().filter(|(key, _)| of(id)(key)).map(|(_, video)| video.len() as u64).sum()
+    };
+    let [kept, bounded, deleted] = ids else { panic!("three cameras: {ids:?}") };
+    let before = segments_of(s3);
+    cluster.worker(0).kill().unwrap();
+    for id in [bounded, deleted] {
+        let path = format!("/v1/tenants/default/cameras/{id}");
+        let half = json!({ "retention": { "max_bytes": bytes(id) / 2 } });
+        api.call(Method::PATCH, &path, Some(&half)).await.unwrap();
+    }
+    api.call(Method::DELETE, &format!("/v1/tenants/default/cameras/{deleted}"), None).await.unwrap();
+    let halves = [bounded, deleted].map(|id| bytes(id) / 2);
+    cluster.add_server(options).await.unwrap();
+    let began = Instant::now();
+    until("half of it is deleted", WITHIN, async || {
+        let left = [bounded, deleted].map(bytes);
+        if left.iter().zip(&halves).all(|(left, half)| left <= half) { Ok(()) } else { Err(json!(left)) }
+    })
+    .await;
+    // The timeline says so: a gap where the oldest was, and what is left lies there.
+    until("the timeline knows", WITHIN, async || {
+        let timeline = timeline(&api, bounded).await;
+        let there = segments_of(s3).keys().filter(|key| of(bounded)(key)).count();
+        let told = timeline["segments"].as_array().unwrap();
+        let joins = timeline["gaps"].as_array().unwrap().iter().any(|gap| {
+            gap["cause"] == "retention"
+                && gap["start"].as_str() < gap["end"].as_str()
+                && gap["end"] == told[0]["start"]
+        });
+        if joins && told.len() == there && count(&timeline, "object_store") == there {
+            Ok(())
+        } else {
+            Err(timeline)
+        }
+    })
+    .await;
+    println!("half of what two cameras had was deleted {:?} after a server came that could", began.elapsed());
+    // What is not bounded is all there, and of the others what is newest.
+    let left: BTreeSet<_> = segments_of(s3).into_keys().collect();
+    for id in ids {
+        let all: Vec<_> = before.keys().filter(|key| of(id)(key)).collect();
+        let newest: Vec<_> = all.iter().copied().filter(|key| left.contains(*key)).collect();
+        assert!(all.ends_with(&newest) && !newest.is_empty(), "{id}: {newest:?} of {all:?}");
+        assert_eq!(newest.len() == all.len(), id == kept, "{id}");
+    }
 }

@@ -43,6 +43,10 @@ struct State {
     met: BTreeMap<Fault, u64>,
     puts: u64,
     requests: u64,
+    deletions: u64,
+    without_bucket: bool,
+    denies_deletions: bool,
+    holds_back_answers_to_deletions: bool,
 }
 
 impl Faults {
@@ -54,6 +58,10 @@ impl Faults {
             met: BTreeMap::new(),
             puts: 0,
             requests: 0,
+            deletions: 0,
+            without_bucket: false,
+            denies_deletions: false,
+            holds_back_answers_to_deletions: false,
         }))
     }
 
@@ -71,6 +79,30 @@ impl Faults {
     /// Begins or ends an outage: while it lasts, whoever connects is cut off, and so is who was connected.
     pub fn outage(&self, lasts: bool) {
         self.state().outage = lasts;
+    }
+
+    /// From now on there is no bucket, or the same as before again.
+    pub fn hide_bucket(&self, hides: bool) {
+        self.state().without_bucket = hides;
+    }
+
+    pub(super) fn is_without_bucket(&self) -> bool {
+        self.state().without_bucket
+    }
+
+    /// From now on nobody may delete, or everybody may again.
+    pub fn deny_deletions(&self, denies: bool) {
+        self.state().denies_deletions = denies;
+    }
+
+    /// While it lasts deletions are done and not answered.
+    pub fn hold_back_answers_to_deletions(&self, holds_back: bool) {
+        self.state().holds_back_answers_to_deletions = holds_back;
+    }
+
+    /// How many objects were to be deleted since the start.
+    pub fn deletions(&self) -> u64 {
+        self.state().deletions
     }
 
     /// Whether there is an outage.
@@ -91,6 +123,18 @@ impl Faults {
     /// How many requests have come since the start, outages included.
     pub fn requests(&self) -> u64 {
         self.state().requests
+    }
+
+    /// One more deletion; whether it is denied.
+    pub(super) fn note_deletion(&self) -> bool {
+        let mut state = self.state();
+        state.requests += 1;
+        state.deletions += 1;
+        state.denies_deletions
+    }
+
+    pub(super) fn holds_back_answers_to_deletions(&self) -> bool {
+        self.state().holds_back_answers_to_deletions
     }
 
     pub(super) fn note_cut(&self) {

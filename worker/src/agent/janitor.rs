@@ -346,6 +346,8 @@ fn intention(volumes: &[Volume], going: &Going, at: Timestamp) -> Intention {
         at,
         reason: *reason,
         before_min_age: *before_min_age,
+        store_id: None,
+        recorded_by: None,
     };
     Intention { volume: volumes[segment.volume].id, fact }
 }

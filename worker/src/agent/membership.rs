@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
+use longwatch_events::id::ServerId;
 use longwatch_events::join::{JoinClaim, JoinReply, JoinRequest, RefusedReason};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -52,6 +53,21 @@ impl Standing {
                 Self::Known { membership, heartbeat_interval_ms: DEFAULT_HEARTBEAT_MS, lease_ms: None }
             }
             None => Self::Unknown,
+        }
+    }
+}
+
+/// Which server this is, as soon as it is one that records.
+pub(super) async fn adopted(standing: &mut watch::Receiver<Standing>) -> ServerId {
+    loop {
+        if let Standing::Known { membership, .. } = *standing.borrow_and_update()
+            && membership.adopted
+        {
+            return membership.server_id;
+        }
+        if standing.changed().await.is_err() {
+            // Nobody is left who could say it: the process ends.
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -53,6 +53,8 @@ struct State {
     /// In the outbox, not all of which is durable.
     taken: Vec<Taken>,
     deleted: BTreeSet<String>,
+    /// The same, for whoever looks after the object store.
+    deleted_there: BTreeSet<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -93,11 +95,12 @@ impl Reported {
     /// The outbox has taken these.
     pub(super) fn take(&self, facts: &[Fact]) {
         self.state().taken.extend(facts.iter().filter_map(Taken::of));
-        let checked = facts.iter().filter(|fact| matches!(fact, Fact::SegmentChecked(_))).count();
+        let is_on_disk = |fact: &&Fact| matches!(fact, Fact::SegmentChecked(f) if f.store_id.is_none());
+        let checked = facts.iter().filter(is_on_disk).count();
         self.checked.fetch_add(checked as u64, Ordering::SeqCst);
     }
 
-    /// How many facts of segments that were examined the outbox has taken.
+    /// How many facts of segments that were examined on the disks the outbox has taken.
     pub(super) fn checked(&self) -> u64 {
         self.checked.load(Ordering::SeqCst)
     }
@@ -120,7 +123,13 @@ impl Reported {
                     self.tell(Durable::Stored { key, sha256 });
                 }
                 Taken::Uploaded(key) => self.tell(Durable::Uploaded { key }),
-                Taken::Deleted(key) => drop(state.deleted.insert(key)),
+                Taken::Deleted(key) => {
+                    // Without an object store nobody asks.
+                    if self.uploader.is_some() {
+                        state.deleted_there.insert(key.clone());
+                    }
+                    state.deleted.insert(key);
+                }
             }
         }
         while let Some((_, key)) = state.by_age.pop_front_if(|(at, _)| now - *at > REMEMBERED) {
@@ -150,6 +159,11 @@ impl Reported {
     pub(super) fn deletions(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.state().deleted)
     }
+
+    /// The same, for whoever looks after the object store.
+    pub(super) fn deletions_there(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.state().deleted_there)
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +186,8 @@ mod tests {
             at: start,
             reason: DeletionReason::Age,
             before_min_age: false,
+            store_id: None,
+            recorded_by: None,
         })
     }
 

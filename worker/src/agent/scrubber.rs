@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::leftovers;
-use super::membership::Standing;
+use super::membership::{self, Standing};
 use super::reported::Reported;
 use crate::archive::layout::SegmentName;
 use crate::archive::repair;
@@ -190,7 +190,7 @@ impl<K: Knows> Scrubber<K> {
 
     /// Examines the archive from a place on; returns what there is, and where it goes on.
     async fn step(&mut self, from: Place) -> Result<(Counts, Option<Place>), Held> {
-        let server_id = self.server_id().await;
+        let server_id = membership::adopted(&mut self.means.standing).await;
         let (known, stretch) = self.known(server_id, from).await?;
         let disks = self.means.disks.clone();
         let found = blocking(move || disks.list(server_id, stretch)).await?;
@@ -218,21 +218,6 @@ impl<K: Knows> Scrubber<K> {
         Ok((counts, next))
     }
 
-    /// Which server this is, as soon as it is one that records.
-    async fn server_id(&mut self) -> ServerId {
-        loop {
-            if let Standing::Known { membership, .. } = *self.means.standing.borrow_and_update()
-                && membership.adopted
-            {
-                return membership.server_id;
-            }
-            if self.means.standing.changed().await.is_err() {
-                // Nobody is left who could say it: the process ends.
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
     /// What should be there from a place on, and how far that reaches.
     async fn known(
         &mut self,
@@ -242,7 +227,7 @@ impl<K: Knows> Scrubber<K> {
         if let Some(at) = self.asked_at.replace(Instant::now()) {
             tokio::time::sleep_until(at + ASK_EVERY).await;
         }
-        let part = self.means.knows.part(server_id, ArchiveRequest { from, limit: PART }).await?;
+        let part = self.means.knows.part(server_id, ArchiveRequest { from, limit: PART, of: None }).await?;
         let mut segments = part.segments;
         let mut until = None;
         if let Some(last) = segments.last().filter(|_| part.more) {

@@ -17,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use longwatch_events::event::{Spool, Upload};
+use longwatch_events::event::{Spool, StoreRetention, Upload};
 use longwatch_events::fact::{Fact, SegmentUploaded};
 use longwatch_events::hash::Sha256;
+use longwatch_events::id::StoreId;
 use longwatch_events::time::Clock;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
@@ -32,9 +33,10 @@ use super::ends::Ends;
 use super::leftovers;
 use super::reported::{Durable, Reported};
 use super::told::Told;
+use super::which_store::WhichStore;
 use crate::archive::inventory::{self, Listed};
 use crate::archive::layout::{SegmentName, UPLOADED};
-use crate::archive::s3::{self, Bucket};
+use crate::archive::s3;
 use crate::plan::Key;
 use crate::uploads::{Next, Outcome, Trouble, Uploads, Waiting};
 
@@ -49,7 +51,9 @@ const NEWS: usize = 1_000;
 /// What it takes to upload.
 pub(super) struct Means {
     /// Where to.
-    pub(super) bucket: Bucket,
+    pub(super) which: Arc<WhichStore>,
+    /// How retention goes there; `None`: this server does not see to it.
+    pub(super) retention: Option<watch::Receiver<StoreRetention>>,
     /// How many segments at once.
     pub(super) at_once: usize,
     /// Where from: the folders of the volumes.
@@ -72,7 +76,7 @@ pub(super) struct Means {
 
 /// What all uploads use.
 struct Shared {
-    bucket: Bucket,
+    which: Arc<WhichStore>,
     roots: Vec<Arc<Path>>,
     claims: Arc<Claims>,
     reported: Arc<Reported>,
@@ -83,6 +87,7 @@ struct Shared {
 struct Uploader {
     shared: Arc<Shared>,
     told: Arc<Told>,
+    retention: Option<watch::Receiver<StoreRetention>>,
     ends: Option<Ends>,
     spool: watch::Sender<Spool>,
     uploads: Uploads,
@@ -102,10 +107,11 @@ struct Ended {
 
 /// Works until `stop` is cancelled. `durable` tells which facts of segments are.
 pub(super) async fn run(means: Means, mut durable: UnboundedReceiver<Durable>, stop: CancellationToken) {
-    let Means { bucket, at_once, roots, claims, reported, told, facts, clock, ends, spool } = means;
+    let Means { which, retention, at_once, roots, claims, reported, told, facts, clock, ends, spool } = means;
     let mut uploader = Uploader {
-        shared: Arc::new(Shared { bucket, roots, claims, reported, facts, clock }),
+        shared: Arc::new(Shared { which, roots, claims, reported, facts, clock }),
         told,
+        retention,
         ends: Some(ends),
         spool,
         uploads: Uploads::new(at_once),
@@ -209,7 +215,13 @@ impl Uploader {
         for name in self.shared.claims.deleted() {
             self.uploads.forget(&name);
         }
-        self.spool.send_replace(self.uploads.figures(self.shared.clock.now()));
+        let mut figures = self.uploads.figures(self.shared.clock.now());
+        // Who looks after nothing there does not say that it could.
+        if let Some(retention) = &self.retention {
+            figures.store_id = self.shared.which.said();
+            figures.retention = *retention.borrow();
+        }
+        self.spool.send_replace(figures);
     }
 
     /// Hears which facts are durable.
@@ -251,7 +263,12 @@ impl Shared {
             Ok(None) => return (Outcome::Gone, String::new()),
             Err(error) => return (Outcome::Unreadable, error.to_string()),
         };
-        let object = match self.bucket.put(&key, &path, waiting.end).await {
+        // Where it lies is told with it, so that it is known before it lies there.
+        let store_id = match self.which.get().await {
+            Ok(store_id) => store_id,
+            Err(error) => return (trouble_of(&error), error.to_string()),
+        };
+        let object = match self.which.bucket().put(&key, &path, waiting.end).await {
             Ok(object) => object,
             Err(error) => return (outcome_of(&error), error.to_string()),
         };
@@ -270,14 +287,14 @@ impl Shared {
             Err(error) => return (Outcome::Unreadable, error.to_string()),
         }
         let how = if object.was_there { "it was there" } else { "put" };
-        self.tell(name, object.bytes, object.sha256);
+        self.tell(name, object.bytes, object.sha256, Some(store_id));
         (Outcome::Uploaded, how.to_owned())
     }
 
-    fn tell(&self, name: SegmentName, bytes: u64, sha256: Sha256) {
+    fn tell(&self, name: SegmentName, bytes: u64, sha256: Sha256, store_id: Option<StoreId>) {
         let SegmentName { tenant_id, camera_id, epoch, start, .. } = name;
         let (key, at) = (name.key(), self.clock.now());
-        let fact = SegmentUploaded { tenant_id, camera_id, epoch, key, start, bytes, sha256, at };
+        let fact = SegmentUploaded { tenant_id, camera_id, epoch, key, start, bytes, sha256, at, store_id };
         if self.facts.send(Fact::SegmentUploaded(fact)).is_err() {
             tracing::warn!(
                 key = name.key(),
@@ -329,7 +346,8 @@ impl Shared {
         });
         for (name, path) in uploaded {
             match leftovers::hash(&path) {
-                Ok((bytes, sha256)) => self.tell(name, bytes, sha256),
+                // Where it was uploaded to was remembered before it was.
+                Ok((bytes, sha256)) => self.tell(name, bytes, sha256, self.which.known()),
                 Err(error) => {
                     tracing::error!(path = %path.display(), %error, "cannot read what was uploaded; the next start tries again");
                 }
@@ -396,6 +414,16 @@ const fn outcome_of(error: &s3::Error) -> Outcome {
     }
 }
 
+/// The same of an error that is about the whole store.
+const fn trouble_of(error: &s3::Error) -> Outcome {
+    match error {
+        s3::Error::File { .. } | s3::Error::Unavailable(_) => Outcome::Failed(Trouble::Unreachable),
+        s3::Error::Conflict(_) | s3::Error::Settings(_) | s3::Error::Refused(_) => {
+            Outcome::Failed(Trouble::Refused)
+        }
+    }
+}
+
 /// Where a file lies, and what the file system says of it; `None` if it is on none of the volumes. Blocks.
 fn find(roots: &[Arc<Path>], key: &str) -> io::Result<Option<(PathBuf, fs::Metadata)>> {
     let mut failed = None;
@@ -422,10 +450,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// How an archive is whose uploads go like this, as far as those tell.
+/// Whether an archive is well, as far as its object store tells.
 pub(super) fn is_well(spool: &Spool) -> bool {
-    match spool.upload {
+    let uploads = match spool.upload {
         Upload::Ok => true,
         Upload::Behind | Upload::Unreachable | Upload::Refused | Upload::Conflict => false,
-    }
+    };
+    uploads && spool.retention == StoreRetention::Ok
 }

@@ -32,6 +32,9 @@ use super::local::Hasher;
 mod credentials;
 mod http;
 pub mod pace;
+mod upkeep;
+
+pub use upkeep::{Found, HOLDS, MARKER};
 
 /// What goes in one request, in bytes: of most cameras a minute. As many times of it are in memory as there are uploads at once.
 pub const PART: u64 = 32 << 20;
@@ -68,9 +71,11 @@ pub struct Settings {
     pub concurrency: usize,
     /// How many bytes a second go there at most; `None`: as fast as it takes them.
     pub max_bytes_per_second: Option<u64>,
+    /// How often it is looked at what is not to be kept there any longer; `None`: never, others see to that.
+    pub retention_every: Option<Duration>,
 }
 
-/// Why an object is not there.
+/// Why an object is not there, or is not known to be.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It was told nonsense.
@@ -178,6 +183,8 @@ impl Bucket {
             .with_http_connector(http::Connector { pacer, allow_http: *allow_http, quiet })
             .with_checksum_algorithm(Checksum::SHA256)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
+            // Not every store knows how to delete many at once, and one by one costs nothing more.
+            .with_disable_bulk_delete(true)
             // Whoever calls does that.
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() });
         if let Some(endpoint) = endpoint {
@@ -273,26 +280,41 @@ impl Bucket {
 
     /// Whether what is there is what was to be put.
     async fn compare(&self, name: &Key, source: &Source) -> Result<(), Error> {
-        let head = GetOptions { head: true, ..GetOptions::default() };
-        let mut asked = self.store.get_opts(name, head.clone()).await;
+        match self.examine(name, source.bytes, Some(source.sha256)).await? {
+            Found::Same => Ok(()),
+            Found::Other(detail) => Err(Error::Conflict(detail)),
+            // It was about to come to be, or to go.
+            Found::Nothing => {
+                Err(Error::Unavailable("an object was said to be there, and is not".to_owned()))
+            }
+        }
+    }
+
+    /// Asks for an object, and again at once if there was no answer.
+    async fn ask(&self, name: &Key, options: &GetOptions) -> object_store::Result<GetResult> {
+        let mut asked = self.store.get_opts(name, options.clone()).await;
         for _ in 1..ASKED {
             if !matches!(asked, Err(object_store::Error::Generic { .. })) {
                 break;
             }
-            asked = self.store.get_opts(name, head.clone()).await;
+            asked = self.store.get_opts(name, options.clone()).await;
         }
-        let found = match asked {
+        asked
+    }
+
+    /// What is there of a segment of so many bytes, and of this hash if it is given.
+    async fn examine(&self, name: &Key, bytes: u64, sha256: Option<Sha256>) -> Result<Found, Error> {
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        let found = match self.ask(name, &head).await {
             Ok(found) => found,
-            // It was about to come to be, or to go.
-            Err(object_store::Error::NotFound { .. }) => {
-                return Err(Error::Unavailable("an object was said to be there, and is not".to_owned()));
-            }
+            Err(object_store::Error::NotFound { .. }) => return Ok(Found::Nothing),
             Err(error) => return Err(error.into()),
         };
-        if found.meta.size != source.bytes {
-            let detail = format!("it has {} bytes, the segment {}", found.meta.size, source.bytes);
-            return Err(Error::Conflict(detail));
+        if found.meta.size != bytes {
+            let detail = format!("it has {} bytes, the segment {bytes}", found.meta.size);
+            return Ok(Found::Other(detail));
         }
+        let Some(expected) = sha256 else { return Ok(Found::Same) };
         let told =
             found.attributes.get(&Attribute::Metadata(HASH.into())).map(|told| told.as_ref().to_owned());
         let sha256 = match told {
@@ -300,10 +322,10 @@ impl Bucket {
             // Somebody else put it there, or the store keeps no metadata: it is read.
             None => hash_of(self.store.get(name).await?).await?.to_string(),
         };
-        if sha256 == source.sha256.to_string() {
-            return Ok(());
+        if sha256 == expected.to_string() {
+            return Ok(Found::Same);
         }
-        Err(Error::Conflict(format!("its SHA-256 is {sha256}, the segment's {}", source.sha256)))
+        Ok(Found::Other(format!("its SHA-256 is {sha256}, the segment's {expected}")))
     }
 }
 

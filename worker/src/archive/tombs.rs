@@ -244,6 +244,11 @@ impl Tombs {
         sync_folder_of(&self.path)
     }
 
+    /// The volume that the file lies on.
+    pub const fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
     /// What others see of [`Self::begun`].
     pub fn shown(&self) -> Begun {
         self.begun.clone()
@@ -350,6 +355,8 @@ fn fact_of(name: &str) -> Option<SegmentDeleted> {
         at,
         reason,
         before_min_age,
+        store_id: None,
+        recorded_by: None,
     })
 }
 

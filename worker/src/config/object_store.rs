@@ -1,6 +1,7 @@
 //! What a worker is told of an object store: its archive is there, and its folders are the spool.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -15,6 +16,8 @@ const SCHEME: &str = "s3://";
 const CONCURRENCY: u16 = 4;
 /// Slower than that nothing arrives in time.
 const SLOWEST: u64 = 64 << 10;
+/// Video is kept for days: an hour more costs next to nothing, and asking more often costs requests.
+const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Flags for it.
 #[derive(Debug, Default, Args)]
@@ -45,6 +48,10 @@ pub(super) struct Arguments {
     /// an outage as fast as it lasted [default: no bound]
     #[arg(long, env = "LONGWATCH_S3_MAX_BYTES_PER_SECOND", value_name = "BYTES")]
     pub(super) s3_max_bytes_per_second: Option<u64>,
+    /// How often it is looked at what is not to be kept in the object store any longer, in milliseconds, 100 to 86400000; 0:
+    /// never, others see to that [default: 3600000]
+    #[arg(long, env = "LONGWATCH_S3_RETENTION_INTERVAL_MS", value_name = "MS")]
+    pub(super) s3_retention_interval_ms: Option<u32>,
     /// Bytes that may wait to be uploaded; above it the oldest video that is not held goes, as it does below
     /// --keep-free-percent [default: no bound]
     #[arg(long, env = "LONGWATCH_SPOOL_MAX_BYTES", value_name = "BYTES")]
@@ -69,6 +76,7 @@ impl Arguments {
             s3_allow_http: self.s3_allow_http.or(others.s3_allow_http),
             s3_concurrency: self.s3_concurrency.or(others.s3_concurrency),
             s3_max_bytes_per_second: self.s3_max_bytes_per_second.or(others.s3_max_bytes_per_second),
+            s3_retention_interval_ms: self.s3_retention_interval_ms.or(others.s3_retention_interval_ms),
             spool_max_bytes: self.spool_max_bytes.or(others.spool_max_bytes),
         }
     }
@@ -83,6 +91,7 @@ impl Arguments {
             ("--s3-allow-http", self.s3_allow_http.is_some()),
             ("--s3-concurrency", self.s3_concurrency.is_some()),
             ("--s3-max-bytes-per-second", self.s3_max_bytes_per_second.is_some()),
+            ("--s3-retention-interval-ms", self.s3_retention_interval_ms.is_some()),
             ("--spool-max-bytes", self.spool_max_bytes.is_some()),
         ];
         flags.into_iter().find(|(_, is_given)| *is_given).map(|(flag, _)| flag)
@@ -121,6 +130,7 @@ pub(super) fn archive(archive: Vec<String>, arguments: Arguments) -> Result<Arch
         allow_http: arguments.s3_allow_http.unwrap_or(false),
         concurrency: concurrency(arguments.s3_concurrency)?,
         max_bytes_per_second: arguments.s3_max_bytes_per_second.map(bytes_per_second).transpose()?,
+        retention_every: retention_every(arguments.s3_retention_interval_ms)?,
     };
     let spool = Spool { max_bytes: arguments.spool_max_bytes };
     Ok(Archive {
@@ -181,6 +191,17 @@ fn bytes_per_second(bytes: u64) -> Result<u64, Error> {
     invalid("--s3-max-bytes-per-second", format!("{bytes} is less than {SLOWEST}"))
 }
 
+fn retention_every(ms: Option<u32>) -> Result<Option<Duration>, Error> {
+    match ms {
+        None => Ok(Some(RETENTION_EVERY)),
+        Some(0) => Ok(None),
+        Some(ms @ 100..=86_400_000) => Ok(Some(Duration::from_millis(ms.into()))),
+        Some(ms) => {
+            invalid("--s3-retention-interval-ms", format!("{ms} is neither 0 nor within 100 to 86400000"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +218,7 @@ mod tests {
         assert_eq!(folders, [PathBuf::from("/spool")]);
         assert_eq!((settings.bucket.as_str(), settings.prefix.as_str()), ("video", "site-1/north"));
         assert_eq!((settings.concurrency, settings.allow_http), (4, false));
+        assert_eq!(settings.retention_every, Some(Duration::from_secs(3_600)));
         assert_eq!(told("s3://video").unwrap().object_store.unwrap().prefix, "");
     }
 
@@ -229,6 +251,7 @@ mod tests {
             (with(|a| a.s3_endpoint = Some("https://u:p@a".to_owned())), "no password"),
             (with(|a| a.s3_concurrency = Some(0)), "not within 1 to 64"),
             (with(|a| a.s3_max_bytes_per_second = Some(1)), "less than 65536"),
+            (with(|a| a.s3_retention_interval_ms = Some(99)), "neither 0 nor within"),
         ] {
             assert!(error.contains(expected), "{error}");
         }

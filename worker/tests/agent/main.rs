@@ -5,6 +5,7 @@
 mod camera;
 mod events;
 mod failover;
+mod keeping;
 mod playing;
 mod storage;
 mod system;

@@ -261,32 +261,19 @@ impl System {
         }
     }
 
-    async fn read(&self, stream: LogStream) -> Vec<Envelope> {
-        let jetstream = jetstream::new(self.client.clone());
-        let mut stream = jetstream.get_stream(stream.name()).await.unwrap();
-        let state = stream.info().await.unwrap().state.clone();
-        let mut read = Vec::new();
-        for sequence in state.first_sequence.max(1)..=state.last_sequence {
-            let message = stream.direct_get(sequence).await.unwrap();
-            let envelope = Envelope::decode(&message.payload).unwrap();
-            assert_eq!(subject::of(&envelope.event).1, message.subject.as_str());
-            read.push(envelope);
-        }
-        read
-    }
-
     /// All reports, as they stand in the log.
     pub(crate) async fn reports(&self) -> Vec<Envelope> {
-        self.read(LogStream::Recordings).await
+        read(&self.client, LogStream::Recordings).await
     }
 
     /// All facts, in the order of the log.
     pub(crate) async fn facts(&self) -> Vec<Fact> {
-        let facts = self.reports().await.into_iter().map(|report| {
-            let Event::RecordingReported(report) = report.event else { panic!("{report:?}") };
-            report.facts
-        });
-        facts.flatten().collect()
+        facts(&self.client).await
+    }
+
+    /// Control's connection.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// The newest heartbeat.
@@ -307,6 +294,29 @@ impl System {
     ) -> ServerHeartbeat {
         eventually(what, async || self.heartbeat().await.filter(|heartbeat| fits(heartbeat))).await
     }
+}
+
+async fn read(client: &Client, stream: LogStream) -> Vec<Envelope> {
+    let jetstream = jetstream::new(client.clone());
+    let mut stream = jetstream.get_stream(stream.name()).await.unwrap();
+    let state = stream.info().await.unwrap().state.clone();
+    let mut read = Vec::new();
+    for sequence in state.first_sequence.max(1)..=state.last_sequence {
+        let message = stream.direct_get(sequence).await.unwrap();
+        let envelope = Envelope::decode(&message.payload).unwrap();
+        assert_eq!(subject::of(&envelope.event).1, message.subject.as_str());
+        read.push(envelope);
+    }
+    read
+}
+
+/// All facts, in the order of the log.
+pub(crate) async fn facts(client: &Client) -> Vec<Fact> {
+    let facts = read(client, LogStream::Recordings).await.into_iter().map(|report| {
+        let Event::RecordingReported(report) = report.event else { panic!("{report:?}") };
+        report.facts
+    });
+    facts.flatten().collect()
 }
 
 impl Drop for System {
@@ -341,6 +351,7 @@ fn configuration(folder: &Path, port: u16, server: ServerId) -> String {
         subject::heartbeat(server),
         subject::recording(server),
         subject::JOIN.into(),
+        subject::archive(server),
         "$JS.API.DIRECT.GET.ASSIGNMENTS.>".into(),
     ];
     let subscribe = [subject::assigned(server), subject::trigger(server), "_INBOX.>".into()];

@@ -14,7 +14,7 @@ use crate::playing::PlayingCamera;
 use crate::storage::{deleted, files, put_old, stored};
 use crate::system::{System, camera, camera_id, eventually};
 
-fn uploaded(facts: &[Fact]) -> Vec<&SegmentUploaded> {
+pub(crate) fn uploaded(facts: &[Fact]) -> Vec<&SegmentUploaded> {
     facts
         .iter()
         .filter_map(|fact| if let Fact::SegmentUploaded(uploaded) = fact { Some(uploaded) } else { None })
@@ -22,7 +22,7 @@ fn uploaded(facts: &[Fact]) -> Vec<&SegmentUploaded> {
 }
 
 /// What is left of segments in the spool, whatever it is called.
-fn left(system: &System) -> Vec<String> {
+pub(crate) fn left(system: &System) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![system.path("archive")];
     while let Some(folder) = folders.pop() {
@@ -40,11 +40,12 @@ fn left(system: &System) -> Vec<String> {
 }
 
 /// What is in the bucket, by the keys of segments.
-fn objects(s3: &S3) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn objects(s3: &S3) -> BTreeMap<String, Vec<u8>> {
     let below = |(key, content): (String, Vec<u8>)| {
         (key.strip_prefix("lw/").expect("all is below the prefix").to_owned(), content)
     };
-    s3.objects().into_iter().map(below).collect()
+    let is_segment = |(key, _): &(String, Vec<u8>)| !key.starts_with("lw/.longwatch/");
+    s3.objects().into_iter().filter(is_segment).map(below).collect()
 }
 
 /// Each segment of which the log says that it is uploaded is there as it was stored; and nothing else is.
@@ -252,5 +253,33 @@ async fn what_waited_is_uploaded_at_least_twice_as_fast_as_it_came() {
         waiting.segments, waiting.bytes
     );
     assert!(times >= 2.0, "{times:.1}");
+    assert_eq!(worker.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_not_there_is_said_and_recording_goes_on_until_it_is() {
+    let (system, s3) = (System::start().await, S3::start());
+    s3.faults().hide_bucket(true);
+    let playing = PlayingCamera::sending(900).await;
+    system.write_join_key();
+    let worker = system.start_worker_spooling(&s3, &["--segment-ms", "1000"]);
+    let key = system.joined().await.public_key;
+    system.assign(1, vec![vec![camera(1, 1, &playing.url(), key)]]).await;
+    let refused = system
+        .heartbeat_that("it is said", |h| {
+            h.load.spool.is_some_and(|spool| spool.upload == Upload::Refused && spool.segments >= 4)
+        })
+        .await;
+    assert_eq!((refused.load.recording, refused.load.storage), (1, Storage::Low));
+    let log = std::fs::read_to_string(system.path("worker.log")).unwrap();
+    let said = log.lines().find(|line| line.contains("takes nothing")).expect("the log says so, too");
+    assert!(said.contains("NoSuchBucket"), "{said}");
+    s3.faults().hide_bucket(false);
+    system
+        .heartbeat_that("it goes on by itself", |h| {
+            h.load.spool.is_some_and(|spool| spool.upload == Upload::Ok && spool.segments <= 1)
+        })
+        .await;
+    assert!(objects(&s3).len() >= 4 && deleted(&system.facts().await).is_empty());
     assert_eq!(worker.terminate().await, Some(0));
 }

@@ -1,13 +1,18 @@
 //! What servers say of segments after they were stored: that they deleted them, and what they found when they looked.
 
-use longwatch_events::archive::Place;
-use longwatch_events::fact::{Damage, DeletionReason, Fact, SegmentStored};
+use longwatch_events::archive::{Place, StockedSegment};
+use longwatch_events::event::{CameraDeleted, Event};
+use longwatch_events::fact::{Damage, DeletionReason, Fact, SegmentStored, SegmentUploaded};
 use longwatch_events::hash::Sha256;
+use longwatch_events::id::{CameraId, StoreId, TenantId};
 use longwatch_events::position::Epoch;
+use longwatch_events::settings::Retention;
 
-use super::super::rows::Location;
+use super::super::rows::{InStore, Location, Observations};
 use super::super::{Range, ReadModel};
-use super::world::{World, at, camera_settings, checked, deleted, everything, stored, uploaded};
+use super::world::{
+    World, at, camera_settings, checked, deleted, everything, of_another, stored, uploaded, uploaded_to,
+};
 
 pub(super) async fn a_deleted_segment_leaves_when_it_was_and_why_it_went(model: &dyn ReadModel) {
     let mut world = World::new(model);
@@ -210,4 +215,164 @@ pub(super) async fn what_a_segment_held_says_the_first_report_of_it_unless_it_wa
     assert_eq!(contents, [(1_000, held(100)), (7, rot), (1_000, held(300)), (7, rot)]);
     // All else is as it was said last.
     assert_eq!(found.iter().map(|row| row.end).collect::<Vec<_>>(), [150, 250, 350, 450].map(at));
+}
+
+const STORE: StoreId = StoreId::from_uuid(uuid::Uuid::from_u128(1));
+const OTHER_STORE: StoreId = StoreId::from_uuid(uuid::Uuid::from_u128(2));
+
+/// What a camera has in a store, by when each begins.
+async fn starts(model: &dyn ReadModel, of: InStore, (tenant, camera): (TenantId, CameraId)) -> Vec<i64> {
+    let from = Place { tenant_id: tenant, camera_id: camera, start: at(0) };
+    let found = model.stored_in(of, from, 100).await.unwrap();
+    found.items.iter().map(|segment| segment.start.as_millis() / 1_000).collect()
+}
+
+pub(super) async fn another_server_tells_only_of_what_lies_in_the_store_it_names(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    let keeper = world.server("keeper").await;
+    let stored = |start, end| stored(tenant, camera, epoch, start, end);
+    let all = (0..6).map(|n| stored(100 + 10 * n, 110 + 10 * n));
+    world.reported(server, all.collect()).await;
+    let there = |start| uploaded(tenant, camera, epoch, start);
+    let uploads = vec![
+        uploaded_to(STORE, there(100)),
+        uploaded_to(STORE, there(110)),
+        uploaded_to(OTHER_STORE, there(120)),
+        there(130),
+        uploaded_to(STORE, there(150)),
+    ];
+    world.reported(server, uploads).await;
+    let gone = |start| deleted(tenant, camera, epoch, (start, start + 10), DeletionReason::Age);
+    let missing = |start| checked(tenant, camera, epoch, (start, start + 10), Some(Damage::Missing));
+    let tells = |fact| of_another(server, Some(STORE), fact);
+
+    // What lies in another store, in one that is not known, or on the server, nobody else takes from the timeline; nor who
+    // does not say where it lies, or says it of himself.
+    let untrue = vec![
+        tells(gone(120)),
+        tells(gone(130)),
+        tells(gone(140)),
+        tells(missing(120)),
+        tells(missing(130)),
+        tells(missing(140)),
+        of_another(server, None, gone(150)),
+        of_another(server, None, missing(150)),
+        gone(150),
+        missing(150),
+    ];
+    let before = model.counts(Observations::default()).await.unwrap().rejected_facts;
+    world.reported(keeper, untrue).await;
+    let range = Range { from: at(95), to: at(1_000) };
+    let rows = model.timeline(tenant, camera, range).await.unwrap();
+    let left: Vec<_> = rows.segments.iter().filter(|row| row.start >= at(100)).collect();
+    assert_eq!(left.len(), 6);
+    assert!(left.iter().all(|row| row.damage.is_none()) && rows.deletions.is_empty(), "{rows:?}");
+    let rejected = model.counts(Observations::default()).await.unwrap().rejected_facts;
+    assert_eq!(rejected - before, 2, "who names no store contradicts himself");
+
+    // What lies there, it does: deleted video is a gap of whoever recorded it.
+    world.reported(keeper, vec![tells(gone(100)), tells(gone(110)), tells(missing(150))]).await;
+    let rows = model.timeline(tenant, camera, range).await.unwrap();
+    let gaps: Vec<_> = rows.deletions.iter().map(|row| (row.start, row.end, row.server_id)).collect();
+    assert_eq!(gaps, [(at(100), at(120), server)]);
+    let damages: Vec<_> =
+        rows.segments.iter().filter(|row| row.damage.is_some()).map(|row| row.start).collect();
+    assert_eq!(damages, [at(150)]);
+    // Said once more, and by two, it changes nothing.
+    world.reported(keeper, vec![tells(gone(100)), tells(gone(110))]).await;
+    world.reported(server, vec![gone(110)]).await;
+    assert_eq!(model.timeline(tenant, camera, range).await.unwrap(), rows);
+}
+
+pub(super) async fn what_lies_in_a_store_is_listed_camera_by_camera_and_oldest_first(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    let second = world.camera(tenant, camera_settings("Gate 6")).await;
+    let other = world.server("south").await;
+    let (second_epoch, other_epoch) =
+        (world.assign(tenant, second, server).await, world.assign(tenant, second, other).await);
+    let there = |of: CameraId, epoch, start| {
+        [stored(tenant, of, epoch, start, start + 10), uploaded_to(STORE, uploaded(tenant, of, epoch, start))]
+    };
+    world.reported(server, (0..5).flat_map(|n| there(camera, epoch, 100 + 10 * n)).collect()).await;
+    world.reported(server, there(second, second_epoch, 320).to_vec()).await;
+    world.reported(other, there(second, other_epoch, 300).to_vec()).await;
+    let unknown = vec![stored(tenant, camera, epoch, 200, 210), uploaded(tenant, camera, epoch, 200)];
+    world.reported(server, unknown).await;
+    world.reported(server, vec![stored(tenant, camera, epoch, 400, 410)]).await;
+    world.reported(server, vec![checked(tenant, camera, epoch, (110, 120), Some(Damage::Missing))]).await;
+    world.reported(server, vec![checked(tenant, camera, epoch, (120, 130), Some(Damage::Corrupt))]).await;
+    world.reported(server, vec![deleted(tenant, camera, epoch, (130, 140), DeletionReason::Age)]).await;
+
+    let (of, nowhere) = (InStore::Of(STORE), (TenantId::from_uuid(uuid::Uuid::nil()), camera));
+    let first = model.next_in_store(of, nowhere).await.unwrap();
+    assert_eq!(first, Some((tenant, camera)));
+    assert_eq!(model.next_in_store(of, (tenant, camera)).await.unwrap(), Some((tenant, second)));
+    assert_eq!(model.next_in_store(of, (tenant, second)).await.unwrap(), None);
+    // Neither what is missing nor what is gone; whoever uploaded it.
+    assert_eq!(starts(model, of, (tenant, camera)).await, [100, 120, 140]);
+    assert_eq!(starts(model, of, (tenant, second)).await, [300, 320]);
+    assert_eq!(model.bytes_in(of, (tenant, camera)).await.unwrap(), 3_000);
+    assert_eq!(model.bytes_in(InStore::Of(OTHER_STORE), (tenant, camera)).await.unwrap(), 0);
+    let from = Place { tenant_id: tenant, camera_id: camera, start: at(101) };
+    let part = model.stored_in(of, from, 1).await.unwrap();
+    assert_eq!((part.items.len(), part.items[0].start, part.more), (1, at(120), true));
+
+    // Of what lies nobody knows where, each server is told its own.
+    let unknown = InStore::UploadedBy(server);
+    assert_eq!(model.next_in_store(unknown, nowhere).await.unwrap(), Some((tenant, camera)));
+    assert_eq!(starts(model, unknown, (tenant, camera)).await, [200]);
+    assert_eq!(model.next_in_store(InStore::UploadedBy(other), nowhere).await.unwrap(), None);
+}
+
+pub(super) async fn what_an_object_holds_is_known_if_it_is_not_what_was_stored(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, camera, server, epoch) = everything(&mut world).await;
+    let rotten = |start| {
+        let Fact::SegmentUploaded(fact) = uploaded_to(STORE, uploaded(tenant, camera, epoch, start)) else {
+            panic!("it is uploaded")
+        };
+        Fact::SegmentUploaded(SegmentUploaded { bytes: 900, sha256: Sha256::of(b"rot"), ..fact })
+    };
+    let stored = |start| stored(tenant, camera, epoch, start, start + 10);
+    let whole = uploaded_to(STORE, uploaded(tenant, camera, epoch, 110));
+    world.reported(server, vec![stored(100), stored(110), rotten(100), whole]).await;
+
+    let from = Place { tenant_id: tenant, camera_id: camera, start: at(0) };
+    let found = model.stored_in(InStore::Of(STORE), from, 10).await.unwrap();
+    let key = |start: i64| format!("{tenant}/{camera}/{start}.mp4");
+    let expected = [
+        StockedSegment {
+            key: key(100),
+            start: at(100),
+            end: at(110),
+            bytes: 900,
+            sha256: Sha256::of(b"rot"),
+            damage: None,
+        },
+        StockedSegment {
+            key: key(110),
+            start: at(110),
+            end: at(120),
+            bytes: 1_000,
+            sha256: Sha256::of(&110_i64.to_be_bytes()),
+            damage: None,
+        },
+    ];
+    assert_eq!(found.items, expected);
+}
+
+pub(super) async fn how_long_a_deleted_camera_is_kept_is_remembered(model: &dyn ReadModel) {
+    let mut world = World::new(model);
+    let (tenant, ..) = everything(&mut world).await;
+    let kept = Retention { max_days: Some(30), max_bytes: None, min_days: Some(7) };
+    let mut settings = camera_settings("Gate 7");
+    settings.retention = kept;
+    let camera = world.camera(tenant, settings).await;
+    assert_eq!(model.former_retention(tenant, camera).await.unwrap(), None);
+    world.happens(Event::CameraDeleted(CameraDeleted { tenant_id: tenant, camera_id: camera })).await;
+    assert_eq!(model.former_retention(tenant, camera).await.unwrap(), Some(kept));
+    let other = TenantId::from_uuid(uuid::Uuid::max());
+    assert_eq!(model.former_retention(other, camera).await.unwrap(), None);
 }

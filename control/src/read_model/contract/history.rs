@@ -13,7 +13,7 @@ use longwatch_events::event::{
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
-use longwatch_events::settings::RecordingMode;
+use longwatch_events::settings::{RecordingMode, Retention};
 use longwatch_events::state::{Placement, State};
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
@@ -166,6 +166,7 @@ impl<'m> Told<'m> {
                 let camera_id = CameraId::generate(&self.world.ids);
                 let mut settings = camera_settings("c");
                 settings.copies = *copies;
+                settings.retention.max_days = Some(1 + u32::from(*copies));
                 self.things.cameras.push((tenant_id, camera_id));
                 self.event(Event::CameraAdded(CameraAdded { tenant_id, camera_id, settings })).await;
             }
@@ -205,6 +206,11 @@ impl<'m> Told<'m> {
             if was != is {
                 let lost = was.assignment().and_then(|a| before.server(a.server_id)?.lost);
                 self.rows.placements.insert((key, position), (at, is, lost.is_some()));
+            }
+        }
+        for (tenant_id, camera_id, camera) in before.cameras() {
+            if now.camera(tenant_id, camera_id).is_none() {
+                self.rows.former.insert((tenant_id, camera_id), camera.settings.retention());
             }
         }
         for (tenant_id, camera_id, camera) in now.cameras() {
@@ -334,6 +340,7 @@ struct Rows {
     tenants: BTreeMap<TenantId, TenantRow>,
     servers: BTreeMap<ServerId, ServerRow>,
     cameras: BTreeMap<(TenantId, CameraId), CameraRow>,
+    former: BTreeMap<(TenantId, CameraId), Retention>,
     copies: BTreeMap<CopyKey, CopyRow>,
     placements: BTreeMap<(CopyKey, Position), (Timestamp, Placement, bool)>,
     epochs: BTreeSet<(CopyKey, Epoch, ServerId)>,
@@ -397,6 +404,9 @@ impl Rows {
             Change::RememberEpoch { key, epoch, server_id } => {
                 assert!(self.epochs.insert((key, epoch, server_id)), "an epoch is given once");
             }
+            Change::RememberRetention(tenant, camera, kept) => {
+                assert_eq!(self.former.insert((tenant, camera), kept), None, "a camera is deleted once");
+            }
             Change::RememberCreation { .. }
             | Change::Started(..)
             | Change::Recording(..)
@@ -416,11 +426,14 @@ impl Rows {
         let placed = self.placements.into_iter().map(|((key, position), (at, placement, from_lost))| {
             Change::RememberPlacement { key, position, at, placement, from_lost }
         });
+        let former = self.former.into_iter();
+        let former = former.map(|((tenant, camera), kept)| Change::RememberRetention(tenant, camera, kept));
         let given = self.epochs.into_iter();
         let given = given.map(|(key, epoch, server_id)| Change::RememberEpoch { key, epoch, server_id });
         let changes = (self.tenants.into_values().map(Change::PutTenant))
             .chain(self.servers.into_values().map(Change::PutServer))
             .chain(self.cameras.into_values().map(Change::PutCamera))
+            .chain(former)
             .chain(self.copies.into_values().map(Change::PutCopy))
             .chain(placed)
             .chain(given)

@@ -4,17 +4,18 @@ use std::sync::Mutex;
 
 use futures::FutureExt as _;
 use futures::future::ready;
-use longwatch_events::archive::Place;
+use longwatch_events::archive::{Place, StockedSegment};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId, TriggerId};
 use longwatch_events::position::Position;
+use longwatch_events::settings::Retention;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 use uuid::Uuid;
 
 use super::super::rows::{
-    AssignmentView, CameraView, Counts, Observations, SegmentRow, ServerView, StatusOf, StatusRow, TenantRow,
-    TimelineRows, TriggerRow,
+    AssignmentView, CameraView, Counts, InStore, Observations, SegmentRow, ServerView, StatusOf, StatusRow,
+    TenantRow, TimelineRows, TriggerRow,
 };
 use super::super::{
     Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel,
@@ -93,6 +94,22 @@ impl ReadModel for Recorder {
     }
 
     fn stored_on(&self, _: ServerId, _: Place, _: u32) -> Answer<'_, Items<SegmentRow>> {
+        nothing()
+    }
+
+    fn next_in_store(&self, _: InStore, _: (TenantId, CameraId)) -> Answer<'_, Option<(TenantId, CameraId)>> {
+        nothing()
+    }
+
+    fn stored_in(&self, _: InStore, _: Place, _: u32) -> Answer<'_, Items<StockedSegment>> {
+        nothing()
+    }
+
+    fn bytes_in(&self, _: InStore, _: (TenantId, CameraId)) -> Answer<'_, u64> {
+        nothing()
+    }
+
+    fn former_retention(&self, _: TenantId, _: CameraId) -> Answer<'_, Option<Retention>> {
         nothing()
     }
 

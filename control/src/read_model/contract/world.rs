@@ -11,7 +11,7 @@ use longwatch_events::fact::{
 use longwatch_events::fold;
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{
-    BootId, CameraId, CopyKey, CountingIds, EventId, IdSource as _, ServerId, TenantId,
+    BootId, CameraId, CopyKey, CountingIds, EventId, IdSource as _, ServerId, StoreId, TenantId,
 };
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::{AssignReason, UnplacedReason};
@@ -227,7 +227,34 @@ pub(super) fn uploaded(tenant_id: TenantId, camera_id: CameraId, epoch: Epoch, s
         bytes: 1_000,
         sha256: Sha256::of(&start.to_be_bytes()),
         at: at(start + 100),
+        store_id: None,
     })
+}
+
+/// The same, to this object store.
+pub(super) fn uploaded_to(store_id: StoreId, fact: Fact) -> Fact {
+    let Fact::SegmentUploaded(fact) = fact else { panic!("{fact:?}") };
+    Fact::SegmentUploaded(SegmentUploaded { store_id: Some(store_id), ..fact })
+}
+
+/// A deletion or a finding that is told by another server than the one that recorded the segment.
+pub(super) fn of_another(recorded_by: ServerId, store_id: Option<StoreId>, fact: Fact) -> Fact {
+    match fact {
+        Fact::SegmentDeleted(fact) => {
+            Fact::SegmentDeleted(SegmentDeleted { store_id, recorded_by: Some(recorded_by), ..fact })
+        }
+        Fact::SegmentChecked(fact) => {
+            Fact::SegmentChecked(SegmentChecked { store_id, recorded_by: Some(recorded_by), ..fact })
+        }
+        other @ (Fact::Started(_)
+        | Fact::FirstKeyframeDurable(_)
+        | Fact::SegmentStored(_)
+        | Fact::SegmentUploaded(_)
+        | Fact::Interrupted(_)
+        | Fact::Gap(_)
+        | Fact::TimestampJumped(_)
+        | Fact::RecordingTriggered(_)) => panic!("{other:?}"),
+    }
 }
 
 /// Its key and its times are those of [`stored`].
@@ -249,6 +276,8 @@ pub(super) fn deleted(
         at: at(end + 10_000),
         reason,
         before_min_age: false,
+        store_id: None,
+        recorded_by: None,
     })
 }
 
@@ -273,6 +302,8 @@ pub(super) fn checked(
         damage,
         found_bytes: None,
         found_sha256: None,
+        store_id: None,
+        recorded_by: None,
     })
 }
 
@@ -313,6 +344,7 @@ pub(super) async fn eventful(world: &mut World<'_>) {
     let others = [world.server("south").await, world.server("west").await];
     let second = world.camera(tenant, camera_settings("Gate 6")).await;
     let mut current = (server, epoch);
+    let store = StoreId::from_uuid(uuid::Uuid::max());
     for (round, other) in (0..).zip(others.into_iter().cycle().take(8)) {
         let start = 100 + 50 * round;
         world.tenant(&format!("Tenant {round}")).await;
@@ -321,7 +353,7 @@ pub(super) async fn eventful(world: &mut World<'_>) {
             interrupted(tenant, camera, epoch, start, Cause::Closed),
             stored(tenant, camera, epoch, start - 30, start),
             stored(tenant, camera, epoch, start - 40, start - 30),
-            uploaded(tenant, camera, epoch, start - 40),
+            uploaded_to(store, uploaded(tenant, camera, epoch, start - 40)),
             deleted(tenant, camera, epoch, (start - 30, start), DeletionReason::VolumeFull),
         ];
         world.reported(recording, facts).await;
@@ -332,6 +364,9 @@ pub(super) async fn eventful(world: &mut World<'_>) {
         world
             .reported(recording, vec![checked(tenant, camera, epoch, (start - 48, start - 40), damage)])
             .await;
+        let by_another = |fact| of_another(recording, Some(store), fact);
+        let gone = deleted(tenant, camera, epoch, (start - 40, start - 30), DeletionReason::Age);
+        world.reported(other, vec![by_another(gone)]).await;
         current = (other, world.assign(tenant, camera, other).await);
         world.reported(other, vec![started(tenant, camera, current.1, start + 8)]).await;
         world.reported(other, vec![keyframe(tenant, camera, current.1, start + 10)]).await;

@@ -1,9 +1,12 @@
 //! Values of the program ↔ what stands in the columns.
 
+use longwatch_events::archive::StockedSegment;
+use longwatch_events::fact::Damage;
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, TenantId, TriggerId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::AssignReason;
+use longwatch_events::settings::Retention;
 use longwatch_events::state::{Assignment, Membership, Placement};
 use longwatch_events::time::Timestamp;
 use longwatch_events::trigger::Trigger;
@@ -245,14 +248,9 @@ impl<'r> Reader<'r> {
     }
 
     pub(super) fn segment(&self) -> Result<SegmentRow, Error> {
-        let sha256 = self.present("sha256", self.row.bytes("sha256"))?;
         let audio = match self.optional_text("audio")? {
             None => None,
             Some(codec) => Some(self.parse_word("audio", codec)?),
-        };
-        let damage = match self.optional_text("damage")? {
-            None => None,
-            Some(damage) => Some(self.parse_word("damage", damage)?),
         };
         Ok(SegmentRow {
             tenant_id: TenantId::from_uuid(self.uuid("tenant_id")?),
@@ -263,14 +261,44 @@ impl<'r> Reader<'r> {
             end: self.time("end_us")?,
             key: self.text("object_key")?.to_owned(),
             bytes: self.unsigned("bytes")?,
-            sha256: Sha256(sha256.try_into().map_err(|_| self.corrupt("sha256 is not 32 bytes"))?),
+            sha256: self.sha256()?,
             video_frames: self.unsigned("video_frames")?,
             video: self.word("video")?,
             audio,
             repaired: self.truth("repaired")?,
-            damage,
+            damage: self.damage()?,
             location: self.word("location")?,
         })
+    }
+
+    pub(super) fn camera_key(&self) -> Result<(TenantId, CameraId), Error> {
+        let (tenant, camera) = (self.uuid("tenant_id")?, self.uuid("camera_id")?);
+        Ok((TenantId::from_uuid(tenant), CameraId::from_uuid(camera)))
+    }
+
+    pub(super) fn stocked(&self) -> Result<StockedSegment, Error> {
+        Ok(StockedSegment {
+            key: self.text("object_key")?.to_owned(),
+            start: self.time("start_us")?,
+            end: self.time("end_us")?,
+            bytes: self.unsigned("bytes")?,
+            sha256: self.sha256()?,
+            damage: self.damage()?,
+        })
+    }
+
+    pub(super) fn retention(&self) -> Result<Retention, Error> {
+        self.document("retention")
+    }
+
+    fn damage(&self) -> Result<Option<Damage>, Error> {
+        let word = self.optional_text("damage")?;
+        word.map(|word| self.parse_word("damage", word)).transpose()
+    }
+
+    fn sha256(&self) -> Result<Sha256, Error> {
+        let sha256 = self.present("sha256", self.row.bytes("sha256"))?;
+        Ok(Sha256(sha256.try_into().map_err(|_| self.corrupt("sha256 is not 32 bytes"))?))
     }
 
     pub(super) fn gap(&self) -> Result<GapRow, Error> {

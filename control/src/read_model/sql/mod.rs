@@ -14,18 +14,19 @@ pub(super) mod write;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use longwatch_events::archive::Place;
+use longwatch_events::archive::{Place, StockedSegment};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId, TriggerId};
 use longwatch_events::position::Position;
+use longwatch_events::settings::Retention;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 use uuid::Uuid;
 
 use super::digest::Hasher;
 use super::rows::{
-    AssignmentView, CameraView, Counts, Observations, SegmentRow, ServerView, StatusOf, StatusRow, TenantRow,
-    TimelineRows, TriggerRow,
+    AssignmentView, CameraView, Counts, InStore, Observations, SegmentRow, ServerView, StatusOf, StatusRow,
+    TenantRow, TimelineRows, TriggerRow,
 };
 use super::{Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel};
 
@@ -149,6 +150,26 @@ impl<D: Database> ReadModel for D {
 
     fn stored_on(&self, server: ServerId, from: Place, limit: u32) -> Answer<'_, Items<SegmentRow>> {
         self.reading(move |db| read::stored_on(db, server, from, limit).boxed())
+    }
+
+    fn next_in_store(
+        &self,
+        of: InStore,
+        after: (TenantId, CameraId),
+    ) -> Answer<'_, Option<(TenantId, CameraId)>> {
+        self.reading(move |db| read::next_in_store(db, of, after).boxed())
+    }
+
+    fn stored_in(&self, of: InStore, from: Place, limit: u32) -> Answer<'_, Items<StockedSegment>> {
+        self.reading(move |db| read::stored_in(db, of, from, limit).boxed())
+    }
+
+    fn bytes_in(&self, of: InStore, camera: (TenantId, CameraId)) -> Answer<'_, u64> {
+        self.reading(move |db| read::bytes_in(db, of, camera).boxed())
+    }
+
+    fn former_retention(&self, tenant: TenantId, camera: CameraId) -> Answer<'_, Option<Retention>> {
+        self.reading(move |db| read::former_retention(db, tenant, camera).boxed())
     }
 
     fn statuses(&self, of: Vec<StatusOf>) -> Answer<'_, Vec<Option<StatusRow>>> {

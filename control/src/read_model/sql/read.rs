@@ -1,16 +1,17 @@
 //! Queries. Each runs inside a transaction the caller has begun.
 
-use longwatch_events::archive::Place;
+use longwatch_events::archive::{Place, StockedSegment};
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
 use longwatch_events::position::Position;
+use longwatch_events::settings::Retention;
 use longwatch_events::subject::LogStream;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::super::digest::{Hasher, TABLES};
 use super::super::rows::{
-    AssignmentView, CameraRow, CameraState, CameraView, CopyView, Counts, Observations, SegmentRow,
+    AssignmentView, CameraRow, CameraState, CameraView, CopyView, Counts, InStore, Observations, SegmentRow,
     ServerView, StatusOf, StatusRow, TenantRow, TimelineRows,
 };
 use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range};
@@ -345,6 +346,69 @@ pub(super) async fn stored_on(
     let query = sql(SQL).bind(server).bind(tenant_id).bind(camera_id).bind(start);
     let rows = all(db, "segments", query.bind(u64::from(limit) + 1), |row| row.segment()).await?;
     Ok(items(rows, limit))
+}
+
+/// Segments of an object store. What is missing there is nothing to look after any more.
+fn in_store(text: &'static str, of: InStore) -> Statement {
+    const NOT_MISSING: &str = " AND (damage IS NULL OR damage <> 'missing')";
+    let query = match of {
+        InStore::Of(store) => sql(text).push(" WHERE store_id = ").push_bind(store),
+        InStore::UploadedBy(server) => {
+            let unknown =
+                sql(text).push(" WHERE location = 'object_store' AND store_id IS NULL AND server_id = ");
+            unknown.push_bind(server)
+        }
+    };
+    query.push(NOT_MISSING)
+}
+
+pub(super) async fn next_in_store(
+    db: &mut dyn Connection,
+    of: InStore,
+    (tenant, camera): (TenantId, CameraId),
+) -> Result<Option<(TenantId, CameraId)>, Error> {
+    let query = in_store("SELECT tenant_id, camera_id FROM segments", of);
+    let query = query.push(" AND (tenant_id, camera_id) > (").push_bind(tenant).push(", ").push_bind(camera);
+    let query = query.push(") ORDER BY tenant_id, camera_id, start_us LIMIT 1");
+    one(db, "segments", query, |row| row.camera_key()).await
+}
+
+pub(super) async fn stored_in(
+    db: &mut dyn Connection,
+    of: InStore,
+    Place { tenant_id, camera_id, start }: Place,
+    limit: u32,
+) -> Result<Items<StockedSegment>, Error> {
+    const COLUMNS: &str = "SELECT object_key, start_us, end_us, COALESCE(object_bytes, bytes) AS bytes, \
+        COALESCE(object_sha256, sha256) AS sha256, damage FROM segments";
+    let query = in_store(COLUMNS, of).push(" AND tenant_id = ").push_bind(tenant_id);
+    let query =
+        query.push(" AND camera_id = ").push_bind(camera_id).push(" AND start_us >= ").push_bind(start);
+    let query = query.push(" ORDER BY start_us, object_key LIMIT ").push_bind(i64::from(limit) + 1);
+    Ok(items(all(db, "segments", query, |row| row.stocked()).await?, limit))
+}
+
+pub(super) async fn bytes_in(
+    db: &mut dyn Connection,
+    of: InStore,
+    (tenant, camera): (TenantId, CameraId),
+) -> Result<u64, Error> {
+    let query = in_store("SELECT CAST(COALESCE(sum(bytes), 0) AS BIGINT) AS bytes FROM segments", of);
+    let query = query.push(" AND tenant_id = ").push_bind(tenant).push(" AND camera_id = ").push_bind(camera);
+    Ok(one(db, "segments", query, |row| row.unsigned("bytes")).await?.unwrap_or(0))
+}
+
+pub(super) async fn former_retention(
+    db: &mut dyn Connection,
+    tenant: TenantId,
+    camera: CameraId,
+) -> Result<Option<Retention>, Error> {
+    const SQL: &str = "SELECT retention FROM former_cameras WHERE tenant_id = $1 AND camera_id = $2";
+    one(db, "former_cameras", of_camera(SQL, tenant, camera), |row| row.retention()).await
+}
+
+fn of_camera(text: &'static str, tenant: TenantId, camera: CameraId) -> Statement {
+    sql(text).bind(tenant).bind(camera)
 }
 
 pub(super) async fn statuses(

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use longwatch_events::id::{BootId, CameraId, ServerId, TenantId};
+use longwatch_events::id::{BootId, CameraId, ServerId, StoreId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::time::Timestamp;
 use uuid::Uuid;
@@ -99,6 +99,7 @@ values! {
     CameraId: Id(id => id.as_uuid()),
     ServerId: Id(id => id.as_uuid()),
     BootId: Id(id => id.as_uuid()),
+    StoreId: Id(id => id.as_uuid()),
     i64: Integer(number => number),
     u32: Integer(number => i64::from(number)),
     u64: Integer(number => integer(number)),

@@ -76,6 +76,11 @@ fn statements(change: &Change) -> Vec<Statement> {
             const SQL: &str = "DELETE FROM cameras WHERE tenant_id = $1 AND camera_id = $2";
             vec![of_camera(SQL, *tenant, *camera)]
         }
+        Change::RememberRetention(tenant, camera, retention) => {
+            const SQL: &str = "INSERT INTO former_cameras (tenant_id, camera_id, retention) VALUES ($1, $2, $3) \
+                ON CONFLICT (tenant_id, camera_id) DO UPDATE SET retention = excluded.retention";
+            vec![of_camera(SQL, *tenant, *camera).bind(document(retention))]
+        }
         Change::PutCopy(row) => vec![put_copy(row)],
         Change::DeleteCopy(key) => {
             const SQL: &str = "DELETE FROM copies WHERE tenant_id = $1 AND camera_id = $2 AND copy = $3";
@@ -343,6 +348,7 @@ fn of_stored_segment(change: &Change) -> Vec<Statement> {
         | Change::PutServer(_)
         | Change::PutCamera(_)
         | Change::DeleteCamera(..)
+        | Change::RememberRetention(..)
         | Change::PutCopy(_)
         | Change::DeleteCopy(_)
         | Change::RememberPlacement { .. }
@@ -363,22 +369,29 @@ fn note_damage(row: &CheckedSegment) -> Statement {
         UPDATE segments SET damage = $7, damage_found_us = $8 \
         WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4 AND start_us = $5 \
           AND object_key = $6";
-    of_camera(SQL, row.tenant_id, row.camera_id)
+    let statement = of_camera(SQL, row.tenant_id, row.camera_id)
         .bind(row.epoch)
         .bind(row.server_id)
         .bind(row.start)
         .bind(row.key.as_str())
         .bind(row.damage.map(|damage| damage.as_str().to_owned()))
-        .bind(row.damage.map(|_| row.at))
+        .bind(row.damage.map(|_| row.at));
+    match row.only_in {
+        Some(store_id) => statement.push(" AND store_id = ").push_bind(store_id),
+        None => statement,
+    }
 }
 
 /// A key holds milliseconds, and so do the facts of its upload and of its deletion.
 const KEY_US: i64 = 1_000;
 
-/// What says of a segment that it lies in the object store.
+/// What says of a segment that it lies in the object store, and in which. What its object holds is said only if that is not
+/// what was stored: its disk may have lost some of it by then.
 fn place_segment(row: &UploadedSegment) -> Statement {
     const SQL: &str = "\
-        UPDATE segments SET location = $8 \
+        UPDATE segments SET location = $8, store_id = COALESCE($9, store_id), \
+          object_bytes = CASE WHEN bytes <> $10 OR sha256 <> $11 THEN $10 END, \
+          object_sha256 = CASE WHEN bytes <> $10 OR sha256 <> $11 THEN $11 END \
         WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4 \
           AND start_us >= $5 AND start_us < $6 AND object_key = $7";
     let start = row.start.as_micros();
@@ -389,10 +402,13 @@ fn place_segment(row: &UploadedSegment) -> Statement {
         .bind(start.saturating_add(KEY_US))
         .bind(row.key.as_str())
         .bind(Location::ObjectStore.as_str())
+        .bind(row.store_id)
+        .bind(row.bytes)
+        .bind(row.sha256.0.as_slice())
 }
 
-/// What removes a segment, and lengthens the stretch of deleted video before it or begins a new one. Done again, it
-/// changes nothing.
+/// What lengthens the stretch of deleted video before a segment or begins a new one, and removes the segment. Done again, it
+/// changes nothing. Of a segment that must lie in a certain object store nothing is done if it does not.
 fn delete_segment(row: &DeletedSegment) -> [Statement; 3] {
     const DELETE: &str = "\
         DELETE FROM segments WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4 \
@@ -405,15 +421,31 @@ fn delete_segment(row: &DeletedSegment) -> [Statement; 3] {
         INSERT INTO deletions (tenant_id, camera_id, epoch, server_id, start_us, end_us, reason) \
         SELECT $1, $2, $3, $4, $5, $6, $8 WHERE NOT EXISTS (SELECT 1 FROM deletions \
           WHERE tenant_id = $1 AND camera_id = $2 AND epoch = $3 AND server_id = $4 \
-            AND start_us <= $5 AND end_us >= $7 AND reason = $8) \
-        ON CONFLICT (tenant_id, camera_id, epoch, server_id, start_us) DO NOTHING";
+            AND start_us <= $5 AND end_us >= $7 AND reason = $8)";
+    const UNLESS_BEGUN: &str = " ON CONFLICT (tenant_id, camera_id, epoch, server_id, start_us) DO NOTHING";
+    const LIES_THERE: &str = " AND EXISTS (SELECT 1 FROM segments s WHERE s.tenant_id = $1 AND s.camera_id = $2 \
+          AND s.epoch = $3 AND s.server_id = $4 AND s.start_us >= ";
     let of_recording =
         |text| of_camera(text, row.tenant_id, row.camera_id).bind(row.epoch).bind(row.server_id);
     let (start, touching) = (row.start.as_micros(), row.start.plus_micros(-TOUCH_US));
     let stretch =
         |text| of_recording(text).bind(row.start).bind(row.end).bind(touching).bind(row.reason.as_str());
-    let delete = of_recording(DELETE).bind(start).bind(start.saturating_add(KEY_US)).bind(row.key.as_str());
-    [delete, stretch(LENGTHEN), stretch(BEGIN)]
+    let until = start.saturating_add(KEY_US);
+    let if_it_lies_there = |statement: Statement| match row.only_in {
+        None => statement,
+        Some(store_id) => {
+            let named =
+                statement.push(LIES_THERE).push_bind(start).push(" AND s.start_us < ").push_bind(until);
+            let named = named.push(" AND s.object_key = ").push_bind(row.key.as_str());
+            named.push(" AND s.store_id = ").push_bind(store_id).push(")")
+        }
+    };
+    let delete = of_recording(DELETE).bind(start).bind(until).bind(row.key.as_str());
+    let delete = match row.only_in {
+        None => delete,
+        Some(store_id) => delete.push(" AND store_id = ").push_bind(store_id),
+    };
+    [if_it_lies_there(stretch(LENGTHEN)), if_it_lies_there(stretch(BEGIN)).push(UNLESS_BEGUN), delete]
 }
 
 fn put_gap(row: &ReportedGap) -> Statement {

@@ -1,12 +1,15 @@
 //! What workers say and what they are told, arbitrarily.
 
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
-use longwatch_events::event::{Load, RecordingReported, Scrub, ServerHeartbeat, Spool, Storage, Upload};
+use longwatch_events::event::{
+    Load, RecordingReported, Scrub, ServerHeartbeat, Spool, Storage, StoreRetention, Upload,
+};
 use longwatch_events::fact::{
     Cause, Codec, Damage, DeletionReason, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentChecked,
     SegmentDeleted, SegmentStored, SegmentUploaded, Started, TimestampJumped,
 };
 use longwatch_events::hash::Sha256;
+use longwatch_events::id::{ServerId, StoreId};
 use longwatch_events::position::Position;
 use proptest::collection::vec;
 use proptest::option;
@@ -14,8 +17,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{
-    boot_id, bytes, camera_id, epoch, position, priority, recording, retention, server_id, tenant_id, text,
-    timestamp,
+    boot_id, bytes, camera_id, epoch, position, priority, recording, retention, server_id, store_id,
+    tenant_id, text, timestamp,
 };
 
 pub(super) fn heartbeat() -> impl Strategy<Value = ServerHeartbeat> {
@@ -33,8 +36,17 @@ pub(super) fn reported() -> impl Strategy<Value = RecordingReported> {
 }
 
 fn load() -> impl Strategy<Value = Load> {
-    let spool = (any::<[u64; 3]>(), select(Upload::ALL.to_vec()))
-        .prop_map(|([segments, bytes, oldest_s], upload)| Spool { upload, segments, bytes, oldest_s });
+    let words = (select(Upload::ALL.to_vec()), select(StoreRetention::ALL.to_vec()));
+    let spool = (any::<[u64; 3]>(), words, option::of(store_id())).prop_map(
+        |([segments, bytes, oldest_s], (upload, retention), store_id)| Spool {
+            upload,
+            segments,
+            bytes,
+            oldest_s,
+            store_id,
+            retention,
+        },
+    );
     let how = (any::<i64>(), select(Storage::ALL.to_vec()), option::of(scrub()), option::of(spool));
     (any::<[u64; 6]>(), any::<[u32; 4]>(), option::of(any::<u32>()), how).prop_map(
         |(wide, narrow, lease_ms, (clock_stepped_ms, storage, scrub, spool))| Load {
@@ -118,8 +130,8 @@ fn stored() -> impl Strategy<Value = Fact> {
 
 fn uploaded() -> impl Strategy<Value = Fact> {
     let of = (tenant_id(), camera_id(), epoch(), text(), timestamp(), timestamp());
-    (of, any::<u64>(), any::<[u8; 32]>()).prop_map(
-        |((tenant_id, camera_id, epoch, key, start, at), bytes, sha256)| {
+    (of, any::<u64>(), any::<[u8; 32]>(), option::of(store_id())).prop_map(
+        |((tenant_id, camera_id, epoch, key, start, at), bytes, sha256, store_id)| {
             let sha256 = Sha256(sha256);
             Fact::SegmentUploaded(SegmentUploaded {
                 tenant_id,
@@ -130,9 +142,15 @@ fn uploaded() -> impl Strategy<Value = Fact> {
                 bytes,
                 sha256,
                 at,
+                store_id,
             })
         },
     )
+}
+
+/// Where a segment lay that is not on a disk of the server that tells.
+fn elsewhere() -> impl Strategy<Value = (Option<StoreId>, Option<ServerId>)> {
+    (option::of(store_id()), option::of(server_id()))
 }
 
 fn deleted() -> impl Strategy<Value = Fact> {
@@ -144,8 +162,9 @@ fn deleted() -> impl Strategy<Value = Fact> {
         DeletionReason::VolumeFull,
         DeletionReason::SpoolFull,
     ]);
-    (of, any::<u64>(), timestamp(), reasons, any::<bool>()).prop_map(
-        |((tenant_id, camera_id, epoch, key, start, end), bytes, at, reason, before_min_age)| {
+    (of, any::<u64>(), timestamp(), reasons, (any::<bool>(), elsewhere())).prop_map(
+        |((tenant_id, camera_id, epoch, key, start, end), bytes, at, reason, (before_min_age, elsewhere))| {
+            let (store_id, recorded_by) = elsewhere;
             Fact::SegmentDeleted(SegmentDeleted {
                 tenant_id,
                 camera_id,
@@ -157,6 +176,8 @@ fn deleted() -> impl Strategy<Value = Fact> {
                 at,
                 reason,
                 before_min_age,
+                store_id,
+                recorded_by,
             })
         },
     )
@@ -170,8 +191,9 @@ fn checked() -> impl Strategy<Value = Fact> {
         option::of(any::<u64>()),
         option::of(any::<[u8; 32]>().prop_map(Sha256)),
     );
-    (of, expected, timestamp(), found).prop_map(
-        |((tenant_id, camera_id, epoch, key, start, end), (bytes, sha256), at, found)| {
+    (of, expected, timestamp(), found, elsewhere()).prop_map(
+        |((tenant_id, camera_id, epoch, key, start, end), (bytes, sha256), at, found, elsewhere)| {
+            let (store_id, recorded_by) = elsewhere;
             let (damage, found_bytes, found_sha256) = found;
             Fact::SegmentChecked(SegmentChecked {
                 tenant_id,
@@ -186,6 +208,8 @@ fn checked() -> impl Strategy<Value = Fact> {
                 damage,
                 found_bytes,
                 found_sha256,
+                store_id,
+                recorded_by,
             })
         },
     )

@@ -69,5 +69,7 @@ pub(super) fn checked(
         damage,
         found_bytes,
         found_sha256,
+        store_id: None,
+        recorded_by: None,
     })
 }

@@ -356,6 +356,8 @@ async fn what_is_deleted_meanwhile_is_not_missing() {
         at: START,
         reason: longwatch_events::fact::DeletionReason::Age,
         before_min_age: false,
+        store_id: None,
+        recorded_by: None,
     };
     // Begun, gone, and not told yet.
     let intentions: Vec<_> = begun_only.iter().map(|key| Intention { volume, fact: deleted(key) }).collect();

@@ -27,6 +27,8 @@ fn intention(number: i64) -> Intention {
         at: start,
         reason: DeletionReason::CameraBytes,
         before_min_age: true,
+        store_id: None,
+        recorded_by: None,
     };
     Intention { volume: volume(), fact }
 }
