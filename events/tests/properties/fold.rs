@@ -294,9 +294,13 @@ proptest! {
                 prop_assert!(epoch >= last_epoch, "{:?} at {}", key, stored.position);
                 prop_assert!(epoch > last_epoch || server == last_server, "one epoch, two servers: {:?}", key);
                 highest.insert(key, (server, epoch));
-                // Whoever has it and did not have it was given it by this plan, or was on its way.
+                // Whoever has it and did not have it was given it by this plan, was on its way, or is back, and nobody else had
+                // room for it meanwhile.
                 let (was, was_next) = old.get(&key).copied().unwrap_or_default();
-                let is_known = now == was || now == was_next || epoch == Epoch::from(stored.position);
+                let left = before.copy(key).and_then(|(_, copy)| copy.left_with());
+                let is_back = left.map(|left| (left.server_id, left.epoch)) == now;
+                let is_known =
+                    now == was || now == was_next || is_back || epoch == Epoch::from(stored.position);
                 prop_assert!(is_known, "{:?} at {}", key, stored.position);
             }
         }
