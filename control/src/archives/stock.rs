@@ -1,4 +1,4 @@
-//! What of an object store a server is to look after: of each camera that it is the [`keeper`](crate::decide::keeper) of, how
+//! What of an object store a server is to look after: of each camera that it is the [`keeper`] of, how
 //! long its video is kept, and the oldest of what lies there. What goes decides the server.
 //!
 //! Bounded: an answer looks at so many cameras ([`MAX_CAMERAS_AT_ONCE`]), and says where the next one goes on.

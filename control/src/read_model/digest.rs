@@ -19,7 +19,7 @@ pub struct Table {
 }
 
 /// Every table of the read model.
-pub const TABLES: [Table; 15] = [
+pub const TABLES: [Table; 16] = [
     Table { name: "positions", columns: "stream, position", key: "stream" },
     Table { name: "tenants", columns: "tenant_id, name, created_at_us, version", key: "tenant_id" },
     Table {

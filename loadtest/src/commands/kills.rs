@@ -165,7 +165,7 @@ async fn until_recording(api: &Api, cameras: u32) -> anyhow::Result<()> {
     }
 }
 
-/// Holds the disk against the timelines, until what was on the disk is told.
+/// Holds the disk against the timelines, until what was on the disk is told, and what was deleted meanwhile.
 async fn compare(api: &Api, archive: &Path, killed_at: &[Timestamp]) -> anyhow::Result<Left> {
     let ids: Vec<CameraId> = api
         .cameras()
@@ -193,7 +193,7 @@ async fn compare(api: &Api, archive: &Path, killed_at: &[Timestamp]) -> anyhow::
         let after = stored(archive);
         left.untold = before.difference(&told).copied().collect();
         left.not_there = told.difference(&after).copied().collect();
-        if left.untold.is_empty() || Instant::now() > deadline {
+        if left.untold.is_empty() && left.not_there.is_empty() || Instant::now() > deadline {
             return Ok(left);
         }
         sleep(LOOK_EVERY).await;
@@ -315,11 +315,11 @@ fn print(args: &Args, left: &Left, broken: &[String]) -> bool {
 fn spread(values: &[i64]) -> String {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
-    let at = |share: f64| {
+    let at = |percent: usize| {
         let last = sorted.len().saturating_sub(1);
-        sorted.get(((last as f64) * share).round() as usize).copied().unwrap_or_default()
+        sorted.get((last * percent).div_ceil(100)).copied().unwrap_or_default()
     };
-    format!("{} times, min/median/p99/max {}/{}/{}/{} ms", sorted.len(), at(0.0), at(0.5), at(0.99), at(1.0))
+    format!("{} times, min/median/p99/max {}/{}/{}/{} ms", sorted.len(), at(0), at(50), at(99), at(100))
 }
 
 #[cfg(test)]

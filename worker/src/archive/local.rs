@@ -293,7 +293,7 @@ impl Written {
         let (before, within) = before.split_at(begins - samples.phase());
         let tail = samples.fill(within);
         let at = self.bytes - self.tail.len() as u64;
-        write_all_at(file, std::iter::once(&*before).chain(samples.blocks()), at)?;
+        write_all_at(file, std::iter::once(before).chain(samples.blocks()), at)?;
         Ok(Self { bytes: self.bytes + (head.len() + samples.len()) as u64, tail, hash })
     }
 

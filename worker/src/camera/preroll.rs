@@ -2,7 +2,7 @@
 //! that an event wants to have begun a while ago, has everything from its first moment on.
 //!
 //! Pure. Invariant: the first of them is a picture, if there are any; they are in the order in which they came. What decoding
-//! can begin at is known of each: see [`Preroll::key_until`].
+//! can begin at is known of each: see [`Preroll::key_before`].
 
 use std::collections::VecDeque;
 

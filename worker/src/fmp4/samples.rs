@@ -128,7 +128,7 @@ mod tests {
             let mut samples = Samples::at(phase);
             let mut expected = Vec::new();
             for (number, length) in lengths.iter().enumerate() {
-                let sample: Vec<u8> = (0..*length).map(|at| ((at + number) % 251) as u8).collect();
+                let sample: Vec<u8> = (0..*length).map(|at| u8::try_from((at + number) % 251).unwrap()).collect();
                 samples.push(&sample);
                 expected.extend(sample);
             }
