@@ -196,7 +196,7 @@ async fn publish_if_changed(
     }
     let revision = standing.next_revision(position);
     let count = cameras.len();
-    let parts = set::parts(server_id, revision, desired.pace, cameras);
+    let parts = set::parts(server_id, revision, EventId::generate(service.ids()), desired.pace, cameras);
     let events = parts.into_iter().map(|set| {
         let expected_last = (set.part == 1).then_some(standing.first_part_at);
         (EventId::generate(service.ids()), Event::AssignmentsPublished(set), expected_last)

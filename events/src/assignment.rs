@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::id::{CameraId, ServerId, TenantId};
+use crate::id::{CameraId, EventId, ServerId, TenantId};
 use crate::position::{Epoch, Position};
 use crate::sealed::Base64Bytes;
 use crate::settings::{Priority, Recording, Retention};
 
-/// One part of the whole desired set of one server. Parts of one `revision` belong together; a set counts only when
-/// all its parts are there.
+/// One part of the whole desired set of one server. Parts of one `revision` and `set_id` belong together; a set counts
+/// only when all its parts are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssignmentSet {
     /// The server.
@@ -20,6 +20,9 @@ pub struct AssignmentSet {
     /// that one or a higher one already, the next after that. (A set may follow from the same position as the one
     /// before: that one lacked a camera which could not be handed over then.)
     pub revision: Position,
+    /// The same in all parts of a set and in no other's: after the log was set back another set may have the same revision.
+    /// `None` in sets from before it was told.
+    pub set_id: Option<EventId>,
     /// 1 for the first part.
     pub part: u32,
     /// How many parts there are; at least 1.

@@ -99,6 +99,7 @@ const OTHERS: &[&str] = &[
     "assignments.published.v1.priority",
     "assignments.published.v1.retention",
     "assignments.published.v1.schedule",
+    "assignments.published.v1.set",
     "camera.backlogged.v1",
     "camera.backlogged.v1.copy",
     "control.ticked.v1",

@@ -39,6 +39,7 @@ fn runs_that_broke_a_promise_once_keep_it() {
         (12_245, "as 2609"),
         (13_360, "as 2609"),
         (13_775, "as 6058, a plan"),
+        (15_130, "a set made of parts of two that had one revision"),
     ] {
         let outcome = run(seed, STEPS, false);
         assert!(outcome.violation.is_none(), "{what}: {}", describe(&outcome, STEPS));

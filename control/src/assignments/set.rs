@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
-use longwatch_events::id::{CameraId, CopyKey, ServerId, TenantId};
+use longwatch_events::id::{CameraId, CopyKey, EventId, ServerId, TenantId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed};
 use longwatch_events::settings::{Priority, Recording, Retention};
@@ -120,11 +120,12 @@ impl Standing {
     /// The set that `first`, standing at `first_part_at`, and the parts behind it make; `None` is a part that is
     /// missing.
     pub fn new(first: AssignmentSet, first_part_at: Position, others: Vec<Option<AssignmentSet>>) -> Self {
-        let revision = first.revision;
+        let (revision, set_id) = (first.revision, first.set_id);
         let interval_ms = first.heartbeat_interval_ms;
         let pace = first.lease_ms.map(|lease_ms| Pace { interval_ms, lease_ms });
-        let of_this_set =
-            |part: &Option<AssignmentSet>| part.as_ref().is_some_and(|set| set.revision == revision);
+        let of_this_set = |part: &Option<AssignmentSet>| {
+            part.as_ref().is_some_and(|set| (set.revision, set.set_id) == (revision, set_id))
+        };
         let mut standing =
             Self { is_torn: !others.iter().all(of_this_set), first_part_at, pace, ..Self::default() };
         for set in std::iter::once(first).chain(others.into_iter().flatten()) {
@@ -248,6 +249,7 @@ fn bytes_of(recording: &Recording) -> usize {
 pub fn parts(
     server_id: ServerId,
     revision: Position,
+    set_id: EventId,
     pace: Pace,
     cameras: Vec<AssignedCamera>,
 ) -> Vec<AssignmentSet> {
@@ -271,6 +273,7 @@ pub fn parts(
         .map(|(part, cameras)| AssignmentSet {
             server_id,
             revision,
+            set_id: Some(set_id),
             part,
             parts: count,
             heartbeat_interval_ms: pace.interval_ms,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{DetachedCameras, Part, Scrub, Spool, Storage};
 use crate::fact::{Cause, Codec, Damage, DeletionReason};
 use crate::hash::Sha256;
-use crate::id::{BootId, CameraId, ServerId, StoreId, TenantId, TriggerId};
+use crate::id::{BootId, CameraId, EventId, ServerId, StoreId, TenantId, TriggerId};
 use crate::policy::Policy;
 use crate::position::{Epoch, Position};
 use crate::reason::{AbandonReason, AssignReason, FinishReason, UnplacedReason};
@@ -393,6 +393,8 @@ shapes! {
     AssignmentsPublished = assignment::AssignmentSet {
         server_id: ServerId,
         revision: Position,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        set_id: Option<EventId>,
         part: u32,
         parts: u32,
         heartbeat_interval_ms: u32,

@@ -9,7 +9,7 @@ use longwatch_events::time::Timestamp;
 use super::coverage::Seen;
 use super::happening::Happening;
 use super::invariant::{Invariant, Violation};
-use super::random::Random;
+use super::random::{self, Random};
 use super::scenario::{Fault, Scenario};
 use super::trace::Trace;
 
@@ -112,6 +112,11 @@ impl Env {
     pub(super) fn event_id(&mut self) -> EventId {
         let number = self.number();
         EventId::from_uuid(self.random.id(number))
+    }
+
+    /// Left to no chance, so that what is does not depend on how many sets there were.
+    pub(super) fn set_id(&mut self) -> EventId {
+        EventId::from_uuid(random::numbered(0, self.number()))
     }
 
     pub(super) fn boot_id(&mut self) -> BootId {

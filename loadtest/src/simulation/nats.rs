@@ -251,7 +251,9 @@ impl Nats {
         let mut parts = vec![record.payload.clone()];
         for number in 2..=first.parts {
             match self.part(server_id, number) {
-                Some((record, part)) if part.revision == first.revision => parts.push(record.payload.clone()),
+                Some((record, part)) if (part.revision, part.set_id) == (first.revision, first.set_id) => {
+                    parts.push(record.payload.clone());
+                }
                 Some(_) | None => return (parts, false),
             }
         }

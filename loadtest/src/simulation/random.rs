@@ -50,7 +50,12 @@ impl Random {
     /// An id whose order says nothing and whose end is `number`, so that a trace can name it.
     pub(super) fn id(&mut self, number: u32) -> Uuid {
         let order: u64 = self.0.random();
-        let form = 0x0000_0000_0000_7000_8000_0000_0000_0000_u128;
-        Uuid::from_u128((u128::from(order >> 16) << 80) | form | u128::from(number))
+        numbered(order >> 16, number)
     }
+}
+
+/// The id that begins with `order`, of 48 bits, and ends with `number`.
+pub(super) fn numbered(order: u64, number: u32) -> Uuid {
+    let form = 0x0000_0000_0000_7000_8000_0000_0000_0000_u128;
+    Uuid::from_u128((u128::from(order) << 80) | form | u128::from(number))
 }

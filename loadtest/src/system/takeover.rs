@@ -206,6 +206,7 @@ mod tests {
             let set = AssignmentSet {
                 server_id,
                 revision: Position(epoch),
+                set_id: None,
                 part: 1,
                 parts: 1,
                 heartbeat_interval_ms: 1_000,

@@ -1,8 +1,8 @@
 //! What this server is to record, put together from the parts in which it is published.
 //!
-//! Pure. Invariants: only whole sets count; a set is never followed by an older one. Two sets of one revision there are only
-//! if the log was set back behind the first one and control had not heard yet that this server has it: then the one that is
-//! offered now counts, for it is the one that stands in the log.
+//! Pure. Invariants: only whole sets count, and no set is made of parts of two; a set is never followed by an older one. Two
+//! sets of one revision there are only if the log was set back behind the first one and control had not heard yet that this
+//! server has it: then the one that is offered now counts, for it is the one that stands in the log.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use longwatch_events::assignment::{AssignedCamera, AssignmentSet};
 use longwatch_events::envelope::{self, Envelope};
 use longwatch_events::event::Event;
-use longwatch_events::id::ServerId;
+use longwatch_events::id::{EventId, ServerId};
 use longwatch_events::position::Position;
 
 /// No set has more parts: at 60 cameras a part, which have the longest addresses there can be, that is 250,000.
@@ -60,6 +60,8 @@ pub struct DesiredSet {
 pub struct Part {
     /// The set's.
     pub revision: Position,
+    /// The same; see [`AssignmentSet::set_id`].
+    pub set_id: Option<EventId>,
     /// Of how many.
     pub parts: u32,
 }
@@ -70,8 +72,11 @@ pub struct Collector {
     server_id: ServerId,
     /// The newest set that was whole, and its parts, in order.
     newest: Option<(Position, Vec<Bytes>)>,
-    unfinished: BTreeMap<Position, Unfinished>,
+    unfinished: BTreeMap<Which, Unfinished>,
 }
+
+/// Which set a part belongs to, oldest first. Sets from before their parts said so are told apart by revision only.
+type Which = (Position, Option<EventId>);
 
 #[derive(Debug)]
 struct Unfinished {
@@ -96,21 +101,22 @@ impl Collector {
         let Event::AssignmentsPublished(set) = Envelope::decode(&message)?.event else {
             return Err(Error::Kind);
         };
-        let AssignmentSet { server_id, revision, part, parts, .. } = set;
+        let AssignmentSet { server_id, revision, set_id, part, parts, .. } = set;
         if server_id != self.server_id {
             return Err(Error::Server(server_id));
         }
         if !(1..=MAX_PARTS).contains(&parts) || !(1..=parts).contains(&part) {
             return Err(Error::Parts { part, parts });
         }
-        let described = Part { revision, parts };
+        let described = Part { revision, set_id, parts };
         if let Some((newest, messages)) = &self.newest
             && (revision < *newest || revision == *newest && messages.contains(&message))
         {
             return Ok((described, None));
         }
+        let which = (revision, set_id);
         let unfinished =
-            self.unfinished.entry(revision).or_insert_with(|| Unfinished { parts, got: BTreeMap::new() });
+            self.unfinished.entry(which).or_insert_with(|| Unfinished { parts, got: BTreeMap::new() });
         if unfinished.parts != parts {
             *unfinished = Unfinished { parts, got: BTreeMap::new() };
         }
@@ -121,9 +127,10 @@ impl Collector {
             }
             return Ok((described, None));
         }
-        let whole = self.unfinished.remove(&revision).map(|done| done.join(revision));
+        let whole = self.unfinished.remove(&which).map(|done| done.join(revision));
         self.newest = whole.as_ref().map(|set| (revision, set.messages.clone()));
-        self.unfinished.retain(|unfinished, _| *unfinished > revision);
+        // Another one of this revision may be the one that stands in the log.
+        self.unfinished.retain(|(unfinished, _), _| *unfinished >= revision);
         Ok((described, whole))
     }
 }
@@ -164,9 +171,13 @@ mod tests {
         format!("{revision:08x}-0000-7000-8000-{part:012x}").parse().unwrap()
     }
 
+    fn event_id(id: u64) -> EventId {
+        format!("{id:08x}-0000-7000-8000-000000000000").parse().unwrap()
+    }
+
     fn message(id: u64, event: Event) -> Bytes {
         let envelope = Envelope {
-            id: format!("{id:08x}-0000-7000-8000-000000000000").parse().unwrap(),
+            id: event_id(id),
             source: "/control/1".into(),
             time: Timestamp::UNIX_EPOCH,
             tenant: None,
@@ -185,6 +196,11 @@ mod tests {
 
     /// The same, appended as another event.
     fn part_as(id: u64, revision: u64, part: u32, parts: u32) -> Bytes {
+        part_of(None, id, revision, part, parts)
+    }
+
+    /// The same, of the set `set_id`.
+    fn part_of(set_id: Option<u64>, id: u64, revision: u64, part: u32, parts: u32) -> Bytes {
         let camera = AssignedCamera {
             tenant_id: TenantId::DEFAULT,
             camera_id: camera(revision, part),
@@ -200,6 +216,7 @@ mod tests {
         let set = AssignmentSet {
             server_id: server(1),
             revision: Position(revision),
+            set_id: set_id.map(event_id),
             part,
             parts,
             heartbeat_interval_ms: 700,
@@ -250,6 +267,23 @@ mod tests {
     }
 
     #[test]
+    fn no_set_is_made_of_parts_of_two() {
+        // Given a part of a set of which the rest got lost with the log; control says something else under its revision.
+        let of_lost = |part: u32| part_of(Some(1), 10 + u64::from(part), 7, part, 3);
+        let of_log = |part: u32| part_of(Some(2), 20 + u64::from(part), 7, part, 3);
+        let mut collector = Collector::new(server(1), None);
+        assert_eq!(offer(&mut collector, of_lost(2)), None);
+        // Then only all parts of the other make a set, in whatever order they come.
+        assert_eq!(offer(&mut collector, of_log(3)), None);
+        assert_eq!(offer(&mut collector, of_log(1)), None);
+        let set = offer(&mut collector, of_log(2)).unwrap();
+        assert_eq!(set.messages, [of_log(1), of_log(2), of_log(3)]);
+        // What came of one before another of its revision was whole still counts with the rest of it.
+        assert_eq!(offer(&mut collector, of_lost(1)), None);
+        assert_eq!(offer(&mut collector, of_lost(3)).unwrap().messages, [of_lost(1), of_lost(2), of_lost(3)]);
+    }
+
+    #[test]
     fn what_is_not_ours_is_refused() {
         let mut collector = Collector::new(server(2), None);
         assert!(matches!(collector.offer(part(1, 1, 1)), Err(Error::Server(_))));
@@ -264,17 +298,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn revisions_only_grow_and_every_set_is_whole(
-            offers in proptest::collection::vec((1..9_u64, 1..4_u32), 0..80),
+        fn revisions_never_fall_and_every_set_is_whole_and_one(
+            offers in proptest::collection::vec((1..9_u64, 1..3_u64, 1..4_u32), 0..80),
         ) {
             let mut collector = Collector::new(server(1), None);
-            let mut last = Position::START;
-            for (revision, number) in offers {
-                if let Some(set) = offer(&mut collector, part(revision, number, 3)) {
-                    prop_assert!(set.revision > last);
-                    last = set.revision;
-                    prop_assert_eq!(set.cameras.len(), 3);
-                    prop_assert!(set.cameras.iter().all(|camera| camera.epoch.0 == set.revision.0));
+            let mut last = (Position::START, Vec::new());
+            let of = |set: u64, revision: u64, number: u32| {
+                part_of(Some(set), revision * 100 + set * 10 + u64::from(number), revision, number, 3)
+            };
+            for (revision, set, number) in offers {
+                if let Some(whole) = offer(&mut collector, of(set, revision, number)) {
+                    prop_assert!(whole.revision >= last.0 && whole.messages != last.1);
+                    let of_set: Vec<_> = (1..=3).map(|number| of(set, revision, number)).collect();
+                    prop_assert_eq!(&whole.messages, &of_set);
+                    prop_assert_eq!((whole.revision.0, whole.cameras.len()), (revision, 3));
+                    last = (whole.revision, whole.messages);
                 }
             }
             prop_assert!(collector.unfinished.len() <= MAX_UNFINISHED);

@@ -155,6 +155,7 @@ fn set(server_id: ServerId, heartbeat_interval_ms: u32, lease_ms: Option<u32>) -
     let event = Event::AssignmentsPublished(AssignmentSet {
         server_id,
         revision,
+        set_id: None,
         part: 1,
         parts: 1,
         heartbeat_interval_ms,

@@ -233,10 +233,12 @@ impl System {
     pub(crate) async fn assign(&self, revision: u64, parts: Vec<Vec<AssignedCamera>>) {
         let (jetstream, number_of) =
             (jetstream::new(self.client.clone()), u32::try_from(parts.len()).unwrap());
+        let set_id = Some(EventId::generate(&SystemIds));
         for (cameras, part) in parts.into_iter().zip(1..) {
             let event = Event::AssignmentsPublished(AssignmentSet {
                 server_id: self.server_id,
                 revision: Position(revision),
+                set_id,
                 part,
                 parts: number_of,
                 heartbeat_interval_ms: 100,

@@ -17,8 +17,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{
-    boot_id, bytes, camera_id, epoch, position, priority, recording, retention, server_id, store_id,
-    tenant_id, text, timestamp,
+    boot_id, bytes, camera_id, epoch, event_id, position, priority, recording, retention, server_id,
+    store_id, tenant_id, text, timestamp,
 };
 
 pub(super) fn heartbeat() -> impl Strategy<Value = ServerHeartbeat> {
@@ -273,15 +273,18 @@ pub(super) fn assignments() -> impl Strategy<Value = AssignmentSet> {
             },
         );
     let numbers = (any::<[u32; 3]>(), option::of(any::<u32>()));
-    (server_id(), position(), numbers, vec(camera, 0..4)).prop_map(
-        |(server_id, revision, ([part, parts, heartbeat_interval_ms], lease_ms), cameras)| AssignmentSet {
-            server_id,
-            revision,
-            part,
-            parts,
-            heartbeat_interval_ms,
-            lease_ms,
-            cameras,
+    (server_id(), (position(), option::of(event_id())), numbers, vec(camera, 0..4)).prop_map(
+        |(server_id, (revision, set_id), ([part, parts, heartbeat_interval_ms], lease_ms), cameras)| {
+            AssignmentSet {
+                server_id,
+                revision,
+                set_id,
+                part,
+                parts,
+                heartbeat_interval_ms,
+                lease_ms,
+                cameras,
+            }
         },
     )
 }
