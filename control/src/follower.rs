@@ -36,6 +36,8 @@ use crate::snapshots;
 const BATCH: usize = 1_000;
 /// Between tries to write to the read model, or to open the log, at most; at least half of it.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A log stream says where it ends within this, or is asked again: the connection may have been lost, and it may be another one.
+const END_WITHIN: Duration = Duration::from_secs(1);
 /// How long a database that was set back may go unnoticed while nothing happens.
 const LOOK_AFTER_ROWS_EVERY: Duration = Duration::from_secs(10);
 /// So many leases back heartbeats are read at the start: enough to hear of every server that is there.
@@ -52,10 +54,12 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
             .await;
     let first_created = first_tenant.map(|tenant| tenant.created_at);
     let written = position_of(service, stream).await;
+    let connection = service.log().connection();
     let end = with_retries(service, "read the end of LOG", || service.log().end(stream)).await;
     if let Some(why) = rolled_back(stream, written, end) {
         return service.halt(why);
     }
+    service.advance(|progress| progress.connection = connection);
     if let Some(file) = snapshot {
         let state = snapshots::load(service, file, written).await;
         service.observed().begin_with_pace(pace(&state));
@@ -180,21 +184,26 @@ fn rolled_back(stream: LogStream, written: Position, end: Position) -> Option<St
 }
 
 /// Halts the fold if a log stream ends before what was folded of it: it was rolled back while this process ran. A stream
-/// that cannot be asked is in trouble, which the health shows.
+/// that cannot be asked is in trouble, which the health shows. Until `LOG` was asked on a new connection nothing is decided.
 pub(crate) async fn check_ends(service: &Service) {
     const PART: &str = "the log streams";
-    let progress = *service.progress().borrow();
+    let (connection, progress) = (service.log().connection(), *service.progress().borrow());
     if service.halted().is_some() {
         return;
     }
     for (stream, folded) in [(LogStream::Log, progress.log), (LogStream::Recordings, progress.recordings)] {
-        match service.log().end(stream).await {
-            Ok(end) => {
+        match timeout(END_WITHIN, service.log().end(stream)).await {
+            Ok(Ok(end)) => {
                 if let Some(why) = rolled_back(stream, folded, end) {
                     return service.halt(why);
                 }
             }
-            Err(error) => return service.trouble(PART, format!("{stream} does not answer: {error}")),
+            Ok(Err(error)) => return service.trouble(PART, format!("{stream} does not answer: {error}")),
+            Err(elapsed) => return service.trouble(PART, format!("{stream} does not answer: {elapsed}")),
+        }
+        // Nothing is decided by what RECORDINGS holds beyond what a plan cites.
+        if stream == LogStream::Log && progress.connection != connection {
+            service.advance(|progress| progress.connection = connection);
         }
     }
     service.trouble_over(PART);

@@ -54,7 +54,7 @@ pub async fn run(service: &Service, client: &Client, replicas: usize) {
 
 /// Whether this replica may decide, as far as it knows.
 fn could_act(service: &Service) -> bool {
-    service.progress().borrow().caught_up && service.halted().is_none()
+    service.knows_the_end() && service.halted().is_none()
 }
 
 /// How a fold gets on with what stands in the log.

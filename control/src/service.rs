@@ -30,6 +30,8 @@ use crate::triggers::Told;
 
 /// How long a command waits for the fold to pass what it appended.
 const FOLD_DEADLINE: Duration = Duration::from_secs(5);
+/// On so many connections one after the other something is to be appended.
+const CONNECTIONS_TRIED: usize = 3;
 
 /// Why a command was not carried out, or not known to be.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,8 @@ pub struct Progress {
     pub caught_up: bool,
     /// The same of `RECORDINGS`.
     pub recordings_caught_up: bool,
+    /// The connection on which the log was seen to end no earlier than what is folded; see [`Log::connection`].
+    pub connection: Option<u64>,
 }
 
 /// Whether this replica can answer.
@@ -123,6 +127,7 @@ impl Service {
             recordings: Position::START,
             caught_up: false,
             recordings_caught_up: false,
+            connection: None,
         };
         Self {
             boot_id: BootId::generate(&*parts.ids),
@@ -314,7 +319,8 @@ impl Service {
         }
     }
 
-    /// Appends an event of this process to its log stream, conditional on `expected_last` if given.
+    /// Appends an event of this process to its log stream, conditional on `expected_last` if given: then only to the log by
+    /// which that was decided, see [`Self::may_decide`].
     ///
     /// # Errors
     /// Those of the log.
@@ -325,7 +331,7 @@ impl Service {
         event: Event,
         expected_last: Option<Position>,
     ) -> Result<Position, log::Error> {
-        self.log.append(self.entry(actor, event_id, event, expected_last)).await
+        self.append_to_this_log(vec![self.entry(actor, event_id, event, expected_last)]).await
     }
 
     /// Appends all `events` or none, each with its id and its condition; see [`Log::append_atomically`].
@@ -338,7 +344,23 @@ impl Service {
         events: Vec<(EventId, Event, Option<Position>)>,
     ) -> Result<Position, log::Error> {
         let entries = events.into_iter().map(|(id, event, expected)| self.entry(actor, id, event, expected));
-        self.log.append_atomically(entries.collect()).await
+        self.append_to_this_log(entries.collect()).await
+    }
+
+    /// If the connection is lost meanwhile, then on the next one, once it is known that the log is still the same.
+    async fn append_to_this_log(&self, mut entries: Vec<Entry>) -> Result<Position, log::Error> {
+        let is_decided = entries.iter().any(|entry| entry.expected_last.is_some());
+        for _ in 0..CONNECTIONS_TRIED {
+            let connection = self.progress.borrow().connection.filter(|_| is_decided);
+            entries.iter_mut().for_each(|entry| entry.connection = connection);
+            let appended = match entries.as_slice() {
+                [entry] => self.log.append(entry.clone()).await,
+                entries => self.log.append_atomically(entries.to_vec()).await,
+            };
+            let Err(log::Error::Disconnected) = appended else { return appended };
+            self.may_decide().await.map_err(|error| log::Error::Unavailable(error.to_string()))?;
+        }
+        Err(log::Error::Disconnected)
     }
 
     fn entry(&self, actor: &str, event_id: EventId, event: Event, expected_last: Option<Position>) -> Entry {
@@ -353,7 +375,7 @@ impl Service {
             event,
         };
         let payload = envelope.encode().into();
-        Entry { stream, subject, id: event_id, payload, expected_last }
+        Entry { stream, subject, id: event_id, payload, expected_last, connection: None }
     }
 
     /// Waits until the fold has passed `position`.
@@ -364,13 +386,23 @@ impl Service {
         self.until(|progress| progress.log >= position).await
     }
 
-    /// Waits until State is that of the log's end, which every decision needs.
+    /// Waits until State is that of the log's end, which every decision needs; and after a new connection until it is known
+    /// that it still is that of this log, which may have been set back meanwhile.
     ///
     /// # Errors
     /// If the fold has halted, or takes too long. Nothing has been written then.
     pub async fn may_decide(&self) -> Result<(), CommandError> {
-        self.until(|progress| progress.caught_up).await?;
+        self.until(|progress| self.is_the_end_of(progress)).await?;
         self.halted().map_or(Ok(()), |why| Err(CommandError::Halted(why)))
+    }
+
+    /// Whether State is that of the log's end now, as far as is known; see [`Self::may_decide`].
+    pub fn knows_the_end(&self) -> bool {
+        self.is_the_end_of(&self.progress.borrow())
+    }
+
+    fn is_the_end_of(&self, progress: &Progress) -> bool {
+        progress.caught_up && progress.connection.is_some() && progress.connection == self.log.connection()
     }
 
     async fn until(&self, reached: impl FnMut(&Progress) -> bool) -> Result<(), CommandError> {
@@ -383,6 +415,9 @@ impl Service {
                 Err(CommandError::Halted(why.map(|why| why.clone().unwrap_or_default()).unwrap_or_default()))
             }
             () = tokio::time::sleep(FOLD_DEADLINE) => {
+                if self.log.connection().is_none() {
+                    return Err(CommandError::Unavailable("there is no connection to NATS".to_owned()));
+                }
                 let position = self.progress.borrow().log;
                 Err(CommandError::Unavailable(format!(
                     "the fold stands at position {position} and did not come on within {} s",

@@ -103,7 +103,8 @@ impl TestControl {
     /// Appends bytes that no part of the system wrote.
     pub(crate) async fn append_raw(&self, stream: LogStream, subject: String, payload: String) {
         let id = EventId::generate(&SystemIds);
-        let entry = Entry { stream, subject, id, payload: payload.into(), expected_last: None };
+        let entry =
+            Entry { stream, subject, id, payload: payload.into(), expected_last: None, connection: None };
         self.log.append(entry).await.unwrap();
     }
 

@@ -36,8 +36,7 @@ type Said = (Position, Event);
 pub async fn run(service: &Service) {
     loop {
         sleep(LOOK_EVERY).await;
-        let caught_up = service.progress().borrow().caught_up;
-        if caught_up && service.observed().is_live() && service.halted().is_none() {
+        if service.observed().is_live() && service.knows_the_end() && service.halted().is_none() {
             look(service).await;
         }
     }
@@ -114,7 +113,7 @@ async fn append_together(service: &Service, mut said: Vec<Said>, fresh_until: In
                 }
                 // Of one of them something else was said meanwhile: that is no reason to keep quiet of the others.
                 Some(Err(log::Error::Conflict { .. } | log::Error::Refused(_))) => {}
-                Some(Err(error @ log::Error::Unavailable(_))) => {
+                Some(Err(error @ (log::Error::Unavailable(_) | log::Error::Disconnected))) => {
                     return tracing::warn!(%error, "servers are judged anew");
                 }
                 None => return,
@@ -148,7 +147,7 @@ async fn append(
         Err(log::Error::Conflict { .. }) => {
             tracing::debug!("the server changed meanwhile, or another replica was first")
         }
-        Err(error @ (log::Error::Unavailable(_) | log::Error::Refused(_))) => {
+        Err(error @ (log::Error::Unavailable(_) | log::Error::Disconnected | log::Error::Refused(_))) => {
             tracing::warn!(%error, "a server is judged anew")
         }
     }

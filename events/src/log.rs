@@ -37,6 +37,16 @@ pub struct Entry {
     pub payload: Bytes,
     /// `Some(p)`: only if the last record of `subject` stands at `p` (0: there is none).
     pub expected_last: Option<Position>,
+    /// `Some(c)`: only on the connection `c`; see [`Log::connection`]. What was decided by what was known there may be wrong on
+    /// another one.
+    pub connection: Option<u64>,
+}
+
+impl Entry {
+    /// Whether it may be appended on `connection`.
+    fn is_for(&self, connection: Option<u64>) -> bool {
+        self.connection.is_none_or(|wanted| connection == Some(wanted))
+    }
 }
 
 /// Something that stands in the log.
@@ -65,6 +75,10 @@ pub enum Error {
     /// same event id is safe.
     #[error("the log does not answer: {0}")]
     Unavailable(String),
+    /// The connection on which it was to be appended is gone. Whether it was appended is not known, if it was begun before;
+    /// trying again with the same event id is safe, once it is known that the log is still the same.
+    #[error("the connection to the log was lost")]
+    Disconnected,
     /// The log answered no, and would again.
     #[error("the log refused: {0}")]
     Refused(String),
@@ -87,6 +101,11 @@ pub trait Log: Send + Sync {
 
     /// Every record of `stream` behind `after`, in order, each once, across reconnects.
     fn follow(&self, stream: LogStream, after: Position) -> BoxFuture<'_, Result<Follow, Error>>;
+
+    /// Which connection this is, counted from the first; `None` while there is none. Whoever answers on another one than
+    /// before may have been started with an older store: what is known of its ends is to be asked again before anything is
+    /// decided by it.
+    fn connection(&self) -> Option<u64>;
 
     /// The position of the newest record of `stream`; [`Position::START`] if it is empty.
     fn end(&self, stream: LogStream) -> BoxFuture<'_, Result<Position, Error>>;

@@ -94,6 +94,7 @@ fn entry(id: u128, n: u128) -> Entry {
         id: EventId::from_uuid(Uuid::from_u128(id)),
         payload: Bytes::from(format!("event {id}")),
         expected_last: None,
+        connection: None,
     }
 }
 

@@ -43,6 +43,7 @@ fn entry(n: u128, stream: LogStream, subject: &str) -> Entry {
         id: EventId::from_uuid(Uuid::from_u128(n)),
         payload: Bytes::from(format!("event {n}")),
         expected_last: None,
+        connection: None,
     }
 }
 
@@ -212,6 +213,42 @@ async fn without_its_streams_the_log_says_it_is_unavailable() {
     assert!(matches!(log.end(LogStream::Log).await, Err(Error::Unavailable(_))));
     let follow = log.follow(LogStream::Log, Position::START).await;
     assert!(matches!(follow.map(|_| ()), Err(Error::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn what_was_decided_on_one_connection_is_not_appended_on_another() {
+    let mut nats = NatsServer::start().await;
+    let (log, _) = empty_log(&nats).await;
+    let on = |n: u128, connection| Entry { connection, ..entry(n, LogStream::Log, subject::PLAN) };
+    let connection = log.connection();
+    assert!(connection.is_some());
+    log.append(on(1, connection)).await.expect("appended");
+
+    // While there is none, it is refused at once, and not sent later.
+    nats.kill();
+    while log.connection().is_some() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let pair = || vec![Entry { expected_last: Some(Position(1)), ..on(3, connection) }, on(4, connection)];
+    let asked = Instant::now();
+    assert!(matches!(log.append(on(2, connection)).await, Err(Error::Disconnected)));
+    assert!(matches!(log.append_atomically(pair()).await, Err(Error::Disconnected)));
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+
+    // Nor on the next one.
+    nats.restart().await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while log.connection().is_none() {
+        assert!(Instant::now() < deadline, "it does not connect");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_ne!(log.connection(), connection);
+    assert!(matches!(log.append(on(2, connection)).await, Err(Error::Disconnected)));
+    assert!(matches!(log.append_atomically(pair()).await, Err(Error::Disconnected)));
+    assert_eq!(log.end(LogStream::Log).await.expect("an answer"), Position(1));
+    // Whoever knows the new one, or does not mind, goes on.
+    assert_eq!(log.append(on(2, log.connection())).await.expect("appended"), Position(2));
+    assert_eq!(log.append(on(5, None)).await.expect("appended"), Position(3));
 }
 
 #[tokio::test]

@@ -378,7 +378,8 @@ async fn what_is_torn_or_unreadable_is_replaced() {
 
     let (stream, subject) = (LogStream::Assignments, subject::assignment(server_id, 1));
     let id = EventId::generate(&SystemIds);
-    log.append(Entry { stream, subject, id, payload: "{}".into(), expected_last: None }).await.unwrap();
+    let payload = "{}".into();
+    log.append(Entry { stream, subject, id, payload, expected_last: None, connection: None }).await.unwrap();
     pass(VERIFY_AFTER).await;
     replica.publish().await;
     assert_eq!(ids(&standing(&log, server_id).await), [camera_id]);
@@ -423,7 +424,13 @@ fn no_part_is_too_large_for_a_message() {
         };
         let cameras: Vec<_> = (0..count).map(camera).collect();
         let pace = Pace { interval_ms: u32::MAX, lease_ms: u32::MAX };
-        let sets = set::parts(ServerId::generate(&SystemIds), Position(u64::MAX), pace, cameras.clone());
+        let sets = set::parts(
+            ServerId::generate(&SystemIds),
+            Position(u64::MAX),
+            EventId::generate(&SystemIds),
+            pace,
+            cameras.clone(),
+        );
 
         let numbers: Vec<_> = sets.iter().map(|set| (set.part, set.parts)).collect();
         let all = u32::try_from(sets.len()).unwrap();
@@ -445,5 +452,15 @@ fn no_part_is_too_large_for_a_message() {
         }
     }
     let pace = Pace { interval_ms: 1_000, lease_ms: 3_000 };
-    assert_eq!(set::parts(ServerId::generate(&SystemIds), Position(1), pace, Vec::new()).len(), 1);
+    assert_eq!(
+        set::parts(
+            ServerId::generate(&SystemIds),
+            Position(1),
+            EventId::generate(&SystemIds),
+            pace,
+            Vec::new()
+        )
+        .len(),
+        1
+    );
 }

@@ -50,6 +50,36 @@ async fn behind_poison_nothing_is_written() {
     assert!(!control.service.health().ready);
 }
 
+#[tokio::test]
+async fn on_a_new_connection_nothing_is_decided_until_it_is_known_where_the_log_ends() {
+    let control = TestControl::start().await;
+    control.execute(rename(&control, "renamed")).await;
+    let end = control.log.end(LogStream::Log).await.unwrap();
+    let execute = async |name: &str| {
+        let command = rename(&control, name);
+        let looking = async {
+            sleep(Duration::from_millis(50)).await;
+            check_ends(&control.service).await;
+        };
+        let executing = control.service.execute("test", EventId::generate(&SystemIds), command);
+        let mut executing = std::pin::pin!(executing);
+        tokio::select! {
+            done = &mut executing => panic!("nobody looked, and yet: {done:?}"),
+            () = looking => {}
+        }
+        executing.await
+    };
+    // Given the same log, then it goes on; ...
+    control.log.set_back(LogStream::Log, end);
+    let position = execute("again").await.unwrap();
+    assert_eq!(position, end.next());
+    // ... given one that was set back, then nothing is written to it, although the condition would hold.
+    control.log.set_back(LogStream::Log, end);
+    let refused = execute("never").await;
+    assert!(matches!(refused, Err(CommandError::Halted(why)) if why.contains("rolled back")));
+    assert_eq!(control.log.end(LogStream::Log).await.unwrap(), end);
+}
+
 /// Why it halted; it must.
 async fn halted(control: &TestControl) -> String {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);

@@ -95,6 +95,10 @@ impl Log for Moody {
         self.log.follow(stream, after)
     }
 
+    fn connection(&self) -> Option<u64> {
+        self.log.connection()
+    }
+
     fn end(&self, stream: LogStream) -> BoxFuture<'_, Result<Position, log::Error>> {
         if self.mood == Mood::EndsNowhere { pending().boxed() } else { self.log.end(stream) }
     }

@@ -11,9 +11,11 @@ mod read;
 mod streams;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::client::Request;
+use async_nats::connection::State;
 use async_nats::header::{
     NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
     NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID,
@@ -53,20 +55,28 @@ const LAST_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct JetStreamLog {
     context: Arc<Context>,
+    client: async_nats::Client,
 }
 
 impl JetStreamLog {
     /// A log reached through `client`. Nothing is sent yet.
     pub fn new(client: async_nats::Client) -> Self {
-        let context =
-            ContextBuilder::new().timeout(ANSWER_TIMEOUT).backpressure_on_inflight(true).build(client);
-        Self { context: Arc::new(context) }
+        let context = ContextBuilder::new()
+            .timeout(ANSWER_TIMEOUT)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        Self { context: Arc::new(context), client }
     }
 
     async fn append_with_retries(&self, entries: &[Entry]) -> Result<Position, Error> {
         let deadline = Instant::now() + APPEND_DEADLINE;
         let mut pause = FIRST_PAUSE;
         loop {
+            // The client keeps what it is given while it is not connected, and sends it on the next connection.
+            let connection = self.connection();
+            if !entries.iter().all(|entry| entry.is_for(connection)) {
+                return Err(Error::Disconnected);
+            }
             let attempt = match entries {
                 [entry] => self.append_once(entry).await,
                 entries => self.append_batch_once(entries).await,
@@ -279,6 +289,11 @@ impl Log for JetStreamLog {
             Ok(records.boxed())
         }
         .boxed()
+    }
+
+    fn connection(&self) -> Option<u64> {
+        let is_connected = self.client.connection_state() == State::Connected;
+        is_connected.then(|| self.client.statistics().connects.load(Ordering::Relaxed))
     }
 
     fn end(&self, stream: LogStream) -> BoxFuture<'_, Result<Position, Error>> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub struct MemoryLog {
     streams: Arc<Mutex<BTreeMap<LogStream, Stream>>>,
     signals: Arc<Mutex<Vec<String>>>,
     answers: Arc<Mutex<Option<Answers>>>,
+    connection: Arc<AtomicU64>,
 }
 
 /// Answers what is asked under a subject, if anybody does.
@@ -55,6 +57,18 @@ impl Stream {
         Ok(())
     }
 
+    /// Forgets what stands behind `end`. Of a stream that keeps the last record of a subject only, the ones before do not come
+    /// back.
+    fn set_back(&mut self, end: Position) {
+        self.end = self.end.min(end);
+        self.records.split_off(&end.next());
+        self.by_id.retain(|_, position| *position <= end);
+        self.last_of_subject = BTreeMap::new();
+        for (position, record) in &self.records {
+            self.last_of_subject.insert(record.subject.clone(), *position);
+        }
+    }
+
     fn push(&mut self, entry: Entry, stored_at: Timestamp) -> Position {
         let position = self.end.next();
         let last = self.last_of(&entry.subject);
@@ -76,7 +90,13 @@ impl Stream {
 impl MemoryLog {
     /// An empty log whose records are stored at the times `clock` tells.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, streams: Arc::default(), signals: Arc::default(), answers: Arc::default() }
+        Self {
+            clock,
+            streams: Arc::default(),
+            signals: Arc::default(),
+            answers: Arc::default(),
+            connection: Arc::default(),
+        }
     }
 
     /// Under which subjects something was said that nobody keeps, in order.
@@ -89,12 +109,20 @@ impl MemoryLog {
         *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(answers));
     }
 
+    /// As if it was started again, with a copy of its store in which `stream` ends at `end`. Whoever follows it hears of what
+    /// comes then only.
+    pub fn set_back(&self, stream: LogStream, end: Position) {
+        self.streams().entry(stream).or_default().set_back(end);
+        self.connection.fetch_add(1, Ordering::SeqCst);
+    }
+
     fn streams(&self) -> MutexGuard<'_, BTreeMap<LogStream, Stream>> {
         // No code below panics between two changes that belong together.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn append_now(&self, entry: Entry) -> Result<Position, Error> {
+        self.check_connection(&entry)?;
         if entry.payload.len() > MAX_PAYLOAD_BYTES {
             return Err(Error::Refused(format!("the event is too large: {} bytes", entry.payload.len())));
         }
@@ -109,6 +137,7 @@ impl MemoryLog {
 
     fn append_atomically_now(&self, entries: Vec<Entry>) -> Result<Position, Error> {
         let log_stream = super::check_atomic(&entries)?;
+        entries.iter().try_for_each(|entry| self.check_connection(entry))?;
         let mut streams = self.streams();
         let stream = streams.entry(log_stream).or_default();
         let known: Vec<_> = entries.iter().filter_map(|entry| stream.by_id.get(&entry.id)).collect();
@@ -120,6 +149,10 @@ impl MemoryLog {
         entries.iter().try_for_each(|entry| stream.check_expectation(entry))?;
         let now = self.clock.now();
         Ok(entries.into_iter().fold(Position::START, |_, entry| stream.push(entry, now)))
+    }
+
+    fn check_connection(&self, entry: &Entry) -> Result<(), Error> {
+        if entry.is_for(self.connection()) { Ok(()) } else { Err(Error::Disconnected) }
     }
 
     fn follow_now(&self, stream: LogStream, after: Position) -> Follow {
@@ -134,6 +167,10 @@ impl MemoryLog {
 }
 
 impl Log for MemoryLog {
+    fn connection(&self) -> Option<u64> {
+        Some(self.connection.load(Ordering::SeqCst))
+    }
+
     fn append(&self, entry: Entry) -> BoxFuture<'_, Result<Position, Error>> {
         ready(self.append_now(entry)).boxed()
     }

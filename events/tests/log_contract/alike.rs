@@ -96,6 +96,7 @@ fn kind(answer: &Result<Position, Error>) -> Result<Position, &'static str> {
         Err(Error::Conflict { .. }) => Err("conflict"),
         Err(Error::Refused(_)) => Err("refused"),
         Err(Error::Unavailable(_)) => Err("unavailable"),
+        Err(Error::Disconnected) => Err("disconnected"),
     }
 }
 

@@ -126,6 +126,7 @@ fn entry(n: u64, subject: &str, expected_last: Option<u64>) -> Entry {
         id: EventId::from_uuid(Uuid::from_u128(u128::from(n))),
         payload: Bytes::from(format!("event {n}")),
         expected_last: expected_last.map(Position),
+        connection: None,
     }
 }
 

@@ -130,7 +130,14 @@ async fn adopt(log: &JetStreamLog, given: &Given) -> anyhow::Result<Position> {
 fn entry(given: &Given, event: Event, expected_last: Option<Position>) -> Entry {
     let (stream, subject) = subject::of(&event);
     let envelope = given.envelope(event);
-    Entry { stream, subject, id: envelope.id, payload: envelope.encode().into(), expected_last }
+    Entry {
+        stream,
+        subject,
+        id: envelope.id,
+        payload: envelope.encode().into(),
+        expected_last,
+        connection: None,
+    }
 }
 
 /// Waits until every server was told what to record.

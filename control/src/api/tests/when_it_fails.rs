@@ -43,6 +43,10 @@ impl Log for ReadOnly {
         self.0.signal(subject)
     }
 
+    fn connection(&self) -> Option<u64> {
+        self.0.connection()
+    }
+
     fn end(&self, stream: LogStream) -> BoxFuture<'_, Result<Position, log::Error>> {
         self.0.end(stream)
     }
