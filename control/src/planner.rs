@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::assignments::Publisher;
 use crate::decide::placement::{self, Inputs, Scope};
-use crate::decide::rederive::{ENTRIES_PER_EVENT, EVENTS_AT_ONCE};
+use crate::decide::rederive::{ENTRIES_AT_ONCE, ENTRIES_PER_EVENT};
 use crate::evidence;
 use crate::service::{CommandError, Service};
 
@@ -35,7 +35,8 @@ pub async fn run(service: &Service) {
     let mut publisher = Publisher::default();
     let mut progress = service.progress();
     loop {
-        if progress.borrow_and_update().caught_up && service.halted().is_none() && service.is_leading() {
+        progress.mark_unchanged();
+        if service.knows_the_end() && service.halted().is_none() && service.is_leading() {
             match plan_once(service, &publisher).await {
                 Ok(()) => {
                     publisher.publish(service).await;
@@ -74,13 +75,13 @@ async fn draw_up(service: &Service, publisher: &Publisher) -> Result<Drawn, Comm
     let (state, decided_at, lose) = (service.state(), service.log_now(), BTreeSet::new());
     let inputs =
         Inputs { state: &state, now: decided_at, evidence: &evidence, lose: &lose, scope: Scope::All };
-    let entries = placement::plan(&inputs).entries;
+    let entries = placement::plan_within(&inputs, ENTRIES_AT_ONCE);
     Ok(Drawn { entries, basis: state.position, last_plan: state.last_plan, decided_at })
 }
 
-/// The plan as events: as many as are appended at once.
+/// The plan as events.
 fn events(drawn: &Drawn) -> Vec<Event> {
-    let chunks: Vec<_> = drawn.entries.chunks(ENTRIES_PER_EVENT).take(EVENTS_AT_ONCE).collect();
+    let chunks: Vec<_> = drawn.entries.chunks(ENTRIES_PER_EVENT).collect();
     let of = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
     let part = |(number, entries): (u32, &[PlanEntry])| {
         Event::PlanMade(PlanMade {

@@ -20,8 +20,10 @@ use super::placement::{self, Candidate, Evidence, Inputs, Scope, Shown, Step};
 
 /// So many entries of a plan stand in one event at most: about 500 KB, half of what NATS takes.
 pub const ENTRIES_PER_EVENT: usize = 2_000;
-/// So many events of a plan are appended at once at most; what is left of it, the next plan says.
-pub const EVENTS_AT_ONCE: usize = 32;
+/// So many events of a plan are appended at once, or as many as make room; what is left of it, the next plan says.
+const EVENTS_AT_ONCE: usize = 32;
+/// So many entries.
+pub const ENTRIES_AT_ONCE: usize = ENTRIES_PER_EVENT * EVENTS_AT_ONCE;
 
 /// A plan as it stands in the log, put together from its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +123,7 @@ impl Logged {
             basis: first.basis,
             rules: first.rules,
             decided_at: first.decided_at,
-            is_full: entries.len() == ENTRIES_PER_EVENT * EVENTS_AT_ONCE,
+            is_full: entries.len() >= ENTRIES_AT_ONCE,
             entries,
         })
     }
@@ -162,11 +164,9 @@ pub fn rederive(state: &State, logged: &Logged) -> Result<Rederived, Error> {
         return Ok(Rederived { verdict: Verdict::OtherRules, differences: Vec::new() });
     };
     let (evidence, lose) = (logged.evidence(), BTreeSet::new());
-    let mut derived =
-        placement::plan(&Inputs { state, now, evidence: &evidence, lose: &lose, scope: Scope::All }).entries;
-    if logged.is_full {
-        derived.truncate(logged.entries.len());
-    }
+    let inputs = Inputs { state, now, evidence: &evidence, lose: &lose, scope: Scope::All };
+    let most = if logged.is_full { ENTRIES_AT_ONCE } else { usize::MAX };
+    let derived = placement::plan_within(&inputs, most);
     // Their order counts as well: it decides what stands in which part.
     let verdict = if derived == logged.entries { Verdict::Equal } else { Verdict::Different };
     Ok(Rederived { verdict, differences: differences(&logged.entries, &derived) })

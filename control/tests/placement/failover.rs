@@ -1,5 +1,8 @@
 //! A server is lost, and comes back: who takes over what, in which order, and when it goes home.
 
+use std::collections::BTreeSet;
+
+use longwatch_control::decide::placement;
 use longwatch_events::event::Decision;
 use longwatch_events::id::{CopyKey, ServerId};
 use longwatch_events::policy::Mode;
@@ -147,6 +150,36 @@ fn a_failback_that_was_given_up_rests_even_if_it_was_asked_for() {
     world.pass(1);
     world.plan();
     assert_eq!(world.to(camera), Some((home, AssignReason::Failback)));
+}
+
+#[test]
+fn a_plan_that_is_cut_off_takes_places_before_it_gives_them() {
+    // Given more who gave up their places than a plan can say with those who get them.
+    let mut world = World::new();
+    world.set_policy(|policy| policy.preempt_low = true);
+    let lost = world.add_server(holds(4));
+    let high = world.add_cameras(4, &ranked(Priority::High));
+    world.plan();
+    let other = world.add_server(holds(4));
+    let low = world.add_cameras(4, &ranked(Priority::Low));
+    world.plan();
+    world.lose(lost);
+    let within = |world: &World, most| placement::plan_within(&world.inputs(&BTreeSet::new()), most);
+    assert_eq!(world.draw_up().len(), 8);
+    assert_eq!(within(&world, 8), world.draw_up(), "it is not cut off");
+    for most in 1..8 {
+        let mut world = world.clone();
+        // Then nobody has more than it can hold, whatever comes after the cut, and in the end all is as it would have been.
+        for _ in 0..8 {
+            let entries = within(&world, most);
+            assert!(entries.len() <= most.max(4));
+            world.carry_out(entries);
+            let held = high.iter().chain(&low).filter(|camera| world.on(**camera) == Some(other)).count();
+            assert!(held <= 4, "{held} with {most} at once");
+        }
+        assert!(high.iter().all(|camera| world.on(*camera) == Some(other)));
+        assert!(low.iter().all(|camera| world.why_nowhere(*camera).is_some()));
+    }
 }
 
 #[test]

@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use longwatch_control::assignments::set;
 use longwatch_control::decide::placement::{self, Evidence, Inputs, Plan, Scope};
+use longwatch_control::decide::rederive::{ENTRIES_AT_ONCE, ENTRIES_PER_EVENT};
 use longwatch_control::decide::{scaling, what_if};
 use longwatch_control::observed::Pace;
 use longwatch_events::envelope::Envelope;
-use longwatch_events::event::{Event, ServerLost};
+use longwatch_events::event::{Event, PlanEntry, ServerLost};
 use longwatch_events::fold;
 use longwatch_events::hash::Sha256;
 use longwatch_events::id::ServerId;
@@ -26,8 +27,6 @@ use super::{Size, timed};
 
 /// So many events are made before they are folded, so that making them is not timed and few of them are in memory.
 const PIECE: u32 = 2_000;
-/// So many changes stand in one event of a plan, as control cuts them.
-const ENTRIES_PER_EVENT: usize = 2_000;
 
 /// What was measured: times in seconds.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -44,6 +43,8 @@ pub struct Measured {
     pub first_plan_s: f64,
     /// Folding it.
     pub first_plan_folded_s: f64,
+    /// The same as control appends it: so many changes at once, and then a plan of what is left.
+    pub first_plan_in_turns_s: f64,
     /// A plan when there is nothing to do.
     pub nothing_to_plan_s: f64,
     /// Folding that a server is lost, and the plan that follows.
@@ -78,6 +79,8 @@ pub fn measure(size: Size, folder: &Path) -> anyhow::Result<Measured> {
     let (mut log, given) = applied(size, &mut measured)?;
     decided(size, &mut log, &given, &mut measured)?;
     written(size, &log.state, folder, &mut measured)?;
+    drop(log);
+    measured.first_plan_in_turns_s = planned_in_turns(size)?.as_secs_f64();
     Ok(measured)
 }
 
@@ -107,14 +110,27 @@ impl Log {
     }
 
     fn plan(&self) -> Plan {
+        self.with_inputs(placement::plan)
+    }
+
+    /// As much of it as control appends at once.
+    fn plan_in_turns(&self) -> Vec<PlanEntry> {
+        self.with_inputs(|inputs| placement::plan_within(inputs, ENTRIES_AT_ONCE))
+    }
+
+    fn with_inputs<T>(&self, plan: impl FnOnce(&Inputs<'_>) -> T) -> T {
         let (evidence, lose) = (Evidence::new(), BTreeSet::new());
         let now = stored_at(self.state.position);
         let (state, scope) = (&self.state, Scope::All);
-        placement::plan(&Inputs { state, now, evidence: &evidence, lose: &lose, scope })
+        plan(&Inputs { state, now, evidence: &evidence, lose: &lose, scope })
     }
 
     fn apply_plan(&mut self, plan: &Plan) -> anyhow::Result<Duration> {
-        let parts = plan.entries.chunks(ENTRIES_PER_EVENT);
+        self.apply_entries(&plan.entries)
+    }
+
+    fn apply_entries(&mut self, entries: &[PlanEntry]) -> anyhow::Result<Duration> {
+        let parts = entries.chunks(ENTRIES_PER_EVENT);
         let parts: Vec<_> = parts.map(|entries| given::plan(entries.to_vec(), self.state.position)).collect();
         self.apply_all(&parts)
     }
@@ -180,6 +196,19 @@ fn applied(size: Size, measured: &mut Measured) -> anyhow::Result<(Log, Given)> 
     }
     measured.applied_per_s = per_s(size.cameras, time);
     Ok((log, given))
+}
+
+/// The first placement of all, plans and folds, as control appends it.
+fn planned_in_turns(size: Size) -> anyhow::Result<Duration> {
+    let (mut log, _given) = applied(size, &mut Measured::default())?;
+    let mut time = Duration::ZERO;
+    loop {
+        let (entries, planned) = timed(|| log.plan_in_turns());
+        if entries.is_empty() {
+            return Ok(time);
+        }
+        time += planned + log.apply_entries(&entries)?;
+    }
 }
 
 fn decided(size: Size, log: &mut Log, given: &Given, measured: &mut Measured) -> anyhow::Result<()> {

@@ -177,6 +177,8 @@ seen! {
     LeaseExpired,
     /// A plan stood in several parts.
     PlanInParts,
+    /// A plan was as long as a plan may be, and perhaps cut off.
+    PlanCutOff,
 }
 
 /// In how many runs each was seen.

@@ -1,4 +1,11 @@
 //! What must hold, whatever happens.
+//!
+//! Not here is what nothing simulated has, because archives, read model, API and keys are real elsewhere: that no stale
+//! epoch overwrites or deletes video (system test `a_server_that_stood_still_overwrites_nothing`), that nothing is deleted
+//! without a report (`whenever_it_is_killed_while_it_records_and_deletes_disk_and_log_agree` of the worker), that no gap is
+//! without a cause (system tests `recording` and `crashes`, `longwatch-loadtest kills`), that the rows are what the fold says
+//! (`control::read_model::contract::history`, on both engines), and that nothing crosses tenants or shows a secret (tests of
+//! the API).
 
 use std::fmt;
 

@@ -144,6 +144,11 @@ pub(super) struct Scenario {
 }
 
 impl Scenario {
+    /// So many changes are appended at once at most: where an event says few of them, little more than one event.
+    pub(super) const fn changes_at_once(&self) -> usize {
+        self.changes_per_event.saturating_mul(2)
+    }
+
     pub(super) fn draw(random: &mut Random) -> Self {
         // Runs without faults show what operators alone can do.
         let is_quiet = random.percent(8);

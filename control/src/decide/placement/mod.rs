@@ -106,6 +106,31 @@ pub fn plan(inputs: &Inputs<'_>) -> Plan {
     draft.into_plan()
 }
 
+/// The same, as much of it as about `most` entries can say. If that is not all of it, then what makes room comes first, all of
+/// it: the fold gives a place to whom the plan says, whoever has it still; and a plan follows from the reports that the ends of
+/// moves cite.
+pub fn plan_within(inputs: &Inputs<'_>, most: usize) -> Vec<PlanEntry> {
+    let mut entries = plan(inputs).entries;
+    if entries.len() > most {
+        entries.sort_by_cached_key(|entry| !makes_room(inputs, entry));
+        let makes_room = entries.partition_point(|entry| makes_room(inputs, entry));
+        entries.truncate(most.max(makes_room));
+    }
+    entries
+}
+
+/// Whether somebody gives up a place by it that another may get.
+fn makes_room(inputs: &Inputs<'_>, entry: &PlanEntry) -> bool {
+    match entry.decision {
+        Decision::Finish { .. } | Decision::Abandon { .. } => true,
+        Decision::Unplace { .. } => {
+            let now_on = inputs.state.copy(entry.key()).and_then(|(_, copy)| copy.assignment());
+            now_on.is_some_and(|now_on| inputs.is_up(now_on.server_id, inputs.state.server(now_on.server_id)))
+        }
+        Decision::Assign { .. } | Decision::Move { .. } => false,
+    }
+}
+
 /// A plan in the making.
 struct Draft<'a> {
     inputs: Inputs<'a>,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longwatch_control::decide::placement::{Evidence, Inputs, Scope, Shown, Step, plan};
+use longwatch_control::decide::placement::{Evidence, Inputs, Scope, Shown, Step, plan, plan_within};
 use longwatch_events::event::{Decision, Event, Part, PlanEntry, PlanMade};
 use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::fold::{self, Outcome};
@@ -31,6 +31,8 @@ struct Whole<'a> {
     basis: &'a State,
     decided_at: Timestamp,
     entries: Vec<PlanEntry>,
+    /// About so many entries a plan has at most; the next one goes on.
+    most: usize,
 }
 
 impl Audit {
@@ -44,8 +46,11 @@ impl Audit {
         };
         let decided_at = last.decided_at.unwrap_or_default();
         let entries: Vec<_> = self.parts.iter().flat_map(|part| part.entries.iter().copied()).collect();
-        let whole = Whole { basis, decided_at, entries };
+        let whole = Whole { basis, decided_at, entries, most: env.scenario.changes_at_once() };
         count(env, &whole);
+        if whole.entries.len() >= whole.most {
+            env.see(Seen::PlanCutOff);
+        }
         whole.check_derivation(position)?;
         for entry in &whole.entries {
             self.check_end_of_move(nats, basis, entry)?;
@@ -149,7 +154,7 @@ impl Whole<'_> {
             lose: &lose,
             scope: Scope::All,
         };
-        let derived = plan(&inputs).entries;
+        let derived = plan_within(&inputs, self.most);
         if derived == self.entries {
             return Ok(());
         }

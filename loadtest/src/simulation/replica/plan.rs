@@ -7,7 +7,7 @@ use longwatch_control::decide::placement::{self, Inputs, Scope};
 use longwatch_control::observed::Pace;
 use longwatch_events::assignment::AssignmentSet;
 use longwatch_events::event::{Event, Part, PlanMade};
-use longwatch_events::id::ServerId;
+use longwatch_events::id::{EventId, ServerId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::sealed::Base64Bytes;
 use longwatch_events::state::State;
@@ -19,8 +19,6 @@ use crate::simulation::env::Env;
 use crate::simulation::happening::{Alarm, Found, Request};
 use crate::simulation::nats::{Draft, Refused};
 
-/// So many events are appended at once at most.
-const EVENTS_AT_ONCE: usize = 32;
 /// How long changes are gathered before they are planned together, in milliseconds.
 const GATHER_MS: i64 = 20;
 /// The planner looks again after this even if nothing seems to have changed…
@@ -140,13 +138,13 @@ impl Replica {
         let (evidence, lose) = (self.rows.evidence(&process.state, knows), BTreeSet::new());
         let (state, now) = (&process.state, process.observed.now());
         let inputs = Inputs { state, now, evidence: &evidence, lose: &lose, scope: Scope::All };
-        let entries = placement::plan(&inputs).entries;
+        let entries = placement::plan_within(&inputs, env.scenario.changes_at_once());
         if entries.is_empty() {
             return self.read_standing(env);
         }
         let (basis, last_plan) = (state.position, state.last_plan);
         env.note(format_args!("{} plans on {basis}: {entries:?}", self.name()));
-        let chunks: Vec<_> = entries.chunks(env.scenario.changes_per_event).take(EVENTS_AT_ONCE).collect();
+        let chunks: Vec<_> = entries.chunks(env.scenario.changes_per_event).collect();
         let of = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
         let drafts: Vec<_> = (1..)
             .zip(chunks)
@@ -220,8 +218,8 @@ impl Replica {
                 Standing::new(found.first.clone(), found.first_at, found.others.clone())
             });
             standing.applied(process.observed.applied(server_id));
-            let Some(parts) =
-                parts(&process.state, server_id, pace, &standing, env.scenario.cameras_per_part)
+            let (cameras_per_part, set_id) = (env.scenario.cameras_per_part, env.set_id());
+            let Some(parts) = parts(&process.state, server_id, pace, &standing, cameras_per_part, set_id)
             else {
                 let revision = standing.revision;
                 process
@@ -328,6 +326,7 @@ fn parts(
     pace: Pace,
     standing: &Standing,
     cameras_per_part: usize,
+    set_id: EventId,
 ) -> Option<Vec<AssignmentSet>> {
     let desired = set::desired(state, server_id, pace)?;
     let composed = set::compose(&desired.wanted, standing, |key| {
@@ -341,7 +340,7 @@ fn parts(
         return None;
     }
     let revision = standing.next_revision(state.position);
-    let whole = set::parts(server_id, revision, pace, composed.cameras);
+    let whole = set::parts(server_id, revision, set_id, pace, composed.cameras);
     let cameras: Vec<_> = whole.iter().flat_map(|part| part.cameras.iter().cloned()).collect();
     if cameras.len() <= cameras_per_part {
         return Some(whole);
