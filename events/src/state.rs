@@ -356,6 +356,16 @@ impl State {
         Some((camera, camera.copy(key.copy)?))
     }
 
+    /// Whether the camera of `key` is at home on `server`, or was never anywhere else, with all its copies: then it is deleted
+    /// with that server, if an owner wants that, wherever it is recorded now.
+    pub fn belongs_only_to(&self, key: CopyKey, server: ServerId) -> bool {
+        let Some(camera) = self.camera(key.tenant_id, key.camera_id) else { return false };
+        camera.copies().all(|(_, copy)| match copy.home() {
+            Some(home) => home == server,
+            None => copy.assignment().is_none_or(|assignment| assignment.server_id == server),
+        })
+    }
+
     /// A tenant's cameras, by id.
     pub fn cameras_of(&self, tenant: TenantId) -> impl Iterator<Item = (CameraId, &Camera)> {
         self.cameras.get(&tenant).into_iter().flatten().map(|(id, camera)| (*id, camera.as_ref()))

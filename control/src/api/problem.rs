@@ -292,6 +292,7 @@ impl From<Refusal> for Problem {
             | Refusal::NotOurs(_)
             | Refusal::PrefersAnother(_)
             | Refusal::HasAnotherCopy(_)
+            | Refusal::RecordedElsewhere { .. }
             | Refusal::NotPlaced => Self::conflict(code, detail),
             Refusal::NoCopy { .. } => Self::invalid(vec![FieldError::at("/copy", code, detail)]),
             Refusal::TooNew { .. } => Self::invalid(vec![FieldError::at("/fold_version", code, detail)]),

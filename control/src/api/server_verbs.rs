@@ -36,8 +36,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the body")]
 struct DetachInput {
-    /// `keep`: they stay and are placed anew. `remove`: those that no other server has a copy of are deleted with it;
-    /// what was recorded of them stays in its archive.
+    /// `keep`: they stay, and those it records are placed anew. `remove`: its cameras are deleted with it, but for those of which
+    /// another server has a copy; what was recorded of them stays in its archive. Refused while other servers record any of
+    /// them, which they took over or to which it was drained.
     #[schema(required = false, default = "keep", pattern = "^(keep|remove)$")]
     cameras: String,
 }

@@ -127,9 +127,9 @@ struct Readiness {
     unplaced: ByPriority,
     /// How many would wait for it: those of priority `never`.
     waiting: usize,
-    /// How many would not be recorded: unplaced and waiting.
+    /// The room that is missing, in cameras. Those that would wait need none.
     missing_cameras: usize,
-    /// What these are expected to send, in bits per second.
+    /// The same in bits per second, as far as it is known what the cameras send.
     missing_bitrate_bps: u64,
     /// Whether every camera that may move would have a place.
     ready: bool,
@@ -262,8 +262,8 @@ fn readiness_of(state: &SystemState, service: &Service, server_id: ServerId) -> 
         cameras: state.index().roster(server_id).len(),
         unplaced: by_priority(outlook.unplaced.iter().map(|(_, priority, _)| *priority)),
         waiting: outlook.waiting.len(),
-        missing_cameras: outlook.unplaced.len() + outlook.waiting.len(),
-        missing_bitrate_bps: outlook.missing_bitrate_bps,
+        missing_cameras: outlook.unplaced.len(),
+        missing_bitrate_bps: outlook.missing_room_bps,
         ready: outlook.unplaced.is_empty(),
     }
 }

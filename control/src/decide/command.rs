@@ -4,6 +4,8 @@
 //! [`Refusal::Changed`], and the asker reads again. The append is conditional on the same version, so two
 //! replicas that decide at once cannot both win.
 
+use std::collections::BTreeSet;
+
 use longwatch_events::event::{
     CameraAdded, CameraChanged, CameraDeleted, CameraMoveRequested, DetachedCameras, Event, PolicyChanged,
     ServerAdded, ServerAdopted, ServerChanged, ServerDetached, ServerDrainStarted, ServerDrainStopped,
@@ -253,6 +255,15 @@ pub enum Refusal {
     /// Another copy of the camera is there.
     #[error("server {0} records another copy of this camera; choose another one")]
     HasAnotherCopy(ServerId),
+    /// Other servers record cameras of a server whose cameras are to be deleted.
+    #[error(
+        "other servers record {cameras} camera(s) of this server, which took them over or to which it was drained; they would be \
+         deleted: detach it with `keep`, which leaves them where they are recorded now, or delete them first"
+    )]
+    RecordedElsewhere {
+        /// How many.
+        cameras: usize,
+    },
     /// A camera without a server is placed as soon as there is room.
     #[error("the camera has no server yet; it is placed as soon as there is room")]
     NotPlaced,
@@ -284,6 +295,7 @@ impl Refusal {
             Self::NoCopy { .. } => "no_such_copy",
             Self::PrefersAnother(_) => "prefers_another_server",
             Self::HasAnotherCopy(_) => "server_has_another_copy",
+            Self::RecordedElsewhere { .. } => "cameras_recorded_elsewhere",
             Self::NotPlaced => "camera_not_placed",
             Self::TooNew { .. } => "version_too_new",
         }
@@ -340,6 +352,9 @@ pub fn decide(state: &State, command: Command) -> Result<Decided, Refusal> {
         Command::DetachServer { server_id, expected, cameras } => {
             let server = server(state, server_id)?;
             at_version("server", server_id, expected, server.version)?;
+            if cameras == DetachedCameras::Remove {
+                nobody_else_records_its_cameras(state, server_id)?;
+            }
             Ok(behind(expected, Event::ServerDetached(ServerDetached { server_id, cameras })))
         }
         Command::StartDrain { server_id, expected } => {
@@ -412,6 +427,17 @@ fn our_server(state: &State, server_id: ServerId, expected: Position) -> Result<
     let server = server(state, server_id)?;
     at_version("server", server_id, expected, server.version)?;
     if server.is_ours() { Ok(()) } else { Err(Refusal::NotOurs(server_id)) }
+}
+
+/// Whoever deletes the cameras of a server with it must not stop a recording that is none of its: the server was drained, or
+/// others took its cameras over.
+fn nobody_else_records_its_cameras(state: &State, server_id: ServerId) -> Result<(), Refusal> {
+    let elsewhere = state.index().away_from(server_id).filter(|key| {
+        let is_recorded = state.copy(*key).is_some_and(|(_, copy)| copy.assignment().is_some());
+        is_recorded && state.belongs_only_to(*key, server_id)
+    });
+    let cameras: BTreeSet<_> = elsewhere.map(|key| (key.tenant_id, key.camera_id)).collect();
+    if cameras.is_empty() { Ok(()) } else { Err(Refusal::RecordedElsewhere { cameras: cameras.len() }) }
 }
 
 fn may_move(

@@ -23,6 +23,8 @@ pub struct Outlook {
     pub waiting: Vec<CopyKey>,
     /// What their cameras are expected to send, of all that would not be recorded, in bits per second.
     pub missing_bitrate_bps: u64,
+    /// The same of those for whom there is no room: those that wait would not be helped by any.
+    pub missing_room_bps: u64,
 }
 
 impl Outlook {
@@ -74,8 +76,14 @@ pub fn lose(state: &State, now: Timestamp, lose: &BTreeSet<ServerId>) -> Outlook
         let priority = state.copy(key).map(|(camera, _)| camera.settings.failover_priority);
         outlook.unplaced.extend(priority.map(|priority| (key, priority, reason)));
     }
-    let missing = outlook.unplaced.iter().map(|(key, ..)| key).chain(&outlook.waiting);
-    let bitrates = missing.filter_map(|key| Some(index::bitrate(state.copy(*key)?.0)));
-    outlook.missing_bitrate_bps = bitrates.fold(0, u64::saturating_add);
+    let missing = outlook.unplaced.iter().map(|(key, ..)| key);
+    outlook.missing_room_bps = bitrate(state, missing);
+    outlook.missing_bitrate_bps = outlook.missing_room_bps.saturating_add(bitrate(state, &outlook.waiting));
     outlook
+}
+
+/// What the cameras of `copies` are expected to send together.
+fn bitrate<'a>(state: &State, copies: impl IntoIterator<Item = &'a CopyKey>) -> u64 {
+    let known = copies.into_iter().filter_map(|key| Some(index::bitrate(state.copy(*key)?.0)));
+    known.fold(0, u64::saturating_add)
 }

@@ -1,6 +1,6 @@
 //! What may happen to a system, in any order: indices pick one of the servers or cameras there are.
 
-use longwatch_control::decide::command::Command;
+use longwatch_control::decide::command::{Command, Refusal};
 use longwatch_events::event::DetachedCameras;
 use longwatch_events::id::{CopyKey, ServerId, TenantId};
 use longwatch_events::policy::{Failback, Mode, Moves, Policy, Rebalance};
@@ -155,8 +155,15 @@ impl World {
                 });
             }
             Step::DetachServer(_, cameras) => {
-                let (expected, cameras) = (self.version(server_id), *cameras);
-                self.command(Command::DetachServer { server_id, expected, cameras }).unwrap();
+                let expected = self.version(server_id);
+                let detach = |cameras| Command::DetachServer { server_id, expected, cameras };
+                // With cameras that others record it may not be let go.
+                match self.command(detach(*cameras)) {
+                    Err(Refusal::RecordedElsewhere { .. }) => {
+                        self.command(detach(DetachedCameras::Keep)).unwrap();
+                    }
+                    other => other.unwrap(),
+                }
             }
             Step::LoseServer(_) if !is_lost => self.lose(server_id),
             Step::ReturnServer(_) if is_lost => self.bring_back(server_id),

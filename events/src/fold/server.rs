@@ -8,7 +8,7 @@ use crate::event::{
     ServerReturned,
 };
 use crate::fold::{Folded, Outcome, camera, plan};
-use crate::id::{CopyKey, ServerId};
+use crate::id::ServerId;
 use crate::position::Position;
 use crate::settings::{Failover, ServerSettings};
 use crate::state::{CameraCopy, Lost, Membership, Placement, Server, State};
@@ -224,7 +224,7 @@ pub(super) fn detached(state: &mut State, position: Position, at: Timestamp, e: 
     let wanted: Vec<_> = state.index.requested().collect();
     for key in held {
         match e.cameras {
-            DetachedCameras::Remove if is_only_on(state, key, e.server_id) => {
+            DetachedCameras::Remove if state.belongs_only_to(key, e.server_id) => {
                 camera::remove(state, position, key.tenant_id, key.camera_id);
             }
             DetachedCameras::Remove | DetachedCameras::Keep => {
@@ -240,15 +240,6 @@ pub(super) fn detached(state: &mut State, position: Position, at: Timestamp, e: 
     }
     state.index.touch(e.server_id, position);
     Ok(Outcome::Applied)
-}
-
-/// Whether no other server has to do with the camera of `key`.
-fn is_only_on(state: &State, key: CopyKey, server_id: ServerId) -> bool {
-    let Some(camera) = state.camera(key.tenant_id, key.camera_id) else { return false };
-    camera.copies().all(|(_, copy)| match copy.home() {
-        Some(home) => home == server_id,
-        None => copy.assignment().is_none_or(|assignment| assignment.server_id == server_id),
-    })
 }
 
 /// A copy after `server_id` was let go: whoever was about to take it over has it now.

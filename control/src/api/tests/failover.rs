@@ -147,6 +147,24 @@ async fn a_server_is_drained_and_gets_its_cameras_back() {
 }
 
 #[tokio::test]
+async fn cameras_that_others_record_are_not_deleted_with_their_server() {
+    let api = Api::start().await;
+    let (a, b) = (api.server("a", 10).await, api.server("b", 10).await);
+    let camera = api.add(&json!({ "name": "x", "preferred_server_id": a })).await;
+    api.until_on(key(camera, 0), a).await;
+    api.lose(a).await;
+    api.until_on(key(camera, 0), b).await;
+    let path = format!("/v1/servers/{a}:detach");
+    let json_type = [("content-type", "application/json")];
+    let refused = api.ask("POST", &path, &json_type, "{\"cameras\": \"remove\"}").await;
+    let problem = refused.problem(409, "cameras_recorded_elsewhere");
+    assert!(problem["detail"].as_str().unwrap().contains("1 camera(s)"), "{problem}");
+    // Let go without them, it leaves them where they are.
+    api.ask("POST", &path, &json_type, "{\"cameras\": \"keep\"}").await.expect(200);
+    assert_eq!(api.read_camera(camera).await["assignment"]["server_id"], b.to_string());
+}
+
+#[tokio::test]
 async fn a_server_that_was_let_go_is_shown_and_taken_in_again() {
     let api = Api::start().await;
     assert_eq!(api.problem_codes().await, ["no_servers"]);
@@ -400,7 +418,8 @@ async fn what_would_happen_is_told_and_nothing_is_changed() {
     }
     let line = |server: ServerId| lines.iter().find(|line| line["server_id"] == json!(server)).unwrap();
     assert_eq!((&line(a)["ready"], &line(b)["ready"]), (&json!(false), &json!(true)));
-    assert_eq!((&line(a)["cameras"], &line(a)["missing_cameras"]), (&json!(3), &json!(2)));
+    assert_eq!((&line(a)["cameras"], &line(a)["missing_cameras"]), (&json!(3), &json!(1)));
+    assert_eq!((&line(a)["waiting"], &line(a)["missing_bitrate_bps"]), (&json!(1), &json!(1_000)));
     assert_eq!(line(a)["unplaced"], json!({ "high": 0, "medium": 0, "low": 1, "never": 0 }));
     assert_eq!(api.control.service.state().position, end, "nothing was written");
 }
