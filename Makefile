@@ -36,9 +36,7 @@ check: tools ## formatting, lints, docs, licences, bans, advisories, unused depe
 bench: tools ## build for release and print the benchmark report
 	@tools/install.sh ffmpeg
 	@cargo build --release --workspace --bins
-	@"$(TARGET_DIR)/release/longwatch-loadtest" record
-	@"$(TARGET_DIR)/release/longwatch-loadtest" failover
-	@"$(TARGET_DIR)/release/longwatch-loadtest" scale
+	@status=0; for part in record failover scale; do "$(TARGET_DIR)/release/longwatch-loadtest" $$part || status=1; done; exit $$status
 
 simulate: tools ## run SEEDS=50000 seeds of the simulation, from FROM=0 on
 	@cargo build --release -p longwatch-loadtest --bins

@@ -70,9 +70,10 @@ async fn reconcile(
 ) -> Result<(Standing, Instant), log::Error> {
     let (mut standing, read) = match known {
         Some(known) if is_fresh => known,
-        Some(_) | None => {
-            let found = service.backlog().list().await?;
-            (found.into_iter().map(|waiting| (waiting, None)).collect(), Instant::now())
+        stale => {
+            let known = stale.map(|(known, _)| known).unwrap_or_default();
+            let found = service.backlog().list().await?.into_iter();
+            (found.map(|waiting| (waiting, known.get(&waiting).copied().flatten())).collect(), Instant::now())
         }
     };
     let wanted = unplaced(&service.state());

@@ -123,9 +123,14 @@ async fn join(service: &Service, key: &Key, adopt: Adopt, request: &[u8]) -> Res
     })
 }
 
+/// Whether nobody has decided about it yet. One that was let go in this moment is not taken in again.
+fn is_new(server: &Server) -> bool {
+    server.membership == Membership::Undefined
+}
+
 async fn adopt_if_undefined(service: &Service, server_id: ServerId) -> Result<(), Refused> {
     let undefined =
-        service.state().server(server_id).filter(|server| !server.is_adopted()).map(|server| server.version);
+        service.state().server(server_id).filter(|server| is_new(server)).map(|server| server.version);
     match undefined {
         Some(expected) => execute(service, "system", Command::AdoptServer { server_id, expected }).await,
         None => Ok(()),

@@ -164,7 +164,8 @@ async fn explain(
         Ok(state) => state.map_err(|error| replay_failed(&error))?,
         Err(_) => {
             let detail = format!(
-                "the log was not folded up to position {} within {} s; `longwatch-audit explain` takes the time it needs",
+                "the log was not folded up to position {} within {} s, which begins with the log's first record; ask again when \
+                 control has less to do",
                 logged.basis,
                 REPLAY_LIMIT.as_secs()
             );
