@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     println!(
         "failover: {} servers with {} cameras each, 1080p25 H.264 with AAC, keyframes every {} s\n\
          cameras, NATS, control and all servers share this machine's {cores} core(s) and its disk\n\
-         policy as shipped, but for failback: {} s after the server is back",
+         policy as shipped, but for failback: {} s after the server is back; any server may hold and take over all cameras",
         args.servers,
         args.cameras_per_server,
         GOP_MS / 1_000,

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -26,12 +26,16 @@ use crate::system::{Options, Single};
 const RECORDING_WITHIN: Duration = Duration::from_secs(60);
 /// How long the last facts may take to the timeline.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
-/// Between looks.
+/// Between looks for a worker that is started again.
+const LOOK_FOR_WORKER_EVERY: Duration = Duration::from_millis(10);
+/// Between other looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Of received media no more may be missing, in milliseconds: a fragment, a look at the camera, and a flush.
 const PROMISED_MS: i64 = 1_000;
 /// Who did not record for longer was not only killed, in milliseconds.
 const GAP_MS: i64 = 3_000;
+/// One file is opened, or decoded, within this.
+const TOOL_WITHIN: Duration = Duration::from_secs(60);
 /// So many files that are wrong are named.
 const NAMED: usize = 10;
 
@@ -53,6 +57,10 @@ pub struct Args {
     /// From all being recorded to the kill it takes a random time, at most so long, in milliseconds
     #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(1..))]
     within_ms: u64,
+    /// A worker lives at least so long before it is killed, in milliseconds. One that dies younger than 5 s is started again
+    /// later each time, which is then what most of a gap is
+    #[arg(long, default_value_t = 0)]
+    lives_ms: u64,
     /// One of so many files is decoded to its end; all are opened
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     decode_one_in: u32,
@@ -107,8 +115,14 @@ struct Left {
     not_there: Vec<Name>,
     /// Files of open segments, which no later start has repaired.
     torn: usize,
-    /// How much of what it had received each kill cost each camera, in milliseconds.
+    /// How much of what it had received each kill cost each camera, in milliseconds; of those of which something was durable
+    /// since the kill before.
     lost_ms: Vec<i64>,
+    /// Of how many cameras nothing was durable yet when a kill met them: what had been received of them, if anything, is not
+    /// known.
+    not_begun: usize,
+    /// From each kill to the start of the next worker, in milliseconds.
+    started_again_ms: Vec<i64>,
     /// The gaps of the timelines, by cause, in milliseconds.
     gaps_ms: BTreeMap<String, Vec<i64>>,
 }
@@ -123,19 +137,24 @@ async fn kill_again_and_again(args: &Args) -> anyhow::Result<Left> {
     })?;
     let api = single.ready().await?;
     record_family(&api, &cameras, &args.family, args.cameras, RECORDING_WITHIN).await?;
-    let mut killed_at = Vec::new();
+    let (mut killed_at, mut started_again_ms) = (Vec::new(), Vec::new());
+    let mut started = Instant::now();
     for kill in 1..=args.kills {
         until_recording(&api, args.cameras).await?;
+        sleep(Duration::from_millis(args.lives_ms).saturating_sub(started.elapsed())).await;
         sleep(Duration::from_micros(rand::random_range(0..args.within_ms * 1_000))).await;
         let worker = single.pid_of("worker").context("the worker does not run")?;
         kill_9(worker)?;
         killed_at.push(SystemClock.now());
+        let killed = Instant::now();
         let deadline = Instant::now() + RECORDING_WITHIN;
         while single.pid_of("worker").is_none_or(|pid| pid == worker) {
             single.must_live()?;
             ensure!(Instant::now() < deadline, "nobody started the worker again");
-            sleep(LOOK_EVERY).await;
+            sleep(LOOK_FOR_WORKER_EVERY).await;
         }
+        started = Instant::now();
+        started_again_ms.push(i64::try_from(killed.elapsed().as_millis())?);
         if kill % 20 == 0 {
             println!("  killed {kill} times");
         }
@@ -145,7 +164,7 @@ async fn kill_again_and_again(args: &Args) -> anyhow::Result<Left> {
     sleep(Duration::from_millis(args.segment_ms) + Duration::from_secs(3)).await;
     let left = compare(&api, &single.archive(), &killed_at).await;
     single.stop().await?;
-    let mut left = left?;
+    let mut left = Left { started_again_ms, ..left? };
     let all = segments(&args.data);
     left.torn = all.iter().filter(|segment| segment.open).count();
     left.files = all.into_iter().filter(|segment| !segment.open).map(|segment| segment.path).collect();
@@ -183,7 +202,13 @@ async fn compare(api: &Api, archive: &Path, killed_at: &[Timestamp]) -> anyhow::
             let timeline = api.get(&path).await?;
             let stretches = stretches(&timeline["segments"])?;
             told.extend(stretches.iter().map(|(start, _, epoch)| (*id, millis(*start), *epoch)));
-            left.lost_ms.extend(killed_at.iter().filter_map(|killed_at| lost_ms(&stretches, *killed_at)));
+            let before = std::iter::once(&Timestamp::UNIX_EPOCH).chain(killed_at);
+            for (killed_before, killed_at) in before.zip(killed_at) {
+                match lost_ms(&stretches, *killed_before, *killed_at) {
+                    Some(lost) => left.lost_ms.push(lost),
+                    None => left.not_begun += 1,
+                }
+            }
             for gap in timeline["gaps"].as_array().into_iter().flatten() {
                 let (start, end) = (moment(&gap["start"])?, moment(&gap["end"])?);
                 let cause = gap["cause"].as_str().unwrap_or("none").to_owned();
@@ -200,9 +225,14 @@ async fn compare(api: &Api, archive: &Path, killed_at: &[Timestamp]) -> anyhow::
     }
 }
 
-/// How much of what had come was lost at a kill: from where the last segment before it ends.
-fn lost_ms(stretches: &[(Timestamp, Timestamp, Epoch)], killed_at: Timestamp) -> Option<i64> {
-    let before = stretches.iter().filter(|(start, _, _)| *start < killed_at);
+/// How much of what had come was lost at a kill: from where the last segment before it ends. `None` if none began since the
+/// kill before.
+fn lost_ms(
+    stretches: &[(Timestamp, Timestamp, Epoch)],
+    killed_before: Timestamp,
+    killed_at: Timestamp,
+) -> Option<i64> {
+    let before = stretches.iter().filter(|(start, _, _)| (killed_before..killed_at).contains(start));
     Some(killed_at.millis_since(before.map(|(_, end, _)| *end).max()?))
 }
 
@@ -281,10 +311,28 @@ fn check(file: &Path, decode: bool) -> anyhow::Result<Option<String>> {
 
 /// What a tool complains of, and what it prints.
 fn outcome(command: &mut Command) -> anyhow::Result<(Option<String>, String)> {
-    let output = command.stdin(Stdio::null()).output().context("cannot start ffprobe or ffmpeg")?;
+    let Some(output) = output_in_time(command)? else {
+        return Ok((Some(format!("not read within {} s", TOOL_WITHIN.as_secs())), String::new()));
+    };
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     let is_wrong = !output.status.success() || !said.is_empty();
     Ok((is_wrong.then_some(said), String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+/// What it prints, which is no more than a pipe takes; `None` if it does not come to an end.
+fn output_in_time(command: &mut Command) -> anyhow::Result<Option<Output>> {
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().context("cannot start ffprobe or ffmpeg")?;
+    let deadline = Instant::now() + TOOL_WITHIN;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(Some(child.wait_with_output()?))
 }
 
 /// Prints what was found; returns whether everything is as it should be.
@@ -306,6 +354,8 @@ fn print(args: &Args, left: &Left, broken: &[String]) -> bool {
         "received and lost at a kill: {} (promised {PROMISED_MS}, and one look at the camera and one flush)",
         spread(&left.lost_ms)
     );
+    println!("met by a kill before anything of them was durable: {} times", left.not_begun);
+    println!("from a kill to the next worker: {}", spread(&left.started_again_ms));
     for (cause, gaps_ms) in &left.gaps_ms {
         println!("gaps with cause {cause}: {} (goal after a kill {GAP_MS})", spread(gaps_ms));
     }
@@ -330,9 +380,10 @@ mod tests {
     fn what_a_kill_costs_lies_between_the_last_segments_end_and_the_kill() {
         let at = Timestamp::from_millis;
         let stretches = [(at(0), at(2_000), Epoch(1)), (at(4_000), at(9_000), Epoch(1))];
-        assert_eq!(lost_ms(&stretches, at(2_700)), Some(700));
-        assert_eq!(lost_ms(&stretches, at(9_100)), Some(100));
-        assert_eq!(lost_ms(&[], at(1)), None);
+        assert_eq!(lost_ms(&stretches, at(-1), at(2_700)), Some(700));
+        assert_eq!(lost_ms(&stretches, at(2_700), at(9_100)), Some(100));
+        assert_eq!(lost_ms(&stretches, at(2_700), at(3_900)), None, "nothing began in between");
+        assert_eq!(lost_ms(&[], at(0), at(1)), None);
     }
 
     #[test]

@@ -214,16 +214,13 @@ async fn its_retention_is_looked_after_by_another(
         if left.iter().zip(&halves).all(|(left, half)| left <= half) { Ok(()) } else { Err(json!(left)) }
     })
     .await;
-    // The timeline says so: a gap where the oldest was, and what is left lies there.
+    // The timeline says so: a gap where the oldest was (the gap of the kill may lie between it and what is left), and what
+    // is left lies there.
     until("the timeline knows", WITHIN, async || {
         let timeline = timeline(&api, bounded).await;
         let there = segments_of(s3).keys().filter(|key| of(bounded)(key)).count();
         let told = timeline["segments"].as_array().unwrap();
-        let joins = timeline["gaps"].as_array().unwrap().iter().any(|gap| {
-            gap["cause"] == "retention"
-                && gap["start"].as_str() < gap["end"].as_str()
-                && gap["end"] == told[0]["start"]
-        });
+        let joins = gap_up_to(&timeline["gaps"], &told[0]["start"]).contains(&"retention");
         if joins && told.len() == there && count(&timeline, "object_store") == there {
             Ok(())
         } else {
@@ -240,4 +237,17 @@ async fn its_retention_is_looked_after_by_another(
         assert!(all.ends_with(&newest) && !newest.is_empty(), "{id}: {newest:?} of {all:?}");
         assert_eq!(newest.len() == all.len(), id == kept, "{id}");
     }
+}
+
+/// The causes of the gaps that lie before `end` without anything in between, the last one first.
+fn gap_up_to<'a>(gaps: &'a Value, end: &Value) -> Vec<&'a str> {
+    let (mut end, mut causes) = (end, Vec::new());
+    for gap in gaps.as_array().unwrap().iter().rev().filter(|gap| gap["start"].as_str() < gap["end"].as_str())
+    {
+        if gap["end"] == *end {
+            causes.push(gap["cause"].as_str().unwrap());
+            end = &gap["start"];
+        }
+    }
+    causes
 }
