@@ -123,11 +123,12 @@ pub fn plan_within(inputs: &Inputs<'_>, most: usize) -> Vec<PlanEntry> {
 fn makes_room(inputs: &Inputs<'_>, entry: &PlanEntry) -> bool {
     match entry.decision {
         Decision::Finish { .. } | Decision::Abandon { .. } => true,
-        Decision::Unplace { .. } => {
+        // Who has to give up a place may get another one.
+        Decision::Unplace { .. } | Decision::Assign { .. } => {
             let now_on = inputs.state.copy(entry.key()).and_then(|(_, copy)| copy.assignment());
             now_on.is_some_and(|now_on| inputs.is_up(now_on.server_id, inputs.state.server(now_on.server_id)))
         }
-        Decision::Assign { .. } | Decision::Move { .. } => false,
+        Decision::Move { .. } => false,
     }
 }
 
