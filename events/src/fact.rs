@@ -134,6 +134,8 @@ pub enum Codec {
     Pcmu,
     /// G.711 with A-law.
     Pcma,
+    /// Opus, RFC 6716.
+    Opus,
 }
 
 /// Why a segment was deleted.
@@ -243,7 +245,7 @@ pub struct Started {
     pub video: Codec,
     /// Its audio, if it has any that is recorded.
     pub audio: Option<Codec>,
-    /// What it offers besides and is not recorded, as `media/encoding`, such as `audio/opus`.
+    /// What it offers besides and is not recorded, as `media/encoding`, such as `audio/g722`.
     pub not_recorded: Vec<String>,
 }
 

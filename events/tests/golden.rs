@@ -110,6 +110,7 @@ const OTHERS: &[&str] = &[
     "recording.reported.v1.deleted",
     "recording.reported.v1.lease_expired",
     "recording.reported.v1.not_scheduled",
+    "recording.reported.v1.opus",
     "recording.reported.v1.sound",
     "recording.reported.v1.store",
     "recording.reported.v1.triggered",

@@ -1,6 +1,6 @@
 //! What a camera sends, in the worker's own terms: tracks, then frames of them.
 //!
-//! Not a decoder: samples stay as they came, in the format MP4 wants (length-prefixed NAL units, raw AAC, G.711 octets).
+//! Not a decoder: samples stay as they came, in the format MP4 wants (length-prefixed NAL units, raw AAC, G.711 octets, packets of Opus).
 //! Invariant: media times of both tracks of one session count from the same moment.
 
 use std::num::NonZeroU32;
@@ -27,11 +27,11 @@ pub struct VideoTrack {
 /// The audio track of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AudioTrack {
-    /// AAC or G.711.
+    /// AAC, G.711 or Opus.
     pub codec: Codec,
     /// Units of media time in a second.
     pub timescale: NonZeroU32,
-    /// The whole `mp4a`, `ulaw` or `alaw` box.
+    /// The whole `mp4a`, `ulaw`, `alaw` or `Opus` box.
     pub sample_entry: Bytes,
 }
 
@@ -71,11 +71,11 @@ pub struct VideoFrame {
 /// One coded audio frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AudioFrame {
-    /// A raw AAC frame, or the octets of one G.711 packet.
+    /// A raw AAC frame, the octets of one G.711 packet, or a packet of Opus.
     pub data: Bytes,
     /// Presentation time in the track's timescale.
     pub media_time: i64,
-    /// How long it lasts, in the track's timescale. G.711 packets may be of any length.
+    /// How long it lasts, in the track's timescale. Packets of G.711 may be of any length, those of Opus of some.
     pub duration: NonZeroU32,
     /// When it was received.
     pub arrival: Arrival,
@@ -118,7 +118,7 @@ pub fn is_random_access(codec: Codec, data: &[u8]) -> bool {
             .map(|header| (header >> 1) & 0x3f)
             .find(|kind| *kind < 32)
             .is_some_and(|kind| (16..=21).contains(&kind)),
-        Codec::Aac | Codec::Pcmu | Codec::Pcma => true,
+        Codec::Aac | Codec::Pcmu | Codec::Pcma | Codec::Opus => true,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 /// The version of the fold: raised whenever the same log leads to another [`State`] than before, or there are facts that an
 /// older program cannot read. A snapshot of another version is not used, and a log can require one
 /// ([`Event::VersionRequired`]).
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// What an event did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,13 @@ use crate::nal;
 pub const VIDEO_RATE: u32 = 90_000;
 
 /// The same of G.711, and samples per second.
-const SOUND_RATE: u32 = 8_000;
+const G711_RATE: u32 = 8_000;
+/// The same of Opus, whatever was encoded (RFC 7587, section 4.1).
+const OPUS_RATE: u32 = 48_000;
+/// A second has so many packets of sound.
+const SOUND_PACKETS_A_SECOND: u32 = 50;
+/// Packets of Opus before they begin anew: 2 s.
+pub const OPUS_PACKETS: u16 = 100;
 
 /// Why a clip cannot be shown.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +89,10 @@ pub enum Sound {
     Pcmu,
     /// G.711 A-law.
     Pcma,
-    /// Opus in name only: it is offered, and holds nothing that could be played.
+    /// Opus: silence, in packets of 20 ms with a number in each, see [`opus_packet`].
     Opus,
+    /// G.722 in name only: it is offered, and holds nothing that could be played.
+    G722,
 }
 
 /// How a clip is made of its files.
@@ -152,6 +160,16 @@ impl Media {
     }
 }
 
+/// Octets of a packet of Opus.
+pub const OPUS_PACKET: usize = 5;
+
+/// A packet of Opus that decodes to 20 ms of silence: one CELT frame of the full band (RFC 6716, section 3.1: configuration 31), whose first
+/// symbol says that it is silent. What stands behind that is not decoded, and has room for `number`.
+pub fn opus_packet(number: u16) -> [u8; OPUS_PACKET] {
+    let [high, low] = number.to_be_bytes();
+    [31 << 3, 0xff, 0xfe, high, low]
+}
+
 impl Clip {
     /// The same without its audio.
     pub fn without_audio(self) -> Self {
@@ -161,21 +179,26 @@ impl Clip {
 
     /// The same with this sound in place of its audio.
     pub fn with_sound(self, sound: Sound) -> Self {
-        /// Octets of a packet: 20 ms.
-        const PACKET: u32 = 160;
-        let (octets, payload_type) = match sound {
-            Sound::Pcmu => (embedded::PCMU, packet::PCMU_PAYLOAD_TYPE),
-            Sound::Pcma => (embedded::PCMA, packet::PCMA_PAYLOAD_TYPE),
-            Sound::Opus => (embedded::PCMU, packet::AUDIO_PAYLOAD_TYPE),
+        let g711 = |octets: &[u8], payload_type| -> Vec<Unit> {
+            octets.chunks_exact(160).map(|octets| packet::sound_unit(payload_type, octets)).collect()
         };
-        let packets = octets.chunks_exact(160);
-        let units: Vec<Unit> = packets.map(|octets| packet::sound_unit(payload_type, octets)).collect();
+        let (rate, channels, units) = match sound {
+            Sound::Pcmu => (G711_RATE, 1, g711(embedded::PCMU, packet::PCMU_PAYLOAD_TYPE)),
+            Sound::Pcma => (G711_RATE, 1, g711(embedded::PCMA, packet::PCMA_PAYLOAD_TYPE)),
+            Sound::G722 => (G711_RATE, 1, g711(embedded::PCMU, packet::G722_PAYLOAD_TYPE)),
+            Sound::Opus => {
+                let packets = (0..OPUS_PACKETS).map(opus_packet);
+                let unit =
+                    |packet: [u8; OPUS_PACKET]| packet::sound_unit(packet::AUDIO_PAYLOAD_TYPE, &packet);
+                (OPUS_RATE, 2, packets.map(unit).collect())
+            }
+        };
         let count = units.len();
-        let timeline = Looped::new(SOUND_RATE, std::iter::repeat_n(PACKET, count))
+        let timeline = Looped::new(rate, std::iter::repeat_n(rate / SOUND_PACKETS_A_SECOND, count))
             .expect("invariant: the built-in sound lasts");
-        let media = Media::with(SOUND_RATE, timeline, vec![0; count], units);
+        let media = Media::with(rate, timeline, vec![0; count], units);
         let bitrate_bps = bitrate(&self.video) + bitrate(&media);
-        Self { audio: Some(Audio { media, coding: Coding::Sound(sound), channels: 1 }), bitrate_bps, ..self }
+        Self { audio: Some(Audio { media, coding: Coding::Sound(sound), channels }), bitrate_bps, ..self }
     }
 
     /// Reads the file at `path`.

@@ -14,8 +14,10 @@ pub enum Oddity {
     Pcmu,
     /// `pcma`: G.711 A-law.
     Pcma,
-    /// `opus`: offers sound that nobody records.
+    /// `opus`: Opus.
     Opus,
+    /// `g722`: offers sound that nobody records.
+    G722,
     /// `h265-open-gop`: H.265 with B-frames, whose keyframes are CRA pictures.
     H265OpenGop,
     /// `sps-change`: changes its picture's size every four seconds.
@@ -79,7 +81,7 @@ pub struct Traits {
 
 impl Oddity {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 19] = [
+    pub const ALL: [(&'static str, Self); 20] = [
         ("pcmu", Self::Pcmu),
         ("pcma", Self::Pcma),
         ("opus", Self::Opus),
@@ -99,6 +101,7 @@ impl Oddity {
         ("reports-wrong", Self::ReportsWrong),
         ("no-reports", Self::NoReports),
         ("slow", Self::Slow),
+        ("g722", Self::G722),
     ];
 
     /// What it shows.
@@ -112,6 +115,7 @@ impl Oddity {
             Self::Pcmu => small(usual)?.with_sound(Sound::Pcmu),
             Self::Pcma => small(usual)?.with_sound(Sound::Pcma),
             Self::Opus => small(usual)?.with_sound(Sound::Opus),
+            Self::G722 => small(usual)?.with_sound(Sound::G722),
             Self::H265OpenGop => Clip::made("h265-open-gop", &[embedded::H265_OPEN_GOP], usual)?,
             Self::SpsChange => Clip::made("sps-change", &[embedded::SMALL, embedded::WIDE], usual)?,
             Self::LongGop => Clip::made("long-gop", &[embedded::LONG_GOP], usual)?,
@@ -163,6 +167,7 @@ impl Oddity {
             Self::Pcmu
             | Self::Pcma
             | Self::Opus
+            | Self::G722
             | Self::H265OpenGop
             | Self::SpsChange
             | Self::LongGop

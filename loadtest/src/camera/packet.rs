@@ -16,6 +16,8 @@ pub const AUDIO_PAYLOAD_TYPE: u8 = 97;
 pub const PCMU_PAYLOAD_TYPE: u8 = 0;
 /// Payload type of G.711 A-law.
 pub const PCMA_PAYLOAD_TYPE: u8 = 8;
+/// Payload type of G.722.
+pub const G722_PAYLOAD_TYPE: u8 = 9;
 /// The largest RTP payload in bytes that interleaved framing has a length for.
 pub const LARGEST_PAYLOAD: usize = 0xffff - RTP_HEADER;
 /// Largest RTP payload in bytes: what cameras send so that a packet fits an Ethernet frame even over UDP.

@@ -7,7 +7,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::camera::clip::{Audio, Clip, Coding, Sound};
 use crate::camera::oddity::Announced;
-use crate::camera::packet::{AUDIO_PAYLOAD_TYPE, PCMA_PAYLOAD_TYPE, PCMU_PAYLOAD_TYPE, VIDEO_PAYLOAD_TYPE};
+use crate::camera::packet::{
+    AUDIO_PAYLOAD_TYPE, G722_PAYLOAD_TYPE, PCMA_PAYLOAD_TYPE, PCMU_PAYLOAD_TYPE, VIDEO_PAYLOAD_TYPE,
+};
 use crate::nal::Standard;
 
 /// The last part of the URL of the video track.
@@ -102,6 +104,7 @@ fn describe_audio(sdp: &mut String, audio: &Audio) {
         // Static payload types: many cameras say no more (RFC 3551, table 4).
         Coding::Sound(Sound::Pcmu) => line(sdp, format_args!("m=audio 0 RTP/AVP {PCMU_PAYLOAD_TYPE}")),
         Coding::Sound(Sound::Pcma) => line(sdp, format_args!("m=audio 0 RTP/AVP {PCMA_PAYLOAD_TYPE}")),
+        Coding::Sound(Sound::G722) => line(sdp, format_args!("m=audio 0 RTP/AVP {G722_PAYLOAD_TYPE}")),
         // RFC 7587, 7.
         Coding::Sound(Sound::Opus) => {
             line(sdp, format_args!("m=audio 0 RTP/AVP {AUDIO_PAYLOAD_TYPE}"));

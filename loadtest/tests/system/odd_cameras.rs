@@ -8,7 +8,7 @@ use std::time::Duration;
 use longwatch_events::event::Event;
 use longwatch_events::fact::Fact;
 use longwatch_events::subject::LogStream;
-use longwatch_loadtest::camera::clip::embedded;
+use longwatch_loadtest::camera::clip::{OPUS_PACKET, OPUS_PACKETS, embedded, opus_packet};
 use longwatch_loadtest::system::cameras::Cameras;
 use longwatch_loadtest::system::cluster::{Cluster, Options};
 use longwatch_loadtest::system::history;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::given::{Given, until};
-use crate::playing::{g711, play};
+use crate::playing::{play, sound};
 use crate::recording::assert_no_frame_lost;
 
 /// Long enough for every change that a camera makes by itself.
@@ -29,7 +29,7 @@ type Kind = (&'static str, &'static str, Option<&'static str>);
 const CODECS: [Kind; 6] = [
     ("/odd/pcmu/1", "h264", Some("pcm_mulaw")),
     ("/odd/pcma/1", "h264", Some("pcm_alaw")),
-    ("/odd/opus/1", "h264", None),
+    ("/odd/opus/1", "h264", Some("opus")),
     ("/odd/h265-open-gop/1", "hevc", None),
     ("/bframes/1", "h264", None),
     ("/odd/sps-change/1", "h264", None),
@@ -94,7 +94,7 @@ async fn every_codec_is_recorded_as_it_came() {
         let mut all = 0;
         // Where a segment ends is not known, so one of them may be short: the last one ends with the recording.
         for file in files {
-            let octets = g711(file, format);
+            let octets = sound(file, format);
             assert!(!octets.is_empty(), "{}: no sound", file.display());
             let found = endless.windows(octets.len()).any(|part| part == octets);
             assert!(found, "{}: not what was sent", file.display());
@@ -103,9 +103,27 @@ async fn every_codec_is_recorded_as_it_came() {
         // 8,000 a second, and one picture's worth is not yet complete at either end.
         assert!(all > (RECORDED.as_secs() - 1) * 8_000, "{format}: {all} octets");
     }
+    assert_no_opus_lost(&files[2]);
     let widths: Vec<u64> = files[5].iter().map(|file| play(file)[0].width).collect();
     assert!(widths.contains(&320) && widths.contains(&480), "new parameters, new segment: {widths:?}");
     drop(given);
+}
+
+/// All packets that were sent from the first to the last one are there, in order, across all segments.
+fn assert_no_opus_lost(files: &[PathBuf]) {
+    let packets: Vec<u8> = files.iter().flat_map(|file| sound(file, "data")).collect();
+    let packets = packets.chunks_exact(OPUS_PACKET);
+    assert!(packets.remainder().is_empty(), "not whole packets");
+    let mut packets = packets.peekable();
+    let first = *packets.peek().expect("no sound").last_chunk().unwrap();
+    let all = packets.len() as u64;
+    let begins = u16::from_be_bytes(first);
+    let expected = (0..OPUS_PACKETS).map(opus_packet).cycle().skip(usize::from(begins));
+    for (place, (packet, expected)) in packets.zip(expected).enumerate() {
+        assert_eq!(packet, expected, "packet {place} of {all}");
+    }
+    // 50 a second.
+    assert!(all > (RECORDED.as_secs() - 1) * 50, "{all} packets");
 }
 
 #[tokio::test]
@@ -164,7 +182,7 @@ async fn the_log_tells_what_is_left_out_and_what_jumped() {
     };
     let cluster = Cluster::start(&options).await.unwrap();
     let api = cluster.api(0);
-    let opus = api.add_camera("opus", &cameras.url("/odd/opus/1")).await.unwrap();
+    let g722 = api.add_camera("g722", &cameras.url("/odd/g722/1")).await.unwrap();
     let jumping = api.add_camera("jumping", &cameras.url("/odd/jump-back/1")).await.unwrap();
     let log = cluster.log().await.unwrap();
     let (left_out, jumped) = until("both are told", Duration::from_secs(40), async || {
@@ -177,7 +195,7 @@ async fn the_log_tells_what_is_left_out_and_what_jumped() {
         for fact in facts.flatten() {
             let camera = fact.camera_id().to_string();
             match fact {
-                Fact::Started(started) if camera == opus => left_out = Some(started.not_recorded),
+                Fact::Started(started) if camera == g722 => left_out = Some(started.not_recorded),
                 Fact::TimestampJumped(told) if camera == jumping => jumped = Some(told.by_ms),
                 Fact::Gap(gap) if camera == jumping => panic!("a jump that cost frames: {gap:?}"),
                 _ => {}
@@ -186,7 +204,7 @@ async fn the_log_tells_what_is_left_out_and_what_jumped() {
         left_out.zip(jumped).ok_or(Value::from("not yet"))
     })
     .await;
-    assert_eq!(left_out, ["audio/opus"]);
+    assert_eq!(left_out, ["audio/g722"]);
     // What it jumped by, and a frame or so more: where the frame should have been is not known better.
     assert!((jumped + 3_600_000).abs() < 1_000, "{jumped}");
 }

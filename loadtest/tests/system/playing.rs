@@ -46,7 +46,7 @@ pub(crate) fn play(file: &Path) -> Vec<Played> {
     streams.collect()
 }
 
-/// The octets of a file's G.711 track.
-pub(crate) fn g711(file: &Path, format: &str) -> Vec<u8> {
+/// The octets of a file's audio track, as they came, in a form that has nothing beside them.
+pub(crate) fn sound(file: &Path, format: &str) -> Vec<u8> {
     run("ffmpeg", file, &["-i"], &["-map", "0:a", "-c", "copy", "-f", format, "-"])
 }

@@ -101,7 +101,7 @@ pub fn g711_sample_entry(codec: Codec, channels: u16, rate: NonZeroU32) -> Optio
     let kind = match codec {
         Codec::Pcmu => b"ulaw",
         Codec::Pcma => b"alaw",
-        Codec::H264 | Codec::H265 | Codec::Aac => return None,
+        Codec::H264 | Codec::H265 | Codec::Aac | Codec::Opus => return None,
     };
     // The rate is 16.16 fixed point.
     let rate = u16::try_from(rate.get()).ok()?;

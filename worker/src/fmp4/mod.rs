@@ -9,6 +9,7 @@
 mod boxes;
 pub mod init;
 pub mod mux;
+pub mod opus;
 pub mod samples;
 pub mod scan;
 #[cfg(test)]

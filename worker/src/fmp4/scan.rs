@@ -72,6 +72,7 @@ pub fn movie(content: &[u8]) -> Option<Movie> {
             (AUDIO_TRACK, b"mp4a") => audio = Some(Codec::Aac),
             (AUDIO_TRACK, b"ulaw") => audio = Some(Codec::Pcmu),
             (AUDIO_TRACK, b"alaw") => audio = Some(Codec::Pcma),
+            (AUDIO_TRACK, b"Opus") => audio = Some(Codec::Opus),
             _ => return None,
         }
     }

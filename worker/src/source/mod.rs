@@ -11,9 +11,11 @@ use crate::frame::{AudioFrame, SenderReport, Tracks, VideoFrame};
 
 pub mod address;
 mod classify;
+mod disguise;
 pub mod greeting;
 pub mod rtsp;
 pub mod tls;
+mod tunnel;
 
 /// Why there are no frames.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

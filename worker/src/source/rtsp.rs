@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -22,20 +24,22 @@ use retina::client::{
 use retina::codec::{CodecItem, FrameFormat};
 use retina::rtcp::ReceivedCompoundPacket;
 use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use url::{Host, Url};
 
 use super::address::AddressPolicy;
 use super::classify::{Redactor, cause, io_cause};
 use super::greeting::{self, Answer};
-use super::tls::{self, Refusal, Trust, Tunnel};
+use super::tls::{self, Refusal, Trust};
+use super::tunnel::{Passage, Tunnel};
 use super::{Failure, Received, Session, Source};
 use crate::frame::{Arrival, AudioFrame, SenderReport, Tracks, VideoFrame, is_random_access};
 use crate::timeline::steady::SteadyClock;
 
 mod streams;
 
-use streams::{audio_duration, audio_track, choose, others, video_track};
+use streams::{audio_duration, audio_track, choose, has_opus, others, video_track, wants_disguise};
 
 /// Who we say we are.
 const USER_AGENT: &str = concat!("Longwatch/", env!("CARGO_PKG_VERSION"));
@@ -80,6 +84,8 @@ pub struct RtspSource {
     /// Sessions that the camera may believe to be alive still.
     group: Arc<SessionGroup>,
     redactor: Arc<Redactor>,
+    /// It was found to send Opus, and no sound that can be had at less cost.
+    opus: AtomicBool,
 }
 
 impl RtspSource {
@@ -93,7 +99,17 @@ impl RtspSource {
     ) -> Self {
         let url = parse_url(&secret.url);
         let redactor = Arc::new(redactor(&secret));
-        Self { url, secret, policy, trust, timeouts, clock, group: Arc::default(), redactor }
+        Self {
+            url,
+            secret,
+            policy,
+            trust,
+            timeouts,
+            clock,
+            group: Arc::default(),
+            redactor,
+            opus: AtomicBool::new(false),
+        }
     }
 
     fn failure(&self, error: &retina::Error) -> Failure {
@@ -146,19 +162,21 @@ impl RtspSource {
     }
 
     /// A way to `place` for one connection.
-    async fn way(&self, place: Place) -> Result<Way, Failure> {
-        let Some(name) = place.within_tls.clone() else {
+    async fn way(&self, place: Place, passage: Passage) -> Result<Way, Failure> {
+        if place.within_tls.is_none() && passage == Passage::Open {
             return Ok(Way { url: place.url.clone(), address: place.address, tunnel: None, place });
+        }
+        let tunnel = match place.within_tls.clone() {
+            Some(name) => self.within_tls(place.address, name, passage).await?,
+            None => {
+                let failed = |e: io::Error| {
+                    let cause = io_cause(e.kind()).unwrap_or(Cause::Unreachable);
+                    Failure::new(cause, self.redactor.detail(&e.to_string()))
+                };
+                let camera = TcpStream::connect(place.address).await.map_err(failed)?;
+                Tunnel::into(camera, passage).await.map_err(failed)?
+            }
         };
-        let failed = |refusal: Refusal| {
-            let cause = match &refusal {
-                Refusal::Distrust(_) => Cause::NotAllowed,
-                Refusal::Io(e) => io_cause(e.kind()).unwrap_or(Cause::ProtocolError),
-            };
-            Failure::new(cause, self.redactor.detail(&format!("TLS: {refusal}")))
-        };
-        let camera = self.trust.connect(place.address, name).await.map_err(failed)?;
-        let tunnel = Tunnel::into(camera).await.map_err(|e| failed(e.into()))?;
         let address = tunnel.address();
         let mut url = place.url.clone();
         let changed = url.set_scheme("rtsp").and_then(|()| url.set_ip_host(address.ip()));
@@ -166,6 +184,23 @@ impl RtspSource {
             .and_then(|()| url.set_port(Some(address.port())))
             .map_err(|()| Failure::new(Cause::NotAllowed, "the address cannot hold a host"))?;
         Ok(Way { url, address, tunnel: Some(tunnel), place })
+    }
+
+    async fn within_tls(
+        &self,
+        address: SocketAddr,
+        name: ServerName<'static>,
+        passage: Passage,
+    ) -> Result<Tunnel, Failure> {
+        let failed = |refusal: Refusal| {
+            let cause = match &refusal {
+                Refusal::Distrust(_) => Cause::NotAllowed,
+                Refusal::Io(e) => io_cause(e.kind()).unwrap_or(Cause::ProtocolError),
+            };
+            Failure::new(cause, self.redactor.detail(&format!("TLS: {refusal}")))
+        };
+        let camera = self.trust.connect(address, name).await.map_err(failed)?;
+        Tunnel::into(camera, passage).await.map_err(|e| failed(e.into()))
     }
 
     /// Whether a password may be told in clear text: by permission, or because the camera at the address that a person gave
@@ -195,7 +230,7 @@ impl RtspSource {
         for _ in 0..=MAX_REDIRECTS {
             let asked = url.clone();
             let Way { url: question, address, tunnel: _open, place } =
-                self.way(self.pinned(url).await?).await?;
+                self.way(self.pinned(url).await?, Passage::Open).await?;
             let answer = greeting::ask(address, &question, USER_AGENT).await.map_err(|e| {
                 let cause = io_cause(e.kind()).unwrap_or(Cause::Unreachable);
                 Failure::new(cause, self.redactor.detail(&e.to_string()))
@@ -226,7 +261,10 @@ impl RtspSource {
     }
 
     /// Describes the camera, wherever it sends us; returns the way there, too, and whether it may have the password.
-    async fn describe_anywhere(&self) -> Result<(RetinaSession<Described>, Way, bool), Failure> {
+    async fn describe_anywhere(
+        &self,
+        passage: Passage,
+    ) -> Result<(RetinaSession<Described>, Way, bool), Failure> {
         let has_password = self.secret.username.is_some();
         let url = self.url.clone()?;
         // Only who has a password has it to lose; all others are asked by the library alone, which is one connection less.
@@ -235,12 +273,12 @@ impl RtspSource {
         } else {
             (self.pinned(url).await?, has_password)
         };
-        let way = self.way(place).await?;
+        let way = self.way(place, passage).await?;
         match RetinaSession::describe(way.url.clone(), self.options(TeardownPolicy::Auto, password)).await {
             Ok(described) => Ok((described, way, password)),
             Err(e) if matches!(e.status_code(), Some(300..=399)) => {
                 let (place, password) = self.find().await?;
-                let way = self.way(place).await?;
+                let way = self.way(place, passage).await?;
                 let options = self.options(TeardownPolicy::Auto, password);
                 let described = RetinaSession::describe(way.url.clone(), options).await;
                 described.map(|described| (described, way, password)).map_err(|e| self.failure(&e))
@@ -249,21 +287,38 @@ impl RtspSource {
         }
     }
 
-    async fn describe(&self) -> Result<(RetinaSession<Described>, Option<Tunnel>), Failure> {
-        let (described, way, password) = self.describe_anywhere().await?;
+    async fn describe_through(
+        &self,
+        passage: Passage,
+    ) -> Result<(RetinaSession<Described>, Option<Tunnel>), Failure> {
+        let (described, way, password) = self.describe_anywhere(passage).await?;
         // To servers with a certain bug the library says goodbye over a new connection, to an address that the server
         // itself tells. That address was checked by nobody, so unless it is plainly the same one, there is no goodbye. A way
-        // through TLS is for one connection.
+        // through a tunnel is for one connection.
         if described.tool().is_some_and(retina::client::Tool::has_live555_tcp_bug)
             && (way.tunnel.is_some() || !stays_at(&described, &way.url))
         {
             drop(described);
-            let way = self.way(way.place).await?;
+            let way = self.way(way.place, passage).await?;
             let options = self.options(TeardownPolicy::Never, password);
             let described = RetinaSession::describe(way.url, options).await.map_err(|e| self.failure(&e))?;
             return Ok((described, way.tunnel));
         }
         Ok((described, way.tunnel))
+    }
+
+    /// Describes the camera, and again in disguise if only so its sound can be had.
+    async fn describe(&self) -> Result<(RetinaSession<Described>, Option<Tunnel>), Failure> {
+        let passage = if self.opus.load(Ordering::Relaxed) { Passage::OpusDisguised } else { Passage::Open };
+        let (described, tunnel) = self.describe_through(passage).await?;
+        if passage == Passage::Open && wants_disguise(described.streams()) {
+            self.opus.store(true, Ordering::Relaxed);
+            drop((described, tunnel));
+            return self.describe_through(Passage::OpusDisguised).await;
+        }
+        // Once it sends none any more, its next session goes the direct way again.
+        self.opus.store(has_opus(described.streams()), Ordering::Relaxed);
+        Ok((described, tunnel))
     }
 
     async fn play(
@@ -328,7 +383,7 @@ struct Way {
     /// What is asked for there.
     url: Url,
     address: SocketAddr,
-    /// Set if it is for one connection, through TLS.
+    /// Set if it is for one connection.
     tunnel: Option<Tunnel>,
 }
 
@@ -519,7 +574,10 @@ impl RtspSession {
         // Before the first picture nobody knows where it belongs.
         if self.tracks.is_some() && Some(frame.stream_id()) == self.audio {
             let Some(stream) = self.demuxed.streams().get(frame.stream_id()) else { return };
-            let duration = audio_duration(stream, frame.frame_length());
+            let Some(duration) = audio_duration(stream, frame) else {
+                tracing::debug!(bytes = frame.data().len(), "camera sent sound that is none");
+                return;
+            };
             let data = Bytes::copy_from_slice(frame.data());
             let (media_time, arrival) = (frame.timestamp().elapsed(), self.arrival());
             self.queued.push_back(Received::Audio(AudioFrame { data, media_time, duration, arrival }));

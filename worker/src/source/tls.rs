@@ -1,18 +1,13 @@
 //! Cameras that speak RTSP within TLS (`rtsps://`, RFC 7826, section 4.2): whom to believe, and the way in.
 //!
-//! The RTSP library opens its TCP connection itself and takes no other. So for each session a socket on this machine's
-//! loopback waits for the one connection of the library, and what goes over it goes on through TLS. In the library's requests
-//! the camera reads `rtsp://` and that socket's address in place of its own, as it would behind a TLS proxy.
-//!
-//! Invariants: nothing is let in before the camera has proven who it is; a socket takes one connection, and ends with the
-//! session it is for; nothing goes to the camera but through TLS.
+//! What goes over the connection goes through a [tunnel](super::tunnel). Invariants: nothing is let in before the camera has
+//! proven who it is; nothing goes to the camera but through TLS.
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use longwatch_events::hash::Sha256;
 use rustls::client::WebPkiServerVerifier;
@@ -21,17 +16,12 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// Where RTSP within TLS is served unless the address says otherwise (IANA: `rtsps`).
 pub const PORT: u16 = 322;
-/// How long a connection may take to its end once nobody holds its [`Tunnel`]: the RTSP library says goodbye by itself, for 5 s
-/// at most.
-const LINGER: Duration = Duration::from_secs(6);
 
 /// Certificates that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -233,56 +223,6 @@ pub struct Distrust {
 fn distrust(error: &rustls::Error, certificate: &CertificateDer<'_>) -> rustls::Error {
     let distrust = Distrust { why: error.to_string(), sha256: Sha256::of(certificate) };
     CertificateError::Other(rustls::OtherError(Arc::new(distrust))).into()
-}
-
-/// A socket of this machine that leads through TLS to a camera.
-#[derive(Debug)]
-pub struct Tunnel {
-    address: SocketAddr,
-    /// Dropped with this, which ends it.
-    _held: oneshot::Sender<()>,
-}
-
-impl Tunnel {
-    /// Opens a way in for one connection. When this is dropped, a connection that goes through it may still say goodbye, and
-    /// ends a few seconds later at the latest.
-    ///
-    /// # Errors
-    ///
-    /// If the system has no socket left.
-    pub async fn into(mut camera: TlsStream<TcpStream>) -> io::Result<Self> {
-        let entrance = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = entrance.local_addr()?;
-        let (held, mut dropped) = oneshot::channel();
-        tokio::spawn(async move {
-            // Whoever comes first is let in. If that was somebody else on this machine, then the camera knows nothing of them, and
-            // the session fails for want of its own connection: the entrance stays open, and answers nobody, so that nobody else
-            // can listen there in its place.
-            let accepted = tokio::select! {
-                accepted = entrance.accept() => accepted,
-                _ = &mut dropped => return,
-            };
-            let Ok((mut session, _)) = accepted else { return };
-            let carrying = tokio::io::copy_bidirectional(&mut session, &mut camera);
-            tokio::pin!(carrying);
-            let carried = tokio::select! {
-                carried = &mut carrying => carried,
-                _ = &mut dropped => match timeout(LINGER, carrying).await {
-                    Ok(carried) => carried,
-                    Err(_) => return,
-                },
-            };
-            if let Err(error) = carried {
-                tracing::debug!(%error, "connection within TLS ended");
-            }
-        });
-        Ok(Self { address, _held: held })
-    }
-
-    /// Where to connect to, once.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
-    }
 }
 
 #[cfg(test)]

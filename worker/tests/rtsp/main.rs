@@ -321,6 +321,39 @@ async fn it_plays_and_sends_nothing() {
     assert!(camera.was_asked("TEARDOWN"), "{:?}", camera.asked);
 }
 
+const OPUS: &str = "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 opus/48000/2\r\na=control:track1\r\n";
+
+#[tokio::test]
+async fn it_sends_opus() {
+    let camera =
+        Camera::start(|request| polite(request, "rtsp://127.0.0.1/stream/", "", &format!("{VIDEO}{OPUS}")))
+            .await;
+    let source = source(camera.url(), &["127.0.0.0/8"]);
+    // Given a camera whose Opus is found only when it has described itself, then it is asked anew; from then on it is known.
+    for described in [2, 1] {
+        camera.asked.lock().unwrap().clear();
+        source.open().await.unwrap().close().await;
+        let asked = camera.asked.lock().unwrap().clone();
+        let of = |method: &str| asked.iter().filter(|request| request.starts_with(method)).count();
+        // A question goes before, as to any camera that may want a password.
+        assert_eq!(
+            (of("DESCRIBE"), of("SETUP"), of("PLAY"), of("TEARDOWN")),
+            (described + described, 2, 1, 1)
+        );
+        assert!(asked.iter().any(|request| request.starts_with("SETUP") && request.contains("track1")));
+    }
+}
+
+#[tokio::test]
+async fn it_sends_opus_and_what_costs_less() {
+    let media = format!("{OPUS}m=audio 0 RTP/AVP 0\r\na=control:track2\r\n{VIDEO}");
+    let camera = Camera::start(move |request| polite(request, "rtsp://127.0.0.1/stream/", "", &media)).await;
+    open(camera.url()).await.unwrap().close().await;
+    let asked = camera.asked.lock().unwrap();
+    let set_up: Vec<&String> = asked.iter().filter(|request| request.starts_with("SETUP")).collect();
+    assert!(set_up.len() == 2 && set_up[1].contains("track2"), "{set_up:?}");
+}
+
 #[tokio::test]
 async fn it_stops_in_the_middle_of_a_packet() {
     let camera = Camera::start(|request| {

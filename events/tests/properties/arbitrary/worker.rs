@@ -77,7 +77,7 @@ fn scrub() -> impl Strategy<Value = Scrub> {
 }
 
 fn codec() -> impl Strategy<Value = Codec> {
-    select(vec![Codec::H264, Codec::H265, Codec::Aac, Codec::Pcmu, Codec::Pcma])
+    select(vec![Codec::H264, Codec::H265, Codec::Aac, Codec::Pcmu, Codec::Pcma, Codec::Opus])
 }
 
 fn cause() -> impl Strategy<Value = Cause> {

@@ -6,11 +6,12 @@ use std::num::NonZeroU32;
 
 use longwatch_events::fact::{Cause, Codec};
 use retina::client::Stream;
-use retina::codec::ParametersRef;
+use retina::codec::{AudioFrame, ParametersRef};
 
 use crate::fmp4::init::g711_sample_entry;
+use crate::fmp4::opus;
 use crate::frame::{AudioTrack, VideoTrack};
-use crate::source::Failure;
+use crate::source::{Failure, disguise};
 
 /// Streams that are told of one camera: more are not to be expected.
 const MAX_OTHERS: usize = 10;
@@ -44,8 +45,29 @@ pub(super) fn others(streams: &[Stream], video: usize, audio: Option<usize>) -> 
 
 /// What a stream is, as `media/encoding`; the camera's own words, so of bounded length.
 fn kind(stream: &Stream) -> String {
-    let text = format!("{}/{}", stream.media(), stream.encoding_name());
+    let name = if is_opus(stream) { "opus" } else { stream.encoding_name() };
+    let text = format!("{}/{name}", stream.media());
     text.chars().filter(|c| !c.is_control()).take(50).collect()
+}
+
+/// Whether a stream is Opus in disguise.
+fn is_opus(stream: &Stream) -> bool {
+    stream.media() == "audio" && disguise::is_opus(stream.encoding_name(), stream.clock_rate_hz())
+}
+
+/// Whether one of these streams is Opus in disguise.
+pub(super) fn has_opus(streams: &[Stream]) -> bool {
+    streams.iter().any(is_opus)
+}
+
+/// Whether what there is of sound can be had only in disguise: it costs another hop for all that the camera sends.
+pub(super) fn wants_disguise(streams: &[Stream]) -> bool {
+    let is_undisguised = |stream: &Stream| {
+        stream.media() == "audio"
+            && stream.encoding_name() == "opus"
+            && stream.clock_rate_hz() == opus::RATE.get()
+    };
+    streams.iter().any(is_undisguised) && !streams.iter().any(|stream| audio_track(stream).is_some())
 }
 
 fn video_codec(stream: &Stream) -> Option<Codec> {
@@ -85,18 +107,20 @@ pub(super) fn audio_track(stream: &Stream) -> Option<AudioTrack> {
         "mpeg4-generic" => (Codec::Aac, parameters.mp4_sample_entry().build().ok()?),
         "pcmu" => (Codec::Pcmu, g711(Codec::Pcmu)?),
         "pcma" => (Codec::Pcma, g711(Codec::Pcma)?),
+        _ if is_opus(stream) => (Codec::Opus, opus::sample_entry(parameters.channels().get())?),
         _ => return None,
     };
     Some(AudioTrack { codec, timescale, sample_entry: sample_entry.into() })
 }
 
-/// How long an audio frame lasts. Of G.711 the library counts octets; one of each channel lasts one unit of time.
-pub(super) fn audio_duration(stream: &Stream, frame_length: NonZeroU32) -> NonZeroU32 {
+/// How long an audio frame lasts; `None` if it is none. Of G.711 the library counts octets; one of each channel lasts one unit of time.
+pub(super) fn audio_duration(stream: &Stream, frame: &AudioFrame) -> Option<NonZeroU32> {
+    let told = frame.frame_length();
     match (stream.encoding_name(), stream.parameters()) {
         ("pcmu" | "pcma", Some(ParametersRef::Audio(parameters))) => {
-            NonZeroU32::new(frame_length.get() / u32::from(parameters.channels().get()))
-                .unwrap_or(NonZeroU32::MIN)
+            NonZeroU32::new(told.get() / u32::from(parameters.channels().get())).or(Some(NonZeroU32::MIN))
         }
-        _ => frame_length,
+        _ if is_opus(stream) => opus::duration(frame.data()),
+        _ => Some(told),
     }
 }
