@@ -9,9 +9,11 @@ use longwatch_loadtest::camera::clip::embedded;
 use longwatch_loadtest::mp4::{self, Sample};
 use longwatch_loadtest::nal::{self, Standard};
 use longwatch_loadtest::{frames, sei};
-use longwatch_worker::fmp4::{Muxer, init, scan};
+use longwatch_worker::fmp4::metadata::{self, Packing};
+use longwatch_worker::fmp4::{Muxer, init, opus, scan};
 use longwatch_worker::frame::{
-    Arrival, AudioFrame, AudioTrack, Tracks, VideoFrame, VideoTrack, is_random_access,
+    Arrival, AudioFrame, AudioTrack, Document, MetadataTrack, Tracks, VideoFrame, VideoTrack,
+    is_random_access,
 };
 
 const START: Timestamp = Timestamp::from_millis(1_795_420_800_000);
@@ -47,11 +49,12 @@ pub(crate) fn mp4_file(data: &[u8]) {
     let _ = frames::report(data);
 }
 
-/// A sample of video, and the frame number in it.
+/// A sample of video, and the frame number in it; the same as a packet of Opus.
 pub(crate) fn nal_units(data: &[u8]) {
     for codec in [Codec::H264, Codec::H265] {
         is_random_access(codec, data);
     }
+    opus::duration(data);
     for length_size in 1..=4 {
         if let Ok(nals) = nal::split(data, length_size) {
             let length: usize = nals.iter().map(|nal| nal.len() + length_size).sum();
@@ -80,12 +83,15 @@ fn steps(data: &[u8]) -> impl Iterator<Item = Step> {
     })
 }
 
+/// What was put into one track.
+type Samples = Vec<Vec<u8>>;
+
 /// Frames with any times, in any order, cut anywhere: another parser finds in the file what was put into it.
 pub(crate) fn fragmenter(data: &[u8]) {
     let tracks = tracks();
     let mut muxer = Muxer::new(&tracks);
     let mut file = init::header(&tracks, START);
-    let (mut put, mut waiting) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    let (mut put, mut waiting): ([Samples; 3], [Samples; 3]) = Default::default();
     let arrival = Arrival { at: START, monotonic_us: 0 };
     for (n, Step { kind, media_time, bytes }) in (0_u8..=u8::MAX).cycle().zip(steps(data)) {
         let content = vec![n; bytes + 1];
@@ -95,7 +101,11 @@ pub(crate) fn fragmenter(data: &[u8]) {
                 let random_access = kind >= 128;
                 muxer.push_video(&VideoFrame { data: content.into(), media_time, random_access, arrival });
             }
-            4..=6 => {
+            6 => {
+                waiting[2].push(content.clone());
+                muxer.push_document(&Document { data: content.into(), media_time, arrival });
+            }
+            4..=5 => {
                 waiting[1].push(content.clone());
                 let duration = NonZeroU32::MIN.saturating_add(u32::from(kind));
                 muxer.push_audio(&AudioFrame { data: content.into(), media_time, duration, arrival });
@@ -118,8 +128,8 @@ fn cut(
     muxer: &mut Muxer,
     next: Option<i64>,
     file: &mut Vec<u8>,
-    put: &mut [Vec<Vec<u8>>; 2],
-    waiting: &mut [Vec<Vec<u8>>; 2],
+    put: &mut [Samples; 3],
+    waiting: &mut [Samples; 3],
 ) {
     if let Ok(Some(fragment)) = muxer.finish_fragment(next) {
         file.extend_from_slice(&fragment.head);
@@ -130,7 +140,7 @@ fn cut(
     }
 }
 
-/// H.264 and G.711.
+/// H.264, G.711 and metadata.
 fn tracks() -> Tracks {
     let scale = |hz| NonZeroU32::new(hz).unwrap_or(NonZeroU32::MIN);
     let entry = init::g711_sample_entry(Codec::Pcmu, 1, scale(8_000)).unwrap_or_default();
@@ -143,6 +153,7 @@ fn tracks() -> Tracks {
             height: 180,
         },
         audio: Some(AudioTrack { codec: Codec::Pcmu, timescale: scale(8_000), sample_entry: entry.into() }),
+        metadata: Some(MetadataTrack { sample_entry: metadata::sample_entry(Packing::Xml) }),
         not_recorded: Vec::new(),
     }
 }

@@ -4,12 +4,20 @@ use longwatch_loadtest::camera::digest::{Credentials, Scheme};
 use longwatch_loadtest::camera::message::{self, Channels, Inbound};
 use longwatch_worker::archive::layout::SegmentName;
 use longwatch_worker::config::Config;
+use longwatch_worker::source::disguise::{self, Step};
 use longwatch_worker::source::greeting;
 use longwatch_worker::source::rtsp::parse_url;
 
-/// A camera's first answer.
+/// A camera's first answer, alone and before a description.
 pub(crate) fn camera_greeting(data: &[u8]) {
     greeting::read(&String::from_utf8_lossy(data));
+    let mut said = data.to_vec();
+    let step = disguise::step(&mut said);
+    assert_eq!(said.len(), data.len(), "what is said becomes longer or shorter");
+    if let Step::Pass(bytes) = step {
+        assert!((1..=said.len()).contains(&bytes), "{bytes} of {} bytes", said.len());
+        assert!(said == data, "what describes nothing changes");
+    }
 }
 
 /// A camera's address, as a tenant or a redirect gives it: what is used holds no credentials and has a host.

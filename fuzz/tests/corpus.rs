@@ -19,8 +19,11 @@ use longwatch_fuzz::{TARGETS, Target, run};
 use longwatch_loadtest::camera::clip::embedded;
 use longwatch_loadtest::nal::Standard;
 use longwatch_loadtest::sei::{self, FrameNumber};
+use longwatch_worker::fmp4::metadata::{self, Packing};
 use longwatch_worker::fmp4::{Muxer, init};
-use longwatch_worker::frame::{Arrival, AudioFrame, AudioTrack, Tracks, VideoFrame, VideoTrack};
+use longwatch_worker::frame::{
+    Arrival, AudioFrame, AudioTrack, Document, MetadataTrack, Tracks, VideoFrame, VideoTrack,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -142,6 +145,13 @@ fn seeds() -> Vec<Seed> {
         [kind, time[1], time[2], time[3], 9]
     });
     seeds.push(("fragmenter", "pictures-and-sound", frames.collect()));
+    // The same with documents.
+    let frames = (0..200_u32).flat_map(|n| {
+        let kind = [128, 6, 1, 4, 1, 6, 6, 135][n as usize % 8];
+        let time = (n * 1_800).to_be_bytes();
+        [kind, time[1], time[2], time[3], 30]
+    });
+    seeds.push(("fragmenter", "pictures-and-metadata", frames.collect()));
     let times = (0..200_u64).flat_map(|n| {
         let mut step = (n * 3_600).to_be_bytes().to_vec();
         step.extend([4, 0, if n % 50 == 49 { 255 } else { 0 }, if n % 25 == 0 { 200 } else { 9 }]);
@@ -163,7 +173,8 @@ fn segment() -> Vec<u8> {
     };
     let sample_entry = init::g711_sample_entry(Codec::Pcma, 1, scale(8_000)).unwrap().into();
     let audio = Some(AudioTrack { codec: Codec::Pcma, timescale: scale(8_000), sample_entry });
-    let tracks = Tracks { video, audio, not_recorded: Vec::new() };
+    let metadata = Some(MetadataTrack { sample_entry: metadata::sample_entry(Packing::Xml) });
+    let tracks = Tracks { video, audio, metadata, not_recorded: Vec::new() };
     let at = Timestamp::from_millis(1_795_420_800_000);
     let (arrival, mut muxer) = (Arrival { at, monotonic_us: 0 }, Muxer::new(&tracks));
     let mut file = init::header(&tracks, at);
@@ -172,6 +183,8 @@ fn segment() -> Vec<u8> {
         muxer.push_video(&VideoFrame { data, media_time: n * 3_600, random_access: n == 0, arrival });
         let (data, duration) = (Bytes::from_static(&[0xd5; 16]), scale(16));
         muxer.push_audio(&AudioFrame { data, media_time: n * 16, duration, arrival });
+        let data = Bytes::from_static(b"<tt:MetadataStream/>");
+        muxer.push_document(&Document { data, media_time: n * 3_600 + 9, arrival });
         if n % 2 == 1 {
             let fragment = muxer.finish_fragment(None).unwrap().unwrap();
             file.extend_from_slice(&fragment.head);
@@ -197,6 +210,12 @@ const TEXTS: &[Text] = &[
         "challenges",
         "RTSP/1.0 401 Unauthorized\r\nCSeq: 1\r\nWWW-Authenticate: Basic realm=\"x, y\"\r\n\
          WWW-Authenticate: Digest realm=\"x\", nonce=\"y\", algorithm=SHA-256, qop=\"auth\"",
+    ),
+    (
+        "camera_greeting",
+        "description",
+        "RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Type: application/sdp\r\nContent-Length: 55\r\n\r\n\
+         m=audio 0 RTP/AVP 97\r\na=rtpmap:97 opus/48000/2\r\nxxxxxxx",
     ),
     ("assignment", "source", r#"{"url":"rtsp://10.0.0.7/","username":"u","password":"p"}"#),
     ("event", "none", "{}"),

@@ -6,7 +6,7 @@
 //! nobody watches costs nothing. What is not here: UDP, multicast, RTSPS, PAUSE, seeking.
 //!
 //! Pure: [`timeline`], [`packet`], [`clip`], [`feed`], [`clockwork`], [`oddity`], [`catalogue`], [`sdp`],
-//! [`digest`], [`message`].
+//! [`digest`], [`message`], [`metadata`].
 //! Shell: [`outbox`] (one client's socket), [`pump`] (sends what is due), [`connection`] (talks RTSP), [`server`].
 
 pub mod catalogue;
@@ -16,6 +16,7 @@ pub mod connection;
 pub mod digest;
 pub mod feed;
 pub mod message;
+pub mod metadata;
 pub mod oddity;
 pub mod outbox;
 pub mod packet;

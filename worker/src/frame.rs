@@ -1,7 +1,7 @@
 //! What a camera sends, in the worker's own terms: tracks, then frames of them.
 //!
 //! Not a decoder: samples stay as they came, in the format MP4 wants (length-prefixed NAL units, raw AAC, G.711 octets, packets of Opus).
-//! Invariant: media times of both tracks of one session count from the same moment.
+//! Invariant: media times of all tracks of one session count from the same moment.
 
 use std::num::NonZeroU32;
 
@@ -35,6 +35,13 @@ pub struct AudioTrack {
     pub sample_entry: Bytes,
 }
 
+/// The metadata track of a session. Its times are in the video's timescale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataTrack {
+    /// The whole `metx` box.
+    pub sample_entry: Bytes,
+}
+
 /// What a session records. Two sets of tracks that are equal can share a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracks {
@@ -42,6 +49,8 @@ pub struct Tracks {
     pub video: VideoTrack,
     /// The first audio stream this version can store, if any.
     pub audio: Option<AudioTrack>,
+    /// The first metadata stream, if there is one and it can be had.
+    pub metadata: Option<MetadataTrack>,
     /// What the camera offers besides, as `media/encoding`: told, and not recorded.
     pub not_recorded: Vec<String>,
 }
@@ -79,6 +88,41 @@ pub struct AudioFrame {
     pub duration: NonZeroU32,
     /// When it was received.
     pub arrival: Arrival,
+}
+
+/// One document of a camera's metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// As it came.
+    pub data: Bytes,
+    /// When it was, in the timescale of the video track.
+    pub media_time: i64,
+    /// When it was received.
+    pub arrival: Arrival,
+}
+
+/// What accompanies the pictures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beside {
+    /// Sound.
+    Audio(AudioFrame),
+    /// Metadata.
+    Metadata(Document),
+}
+
+impl Beside {
+    /// How many bytes it has.
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::Audio(frame) => frame.data.len(),
+            Self::Metadata(document) => document.data.len(),
+        }
+    }
+
+    /// Whether it has none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// What a camera's sender report says of its two clocks.

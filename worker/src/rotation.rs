@@ -62,7 +62,7 @@ struct Open {
     latest_ms: i64,
     bytes: usize,
     frames: u32,
-    audio_frames: u32,
+    beside_frames: u32,
     /// The first fragment of a session is as short as can be: the sooner a keyframe is durable, the sooner a takeover
     /// is done. Two pictures, because only the second tells whether the camera reorders them.
     first_fragment: bool,
@@ -70,7 +70,7 @@ struct Open {
 
 impl Open {
     const fn samples(&self) -> u32 {
-        self.frames.saturating_add(self.audio_frames)
+        self.frames.saturating_add(self.beside_frames)
     }
 }
 
@@ -130,7 +130,7 @@ impl Rotation {
                     latest_ms: media_ms,
                     bytes: 0,
                     frames: 0,
-                    audio_frames: 0,
+                    beside_frames: 0,
                     first_fragment: self.open.is_none(),
                 });
             }
@@ -140,7 +140,7 @@ impl Rotation {
                         fragment_start_ms: media_ms,
                         bytes: 0,
                         frames: 0,
-                        audio_frames: 0,
+                        beside_frames: 0,
                         first_fragment: false,
                         ..*open
                     };
@@ -156,14 +156,14 @@ impl Rotation {
         step
     }
 
-    /// Counts an audio frame towards the size of the open fragment; returns whether there is room for it. Only a picture
-    /// begins a new fragment, so a camera that sends audio alone is stopped here.
-    pub fn count_audio(&mut self, bytes: usize) -> bool {
+    /// Counts what accompanies pictures, an audio frame or a document, towards the size of the open fragment; returns whether
+    /// there is room for it. Only a picture begins a new fragment, so a camera that sends no more of them is stopped here.
+    pub fn count_beside(&mut self, bytes: usize) -> bool {
         let Some(open) = self.open.as_mut().filter(|open| open.samples() < MAX_FRAGMENT_SAMPLES) else {
             return false;
         };
         open.bytes = open.bytes.saturating_add(bytes);
-        open.audio_frames = open.audio_frames.saturating_add(1);
+        open.beside_frames = open.beside_frames.saturating_add(1);
         true
     }
 
@@ -294,14 +294,14 @@ mod tests {
         rotation.next(1, false, 1);
         rotation.next(2, false, 1);
         // Given audio without pictures, then what the fragment has room for is taken and no more …
-        let taken = (0..2 * MAX_FRAGMENT_SAMPLES).filter(|_| rotation.count_audio(0)).count();
+        let taken = (0..2 * MAX_FRAGMENT_SAMPLES).filter(|_| rotation.count_beside(0)).count();
         assert_eq!(taken + 1, MAX_FRAGMENT_SAMPLES as usize);
         // … and the next picture makes room again; so it is with pictures of one moment.
         let cuts = (0..3 * MAX_FRAGMENT_SAMPLES).filter(|_| rotation.next(3, false, 0) == Step::Fragment);
         assert_eq!(cuts.count(), 3);
-        assert!(!rotation.count_audio(0), "the third of them is full");
+        assert!(!rotation.count_beside(0), "the third of them is full");
         assert_eq!(rotation.next(3, false, 0), Step::Fragment);
-        assert!(rotation.count_audio(0));
+        assert!(rotation.count_beside(0));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use longwatch_worker::camera::{
     self, Break, CameraState, CameraTask, Hold, Identity, Settings, Stats, Stopped,
 };
 use longwatch_worker::dials::Dials;
+use longwatch_worker::frame::Beside;
 use longwatch_worker::rotation::Lengths;
 use longwatch_worker::source::{Failure, Received, Session, Source};
 use longwatch_worker::tick::Ticker;
@@ -64,7 +65,7 @@ impl Source for Replay {
         };
         let frames = clip.frames.iter().cloned().map(|frame| match frame {
             ClipFrame::Video(frame) => Received::Video(frame),
-            ClipFrame::Audio(frame) => Received::Audio(frame),
+            ClipFrame::Audio(frame) => Received::Beside(Beside::Audio(frame)),
         });
         let items: Vec<_> =
             std::iter::once(Received::Tracks(Arc::clone(&clip.tracks))).chain(frames).collect();

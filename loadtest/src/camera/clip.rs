@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::camera::metadata::{self, Metadata};
 use crate::camera::packet::{self, MAX_PAYLOAD, Unit};
 use crate::camera::timeline::Looped;
 use crate::mp4::{self, Format, Movie, Sample, Track, VideoFormat};
@@ -53,6 +54,8 @@ pub struct Clip {
     pub keyframes: Vec<bool>,
     /// Its audio, if it has any.
     pub audio: Option<Audio>,
+    /// Its metadata, if it has any.
+    pub metadata: Option<Media>,
     /// Frames per second, on average.
     pub frame_rate: f64,
     /// Bits per second of all packets.
@@ -201,6 +204,16 @@ impl Clip {
         Self { audio: Some(Audio { media, coding: Coding::Sound(sound), channels }), bitrate_bps, ..self }
     }
 
+    /// The same with this metadata beside it.
+    pub fn with_metadata(self, metadata: Metadata) -> Self {
+        let pieces = metadata.pieces();
+        let timeline = Looped::new(metadata::RATE, pieces.iter().map(|piece| piece.ticks))
+            .expect("invariant: the built-in metadata lasts");
+        let composition = pieces.iter().map(|piece| -piece.since).collect();
+        let units = pieces.into_iter().map(|piece| piece.unit).collect();
+        Self { metadata: Some(Media::with(metadata::RATE, timeline, composition, units)), ..self }
+    }
+
     /// Reads the file at `path`.
     ///
     /// # Errors
@@ -272,7 +285,7 @@ impl Clip {
         let video = Media::new(VIDEO_RATE, timescale, &samples, units).ok_or("its video has no duration")?;
         let bitrate_bps = bitrate(&video) + audio.as_ref().map_or(0, |audio| bitrate(&audio.media));
         let frame_rate = 1.0 / video.timeline.mean_interval().as_secs_f64();
-        Ok(Self { format: format.clone(), video, keyframes, audio, frame_rate, bitrate_bps })
+        Ok(Self { format: format.clone(), video, keyframes, audio, metadata: None, frame_rate, bitrate_bps })
     }
 }
 

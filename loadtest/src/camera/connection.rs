@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use crate::camera::catalogue::{Behaviour, Camera, Catalogue};
 use crate::camera::digest::Scheme;
-use crate::camera::feed::Start;
+use crate::camera::feed::{Kind, Start};
 use crate::camera::message::{self, Channels, Inbound, Request, Status};
 use crate::camera::outbox::Outbox;
 use crate::camera::pump::{Player, Pump, Starts};
-use crate::camera::sdp::{self, AUDIO_CONTROL, VIDEO_CONTROL};
+use crate::camera::sdp::{self, AUDIO_CONTROL, METADATA_CONTROL, VIDEO_CONTROL};
 
 const METHODS: &str = "OPTIONS, DESCRIBE, SETUP, PLAY, GET_PARAMETER, SET_PARAMETER, TEARDOWN";
 /// How long a camera named `stall` plays.
@@ -72,6 +72,7 @@ struct Session {
     camera: Camera,
     video: Option<Channels>,
     audio: Option<Channels>,
+    metadata: Option<Channels>,
     /// Number in the pump while playing.
     playing: Option<u64>,
 }
@@ -292,12 +293,16 @@ impl Connection {
         {
             return self.reply(Status::MethodNotValidInThisState, cseq, &[], "");
         }
-        let audio = match track {
-            None | Some(VIDEO_CONTROL) => false,
-            Some(AUDIO_CONTROL) if camera.feed.clip().audio.is_some() => true,
+        let (kind, free) = match track {
+            None | Some(VIDEO_CONTROL) => (Kind::Video, Channels { rtp: 0, rtcp: 1 }),
+            Some(AUDIO_CONTROL) if camera.feed.clip().audio.is_some() => {
+                (Kind::Audio, Channels { rtp: 2, rtcp: 3 })
+            }
+            Some(METADATA_CONTROL) if camera.feed.clip().metadata.is_some() => {
+                (Kind::Metadata, Channels { rtp: 4, rtcp: 5 })
+            }
             Some(_) => return self.reply(Status::NotFound, cseq, &[], ""),
         };
-        let free = if audio { Channels { rtp: 2, rtcp: 3 } } else { Channels { rtp: 0, rtcp: 1 } };
         let wanted = request.header("transport").and_then(|transport| message::interleaved(transport, free));
         let Some(channels) = wanted else {
             return self.reply(Status::UnsupportedTransport, cseq, &[], "");
@@ -307,9 +312,14 @@ impl Connection {
             camera,
             video: None,
             audio: None,
+            metadata: None,
             playing: None,
         });
-        *(if audio { &mut session.audio } else { &mut session.video }) = Some(channels);
+        *(match kind {
+            Kind::Video => &mut session.video,
+            Kind::Audio => &mut session.audio,
+            Kind::Metadata => &mut session.metadata,
+        }) = Some(channels);
         let id = self.session_header();
         let transport = format!("RTP/AVP/TCP;unicast;interleaved={}-{}", channels.rtp, channels.rtcp);
         self.reply(Status::Ok, cseq, &[("Session", &id), ("Transport", &transport)], "")
@@ -329,6 +339,7 @@ impl Connection {
             outbox: Arc::clone(&self.outbox),
             video: session.video,
             audio: session.audio,
+            metadata: session.metadata,
             play_for: play_for(behaviour),
             cut: behaviour == Behaviour::Cut,
         };
@@ -465,5 +476,6 @@ fn rtp_info(base: &str, starts: Starts) -> String {
     };
     let video = starts.video.map(|start| of_track(VIDEO_CONTROL, start));
     let audio = starts.audio.map(|start| of_track(AUDIO_CONTROL, start));
-    video.into_iter().chain(audio).collect::<Vec<_>>().join(",")
+    let metadata = starts.metadata.map(|start| of_track(METADATA_CONTROL, start));
+    video.into_iter().chain(audio).chain(metadata).collect::<Vec<_>>().join(",")
 }

@@ -3,7 +3,7 @@
 //! Time is the time since the server's start. Frames are counted from 0 at the start, in decode order, for ever;
 //! that count is the number in the SEI. Cameras that show the same clip start at different frames of it and at
 //! different moments within a frame's time, so that neither keyframes nor frames of many cameras come in one burst;
-//! camera 1 starts at the clip's first frame, at once. Audio has a count of its own from the same moment.
+//! camera 1 starts at the clip's first frame, at once. Audio and metadata have counts of their own from the same moment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +30,10 @@ pub struct Feed {
 pub enum Kind {
     /// H.264 or H.265.
     Video,
-    /// AAC.
+    /// AAC, G.711 or Opus.
     Audio,
+    /// Documents.
+    Metadata,
 }
 
 /// Where a track starts for a client: what `RTP-Info` says.
@@ -100,15 +102,24 @@ impl Feed {
         frame + ahead as u64
     }
 
-    /// When audio frame `frame` is due. `Duration::MAX` without audio.
-    pub fn audio_due(&self, frame: u64) -> Duration {
-        self.clip.audio.as_ref().map_or(Duration::MAX, |audio| self.phase + audio.media.timeline.at(frame))
+    /// What accompanies the pictures.
+    fn beside(&self, kind: Kind) -> Option<&Media> {
+        match kind {
+            Kind::Video => None,
+            Kind::Audio => self.clip.audio.as_ref().map(|audio| &audio.media),
+            Kind::Metadata => self.clip.metadata.as_ref(),
+        }
     }
 
-    /// The first audio frame that is due later than `time`; 0 without audio.
-    pub fn first_audio_after(&self, time: Duration) -> u64 {
-        match (&self.clip.audio, time.checked_sub(self.phase)) {
-            (Some(audio), Some(running)) => audio.media.timeline.first_after(running),
+    /// When frame `frame` of what accompanies the pictures is due. `Duration::MAX` if there is none.
+    pub fn due_beside(&self, kind: Kind, frame: u64) -> Duration {
+        self.beside(kind).map_or(Duration::MAX, |media| self.phase + media.timeline.at(frame))
+    }
+
+    /// The first of these that is due later than `time`; 0 if there is none.
+    pub fn first_beside_after(&self, kind: Kind, time: Duration) -> u64 {
+        match (self.beside(kind), time.checked_sub(self.phase)) {
+            (Some(media), Some(running)) => media.timeline.first_after(running),
             (None, _) | (_, None) => 0,
         }
     }
@@ -124,17 +135,17 @@ impl Feed {
         self.clip.video.unit(self.shift + frame).write(out, channels, stamp, Some(number));
     }
 
-    /// Appends the packets of audio frame `frame`, if the clip has audio.
-    pub fn write_audio(&self, frame: u64, out: &mut Vec<u8>, channels: &mut Vec<usize>) {
-        if let Some(audio) = &self.clip.audio {
-            let media = &audio.media;
-            let shift = self.traits.clockwork.shift(self.audio_due(frame), media.rate);
+    /// Appends the packets of frame `frame` of what accompanies the pictures, if there is any.
+    pub fn write_beside(&self, kind: Kind, frame: u64, out: &mut Vec<u8>, channels: &mut Vec<usize>) {
+        if let Some(media) = self.beside(kind) {
+            let shift = self.traits.clockwork.shift(self.due_beside(kind, frame), media.rate);
             let stamp = Stamp {
-                sequence: self.sequence(Kind::Audio, media, frame),
-                time: self.time_origin(Kind::Audio).wrapping_add(media.rtp_time(frame)).wrapping_add(shift),
-                ssrc: self.ssrc(Kind::Audio),
+                sequence: self.sequence(kind, media, frame),
+                time: self.time_origin(kind).wrapping_add(media.rtp_time(frame)).wrapping_add(shift),
+                ssrc: self.ssrc(kind),
             };
-            media.unit(frame).write(out, channels, stamp, None);
+            let number = FrameNumber { camera: self.number, frame };
+            media.unit(frame).write(out, channels, stamp, Some(number));
         }
     }
 
@@ -146,17 +157,17 @@ impl Feed {
         exact.wrapping_add(clockwork.shift(self.due(frame), media.rate))
     }
 
-    /// Where the tracks start for a client whose first frame of video is `frame`; its first of audio is the first
-    /// due after that.
+    /// Where the tracks start for a client whose first frame of video is `frame`; its first of the others is the
+    /// first due after that.
     pub fn start(&self, kind: Kind, frame: u64) -> Option<Start> {
         match kind {
             Kind::Video => {
                 let sequence = self.sequence(kind, &self.clip.video, self.shift + frame);
                 Some(Start { sequence, time: self.video_time(frame) })
             }
-            Kind::Audio => {
-                let media = &self.clip.audio.as_ref()?.media;
-                let position = self.first_audio_after(self.due(frame));
+            Kind::Audio | Kind::Metadata => {
+                let media = self.beside(kind)?;
+                let position = self.first_beside_after(kind, self.due(frame));
                 let time = self.clock(kind, media.rate, self.due(frame));
                 Some(Start { sequence: self.sequence(kind, media, position), time })
             }
@@ -174,7 +185,7 @@ impl Feed {
     ) -> Option<[u8; REPORT_LEN]> {
         let (media, position, origin) = match kind {
             Kind::Video => (&self.clip.video, self.shift + self.first_after(now), self.shift),
-            Kind::Audio => (&self.clip.audio.as_ref()?.media, self.first_audio_after(now), 0),
+            Kind::Audio | Kind::Metadata => (self.beside(kind)?, self.first_beside_after(kind, now), 0),
         };
         let (sent, before) = (media.sent_before(position), media.sent_before(origin));
         let (ssrc, ntp) = (self.ssrc(kind).to_be_bytes(), self.traits.reports.tell(ntp)?);
@@ -195,7 +206,7 @@ impl Feed {
     fn clock(&self, kind: Kind, rate: u32, now: Duration) -> u32 {
         let origin = match kind {
             Kind::Video => self.clip.video.timeline.at(self.shift),
-            Kind::Audio => Duration::ZERO,
+            Kind::Audio | Kind::Metadata => Duration::ZERO,
         };
         let running = (now + origin).saturating_sub(self.phase);
         let ticks = running.as_nanos() * u128::from(rate) / 1_000_000_000;
@@ -233,6 +244,7 @@ fn mix(number: u32, kind: Kind) -> u32 {
     let track = match kind {
         Kind::Video => 1,
         Kind::Audio => 2,
+        Kind::Metadata => 3,
     };
     let mut hash = number.wrapping_mul(4).wrapping_add(track);
     hash = (hash ^ hash >> 16).wrapping_mul(0x7feb_352d);
@@ -310,7 +322,12 @@ mod tests {
         assert_eq!((start.sequence, start.time), (sequences(&wire)[0], timestamp(&wire)));
         // Audio starts within a frame (64 ms) of the moment of the first picture.
         let mut audio = Vec::new();
-        feed.write_audio(feed.first_audio_after(feed.due(frame)), &mut audio, &mut Vec::new());
+        feed.write_beside(
+            Kind::Audio,
+            feed.first_beside_after(Kind::Audio, feed.due(frame)),
+            &mut audio,
+            &mut Vec::new(),
+        );
         let start = feed.start(Kind::Audio, frame).unwrap();
         assert_eq!(start.sequence, sequences(&audio)[0]);
         assert!(timestamp(&audio).wrapping_sub(start.time) <= 1024);
@@ -350,9 +367,9 @@ mod tests {
             let frame = feed.first_after(now);
             prop_assert!(feed.due(frame) > now);
             prop_assert!(frame == 0 || feed.due(frame - 1) <= now);
-            let audio = feed.first_audio_after(now);
-            prop_assert!(feed.audio_due(audio) > now);
-            prop_assert!(audio == 0 || feed.audio_due(audio - 1) <= now);
+            let audio = feed.first_beside_after(Kind::Audio, now);
+            prop_assert!(feed.due_beside(Kind::Audio, audio) > now);
+            prop_assert!(audio == 0 || feed.due_beside(Kind::Audio, audio - 1) <= now);
         }
     }
 }

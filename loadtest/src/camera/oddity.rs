@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::camera::clip::{self, Clip, Make, Sound, embedded};
 use crate::camera::clockwork::{Clockwork, Jumps, Reports};
+use crate::camera::metadata::Metadata;
 use crate::camera::packet::{LARGEST_PAYLOAD, MAX_PAYLOAD};
 
 /// What is odd about a camera. The text is its name in the path `/odd/NAME/N`.
@@ -48,6 +49,14 @@ pub enum Oddity {
     ReportsWrong,
     /// `no-reports`: it sends none.
     NoReports,
+    /// `metadata`: a document of metadata every 200 ms.
+    Metadata,
+    /// `metadata-garbage`: metadata that is no text.
+    MetadataGarbage,
+    /// `metadata-huge`: documents of 10 MiB.
+    MetadataHuge,
+    /// `metadata-endless`: a document that does not end.
+    MetadataEndless,
     /// `slow`: takes a second for each answer, and sends what it has every 3 s.
     Slow,
 }
@@ -81,7 +90,7 @@ pub struct Traits {
 
 impl Oddity {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 20] = [
+    pub const ALL: [(&'static str, Self); 24] = [
         ("pcmu", Self::Pcmu),
         ("pcma", Self::Pcma),
         ("opus", Self::Opus),
@@ -102,6 +111,10 @@ impl Oddity {
         ("no-reports", Self::NoReports),
         ("slow", Self::Slow),
         ("g722", Self::G722),
+        ("metadata", Self::Metadata),
+        ("metadata-garbage", Self::MetadataGarbage),
+        ("metadata-huge", Self::MetadataHuge),
+        ("metadata-endless", Self::MetadataEndless),
     ];
 
     /// What it shows.
@@ -116,6 +129,10 @@ impl Oddity {
             Self::Pcma => small(usual)?.with_sound(Sound::Pcma),
             Self::Opus => small(usual)?.with_sound(Sound::Opus),
             Self::G722 => small(usual)?.with_sound(Sound::G722),
+            Self::Metadata => small(usual)?.with_metadata(Metadata::Documents),
+            Self::MetadataGarbage => small(usual)?.with_metadata(Metadata::Garbage),
+            Self::MetadataHuge => small(usual)?.with_metadata(Metadata::Huge),
+            Self::MetadataEndless => small(usual)?.with_metadata(Metadata::Endless),
             Self::H265OpenGop => Clip::made("h265-open-gop", &[embedded::H265_OPEN_GOP], usual)?,
             Self::SpsChange => Clip::made("sps-change", &[embedded::SMALL, embedded::WIDE], usual)?,
             Self::LongGop => Clip::made("long-gop", &[embedded::LONG_GOP], usual)?,
@@ -168,6 +185,10 @@ impl Oddity {
             | Self::Pcma
             | Self::Opus
             | Self::G722
+            | Self::Metadata
+            | Self::MetadataGarbage
+            | Self::MetadataHuge
+            | Self::MetadataEndless
             | Self::H265OpenGop
             | Self::SpsChange
             | Self::LongGop

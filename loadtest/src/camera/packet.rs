@@ -18,6 +18,8 @@ pub const PCMU_PAYLOAD_TYPE: u8 = 0;
 pub const PCMA_PAYLOAD_TYPE: u8 = 8;
 /// Payload type of G.722.
 pub const G722_PAYLOAD_TYPE: u8 = 9;
+/// Payload type of metadata; dynamic.
+pub const METADATA_PAYLOAD_TYPE: u8 = 98;
 /// The largest RTP payload in bytes that interleaved framing has a length for.
 pub const LARGEST_PAYLOAD: usize = 0xffff - RTP_HEADER;
 /// Largest RTP payload in bytes: what cameras send so that a packet fits an Ethernet frame even over UDP.
@@ -161,6 +163,17 @@ pub fn audio_unit(frame: &[u8]) -> Option<Unit> {
 pub fn sound_unit(payload_type: u8, octets: &[u8]) -> Unit {
     let mut unit = Unit::default();
     unit.push(payload_type, false, &[octets]);
+    unit
+}
+
+/// Cuts a document, or a part of one, into packets; the last has the marker if it `ends` there. `digits`: where in it, and in its first
+/// packet, the number stands. `max_payload` is at most [`LARGEST_PAYLOAD`].
+pub fn document_unit(document: &[u8], max_payload: usize, ends: bool, digits: Option<usize>) -> Unit {
+    let mut unit = Unit { digits: digits.map(|at| FRAMING + RTP_HEADER + at), ..Unit::default() };
+    let mut rest = document.chunks(max_payload).peekable();
+    while let Some(part) = rest.next() {
+        unit.push(METADATA_PAYLOAD_TYPE, ends && rest.peek().is_none(), &[part]);
+    }
     unit
 }
 

@@ -45,6 +45,8 @@ pub struct Player {
     pub video: Option<Channels>,
     /// Its channels for audio, if it set audio up.
     pub audio: Option<Channels>,
+    /// Its channels for metadata, if it set metadata up.
+    pub metadata: Option<Channels>,
     /// How long after PLAY packets are sent; zero: none at all.
     pub play_for: Option<Duration>,
     /// Then the connection is closed in the middle of a packet.
@@ -58,6 +60,8 @@ pub struct Starts {
     pub video: Option<Start>,
     /// Audio.
     pub audio: Option<Start>,
+    /// Metadata.
+    pub metadata: Option<Start>,
 }
 
 /// Numbers of what was done since the start.
@@ -101,6 +105,7 @@ struct Active {
     feed: Arc<Feed>,
     next_frame: u64,
     next_audio: u64,
+    next_document: u64,
     players: Vec<Playing>,
 }
 
@@ -115,13 +120,17 @@ struct Playing {
     flush_at: Duration,
 }
 
-/// Packets of the frame that is being sent: video, then audio.
+/// Packets of the frame that is being sent: video, then audio, then metadata.
 #[derive(Default)]
 struct Scratch {
     bytes: Vec<u8>,
+    /// Where the video ends.
     video_len: usize,
+    /// Where the audio ends.
+    audio_end: usize,
     video_channels: Vec<usize>,
     audio_channels: Vec<usize>,
+    metadata_channels: Vec<usize>,
 }
 
 impl Pump {
@@ -163,13 +172,15 @@ impl Pump {
         respond(Starts {
             video: player.video.and_then(|_| feed.start(Kind::Video, first_frame)),
             audio: player.audio.and_then(|_| feed.start(Kind::Audio, first_frame)),
+            metadata: player.metadata.and_then(|_| feed.start(Kind::Metadata, first_frame)),
         })?;
         let id = state.next_player;
         state.next_player += 1;
         let active = state.cameras.entry(feed.number()).or_insert_with(|| {
             state.due.push(Reverse((feed.due(next_frame), feed.number())));
-            let next_audio = feed.first_audio_after(feed.due(next_frame));
-            Active { feed: Arc::clone(feed), next_frame, next_audio, players: Vec::new() }
+            let first = |kind| feed.first_beside_after(kind, feed.due(next_frame));
+            let (next_audio, next_document) = (first(Kind::Audio), first(Kind::Metadata));
+            Active { feed: Arc::clone(feed), next_frame, next_audio, next_document, players: Vec::new() }
         });
         let until = match player.play_for {
             None => Duration::MAX,
@@ -254,16 +265,23 @@ impl Pump {
 }
 
 impl Active {
-    /// Builds the packets of the next frame, and of the audio due by then.
+    /// Builds the packets of the next frame, and of what accompanies it and is due by then.
     fn build(&mut self, due: Duration, scratch: &mut Scratch) {
         scratch.bytes.clear();
         scratch.video_channels.clear();
         scratch.audio_channels.clear();
+        scratch.metadata_channels.clear();
         self.feed.write_video(self.next_frame, &mut scratch.bytes, &mut scratch.video_channels);
         scratch.video_len = scratch.bytes.len();
-        while self.feed.audio_due(self.next_audio) <= due {
-            self.feed.write_audio(self.next_audio, &mut scratch.bytes, &mut scratch.audio_channels);
+        let (bytes, feed) = (&mut scratch.bytes, &self.feed);
+        while feed.due_beside(Kind::Audio, self.next_audio) <= due {
+            feed.write_beside(Kind::Audio, self.next_audio, bytes, &mut scratch.audio_channels);
             self.next_audio += 1;
+        }
+        scratch.audio_end = bytes.len();
+        while feed.due_beside(Kind::Metadata, self.next_document) <= due {
+            feed.write_beside(Kind::Metadata, self.next_document, bytes, &mut scratch.metadata_channels);
+            self.next_document += 1;
         }
     }
 
@@ -320,7 +338,8 @@ impl Playing {
         ntp: u64,
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
-        let tracks = [(Kind::Video, self.player.video), (Kind::Audio, self.player.audio)];
+        let Player { video, audio, metadata, .. } = self.player;
+        let tracks = [(Kind::Video, video), (Kind::Audio, audio), (Kind::Metadata, metadata)];
         if now >= self.next_report {
             self.next_report = now + REPORT_INTERVAL;
             for (kind, channels) in tracks {
@@ -337,13 +356,31 @@ impl Playing {
                 }
             }
         };
-        set(&scratch.video_channels, self.player.video);
-        set(&scratch.audio_channels, self.player.audio);
-        // The first picture comes before any sound: RTP-Info said so.
-        let with_audio = self.player.audio.is_some() && frame > self.first_frame;
-        let end = if with_audio { scratch.bytes.len() } else { scratch.video_len };
-        let start = if self.player.video.is_some() { 0 } else { scratch.video_len.min(end) };
-        if start < end { self.put(&scratch.bytes[start..end], now, feed.traits().burst) } else { Ok(()) }
+        set(&scratch.video_channels, video);
+        set(&scratch.audio_channels, audio);
+        set(&scratch.metadata_channels, metadata);
+        // The first picture comes before all else: RTP-Info said so.
+        let later = frame > self.first_frame;
+        let (video_end, audio_end) = (scratch.video_len, scratch.audio_end);
+        let parts = [
+            (0..video_end, video.is_some()),
+            (video_end..audio_end, audio.is_some() && later),
+            (audio_end..scratch.bytes.len(), metadata.is_some() && later),
+        ];
+        let mut run = 0..0;
+        for (part, _) in parts.into_iter().filter(|(_, wanted)| *wanted) {
+            if run.end == part.start {
+                run.end = part.end;
+                continue;
+            }
+            let before = std::mem::replace(&mut run, part);
+            self.put_some(&scratch.bytes[before], now, feed)?;
+        }
+        self.put_some(&scratch.bytes[run], now, feed)
+    }
+
+    fn put_some(&mut self, bytes: &[u8], now: Duration, feed: &Feed) -> Result<(), Error> {
+        if bytes.is_empty() { Ok(()) } else { self.put(bytes, now, feed.traits().burst) }
     }
 }
 

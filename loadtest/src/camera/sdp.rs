@@ -8,7 +8,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::camera::clip::{Audio, Clip, Coding, Sound};
 use crate::camera::oddity::Announced;
 use crate::camera::packet::{
-    AUDIO_PAYLOAD_TYPE, G722_PAYLOAD_TYPE, PCMA_PAYLOAD_TYPE, PCMU_PAYLOAD_TYPE, VIDEO_PAYLOAD_TYPE,
+    AUDIO_PAYLOAD_TYPE, G722_PAYLOAD_TYPE, METADATA_PAYLOAD_TYPE, PCMA_PAYLOAD_TYPE, PCMU_PAYLOAD_TYPE,
+    VIDEO_PAYLOAD_TYPE,
 };
 use crate::nal::Standard;
 
@@ -16,6 +17,9 @@ use crate::nal::Standard;
 pub const VIDEO_CONTROL: &str = "trackID=0";
 /// The last part of the URL of the audio track.
 pub const AUDIO_CONTROL: &str = "trackID=1";
+
+/// The last part of the URL of the metadata track.
+pub const METADATA_CONTROL: &str = "trackID=2";
 
 /// Parameter sets of an H.264 stream that no clip here is: Baseline, 640x360.
 const FOREIGN_SETS: [&str; 2] = ["Z0LAHtkDxWhAAAADAEAAAAwDxYuS", "aMuMsg=="];
@@ -26,6 +30,11 @@ pub fn describe(number: u32, clip: &Clip, announced: Announced) -> String {
     describe_video(&mut sdp, clip, announced);
     if let Some(audio) = &clip.audio {
         describe_audio(&mut sdp, audio);
+    }
+    if let Some(metadata) = &clip.metadata {
+        line(&mut sdp, format_args!("m=application 0 RTP/AVP {METADATA_PAYLOAD_TYPE}"));
+        line(&mut sdp, format_args!("a=rtpmap:{METADATA_PAYLOAD_TYPE} vnd.onvif.metadata/{}", metadata.rate));
+        line(&mut sdp, format_args!("a=control:{METADATA_CONTROL}"));
     }
     sdp
 }

@@ -9,6 +9,9 @@ use longwatch_events::event::Event;
 use longwatch_events::fact::Fact;
 use longwatch_events::subject::LogStream;
 use longwatch_loadtest::camera::clip::{OPUS_PACKET, OPUS_PACKETS, embedded, opus_packet};
+use longwatch_loadtest::camera::metadata;
+use longwatch_loadtest::frames;
+use longwatch_loadtest::sei::FrameNumber;
 use longwatch_loadtest::system::cameras::Cameras;
 use longwatch_loadtest::system::cluster::{Cluster, Options};
 use longwatch_loadtest::system::history;
@@ -17,7 +20,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::given::{Given, until};
-use crate::playing::{play, sound};
+use crate::playing::{documents, play, sound};
 use crate::recording::assert_no_frame_lost;
 
 /// Long enough for every change that a camera makes by itself.
@@ -26,13 +29,17 @@ const RECORDED: Duration = Duration::from_secs(25);
 /// A camera: its path, its codec as ffprobe names it, and that of its sound.
 type Kind = (&'static str, &'static str, Option<&'static str>);
 
-const CODECS: [Kind; 6] = [
+const CODECS: [Kind; 10] = [
     ("/odd/pcmu/1", "h264", Some("pcm_mulaw")),
     ("/odd/pcma/1", "h264", Some("pcm_alaw")),
     ("/odd/opus/1", "h264", Some("opus")),
     ("/odd/h265-open-gop/1", "hevc", None),
     ("/bframes/1", "h264", None),
     ("/odd/sps-change/1", "h264", None),
+    ("/odd/metadata/1", "h264", None),
+    ("/odd/metadata-garbage/1", "h264", None),
+    ("/odd/metadata-huge/1", "h264", None),
+    ("/odd/metadata-endless/1", "h264", None),
 ];
 
 const PACKAGING: [Kind; 7] = [
@@ -81,8 +88,15 @@ fn assert_plays((path, codec, sound): Kind, files: &[PathBuf]) {
         let leading = if path.contains("open-gop") { 2 } else { 0 };
         let decoded = video.packets - leading..=video.packets;
         assert!(decoded.contains(&video.frames), "{path}: {video:?} in {}", file.display());
+        let (documents, others): (Vec<_>, Vec<_>) = others.iter().partition(|other| other.kind == "data");
         assert_eq!(others.first().map(|other| other.codec.as_str()), sound, "{path}: {others:?}");
         assert!(others.iter().all(|other| other.packets > 0 && other.frames > 0), "{path}: {others:?}");
+        let found: Vec<_> =
+            documents.iter().map(|stream| (stream.codec.as_str(), stream.packets > 0)).collect();
+        // What is too large or never ends is not kept.
+        let is_kept = !path.contains("huge") && !path.contains("endless");
+        let expected: &[_] = if path.contains("metadata") { &[("metx", is_kept)] } else { &[] };
+        assert_eq!(found, expected, "{path}: {documents:?}");
     }
 }
 
@@ -104,6 +118,11 @@ async fn every_codec_is_recorded_as_it_came() {
         assert!(all > (RECORDED.as_secs() - 1) * 8_000, "{format}: {all} octets");
     }
     assert_no_opus_lost(&files[2]);
+    assert_no_document_lost(&files[6]);
+    let garbage: Vec<_> = files[7].iter().flat_map(|file| documents(file)).map(|(_, bytes)| bytes).collect();
+    assert!(
+        garbage.len() > 50 && garbage.iter().all(|bytes| (0..10).any(|n| *bytes == metadata::garbage(n)))
+    );
     let widths: Vec<u64> = files[5].iter().map(|file| play(file)[0].width).collect();
     assert!(widths.contains(&320) && widths.contains(&480), "new parameters, new segment: {widths:?}");
     drop(given);
@@ -124,6 +143,33 @@ fn assert_no_opus_lost(files: &[PathBuf]) {
     }
     // 50 a second.
     assert!(all > (RECORDED.as_secs() - 1) * 50, "{all} packets");
+}
+
+/// All documents that were sent from the first to the last one are there as they were, each where it was beside the video.
+fn assert_no_document_lost(files: &[PathBuf]) {
+    let mut next: Option<FrameNumber> = None;
+    let mut all = 0;
+    for file in files {
+        // Document n is sent with picture 5n: this camera's first picture came at once.
+        let first = frames::inspect(file).unwrap().numbers[0];
+        for (at_ms, document) in documents(file) {
+            let number = next.get_or_insert_with(|| {
+                let near = (first.frame.saturating_sub(50) / 5..).map(|frame| FrameNumber { frame, ..first });
+                let mut near = near.take(100);
+                near.find(|number| metadata::document(*number) == document).expect("one of these documents")
+            });
+            assert!(metadata::document(*number) == document, "not document {number:?} in {}", file.display());
+            let expected_ms =
+                i64::try_from(number.frame * 200).unwrap() - i64::try_from(first.frame * 40).unwrap();
+            // What was before the segment's first picture is kept with it.
+            let off_ms = at_ms - expected_ms.max(0);
+            assert!(off_ms.abs() <= 5, "document {number:?} is off by {off_ms} ms in {}", file.display());
+            number.frame += 1;
+            all += 1;
+        }
+    }
+    // 5 a second; its connection is opened behind that of the video.
+    assert!(all > (RECORDED.as_secs() - 2) * 5, "{all} documents");
 }
 
 #[tokio::test]

@@ -22,7 +22,9 @@ fn run(program: &str, file: &Path, before: &[&str], behind: &[&str]) -> Vec<u8> 
 /// One stream of a file, as ffprobe sees it.
 #[derive(Debug)]
 pub(crate) struct Played {
-    /// ffprobe's name.
+    /// `video`, `audio` or `data`.
+    pub(crate) kind: String,
+    /// ffprobe's name; the name of its sample entry if that has none.
     pub(crate) codec: String,
     /// Of the picture; 0 for sound.
     pub(crate) width: u64,
@@ -37,8 +39,10 @@ pub(crate) fn play(file: &Path) -> Vec<Played> {
     let asked = ["-show_streams", "-count_packets", "-count_frames", "-of", "json"];
     let probed: Value = serde_json::from_slice(&run("ffprobe", file, &asked, &[])).unwrap();
     let number = |value: &Value| value.as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let text = |stream: &Value, key: &str| stream[key].as_str().map(ToOwned::to_owned);
     let streams = probed["streams"].as_array().unwrap().iter().map(|stream| Played {
-        codec: stream["codec_name"].as_str().unwrap_or("?").to_owned(),
+        kind: text(stream, "codec_type").unwrap_or_default(),
+        codec: text(stream, "codec_name").or(text(stream, "codec_tag_string")).unwrap_or_default(),
         width: stream["width"].as_u64().unwrap_or(0),
         packets: number(&stream["nb_read_packets"]),
         frames: number(&stream["nb_read_frames"]),
@@ -49,4 +53,23 @@ pub(crate) fn play(file: &Path) -> Vec<Played> {
 /// The octets of a file's audio track, as they came, in a form that has nothing beside them.
 pub(crate) fn sound(file: &Path, format: &str) -> Vec<u8> {
     run("ffmpeg", file, &["-i"], &["-map", "0:a", "-c", "copy", "-f", format, "-"])
+}
+
+/// The documents of a file: when each was, in milliseconds of its video, and what it is.
+pub(crate) fn documents(file: &Path) -> Vec<(i64, Vec<u8>)> {
+    let asked = ["-select_streams", "d", "-show_packets", "-of", "json"];
+    let probed: Value = serde_json::from_slice(&run("ffprobe", file, &asked, &[])).unwrap();
+    let all = run("ffmpeg", file, &["-i"], &["-map", "0:d", "-c", "copy", "-f", "data", "-"]);
+    let mut rest = all.as_slice();
+    let packets = probed["packets"].as_array().unwrap().iter().map(|packet| {
+        let number = |key: &str| packet[key].as_str().unwrap().parse::<f64>().unwrap();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a short file")]
+        let (at_ms, bytes) = ((number("pts_time") * 1_000.0).round() as i64, number("size") as usize);
+        let (document, behind) = rest.split_at(bytes);
+        rest = behind;
+        (at_ms, document.to_vec())
+    });
+    let documents = packets.collect();
+    assert!(rest.is_empty(), "{} bytes of no document in {}", rest.len(), file.display());
+    documents
 }

@@ -373,7 +373,7 @@ pub(super) mod tests {
             width: 640,
             height: 360,
         };
-        let tracks = Tracks { video, audio: None, not_recorded: Vec::new() };
+        let tracks = Tracks { video, audio: None, metadata: None, not_recorded: Vec::new() };
         let mut muxer = Muxer::new(&tracks);
         let arrival = Arrival { at: name.start, monotonic_us: 0 };
         let data = bytes::Bytes::from_static(b"a picture");

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::selector::Selector;
 use super::{Break, Camera, Pace, Recorder};
 use crate::archive::writer::{Piece, Writer};
-use crate::frame::{Tracks, VideoFrame};
+use crate::frame::{Beside, Tracks, VideoFrame};
 use crate::source::{Failure, Received};
 use crate::tick::Hurry;
 
@@ -29,11 +29,21 @@ pub(super) struct Take {
     pub(super) untold: Option<Arc<Tracks>>,
     /// Too much waits for the disk: frames are being dropped.
     pub(super) dropping: bool,
+    /// It was logged that metadata had to be dropped.
+    pub(super) spared: bool,
     /// So much was read that the others must have their turn first.
     pub(super) resting: bool,
     /// Until the first keyframe is durable.
     pub(super) hurry: Option<Hurry>,
     pub(super) pace: Pace,
+}
+
+impl Take {
+    /// Bytes that wait; `None` before anything is known of the tracks.
+    fn held_bytes(&self) -> Option<usize> {
+        let recorder = self.recorder.as_ref()?;
+        Some(self.writer.held_bytes() + recorder.pending_bytes() + self.selector.bytes())
+    }
 }
 
 impl Camera {
@@ -66,13 +76,17 @@ impl Camera {
                     recorder.report(report);
                 }
             }
-            Received::Audio(frame) => {
-                stats.count_bytes(frame.data.len());
-                if self.has_room(take, frame.data.len())
+            Received::Beside(beside) => {
+                stats.count_bytes(beside.len());
+                let has_room = match &beside {
+                    Beside::Audio(frame) => self.has_room(take, frame.data.len()),
+                    Beside::Metadata(document) => self.has_room_to_spare(take, document.data.len()),
+                };
+                if has_room
                     && let Some(recorder) = &mut take.recorder
-                    && let Some(frame) = take.selector.audio(frame, recorder.is_open())
+                    && let Some(beside) = take.selector.beside(beside, recorder.is_open())
                 {
-                    recorder.audio(frame);
+                    recorder.beside(beside);
                 }
             }
         }
@@ -105,10 +119,9 @@ impl Camera {
     /// begins with a keyframe; frames are dropped until half of it is written.
     fn has_room(&mut self, take: &mut Take, bytes: usize) -> bool {
         let limit = self.settings.max_held_bytes;
-        let Some(recorder) = &take.recorder else {
+        let Some(held) = take.held_bytes() else {
             return false;
         };
-        let held = take.writer.held_bytes() + recorder.pending_bytes() + take.selector.bytes();
         if take.dropping {
             take.dropping = held > limit / 2;
         } else if held + bytes > limit {
@@ -119,6 +132,17 @@ impl Camera {
             self.reporter.interrupted(self.stored_until, Failure::new(Cause::StorageError, why), None);
         }
         !take.dropping
+    }
+
+    /// Whether metadata may be kept: only while enough room is left for pictures, which must not be dropped for it.
+    fn has_room_to_spare(&self, take: &mut Take, bytes: usize) -> bool {
+        let limit = self.settings.max_held_bytes * 3 / 4;
+        let has_room = !take.dropping && take.held_bytes().is_some_and(|held| held + bytes <= limit);
+        if !has_room && take.recorder.is_some() && !std::mem::replace(&mut take.spared, true) {
+            let camera_id = self.reporter.identity().camera_id;
+            tracing::warn!(%camera_id, "metadata dropped: too much waits for the disk");
+        }
+        has_room
     }
 
     /// Ends the open segment, so that what follows begins with a keyframe and tells what is missing before it. Returns

@@ -302,6 +302,7 @@ impl Camera {
             paused: false,
             untold: None,
             dropping: false,
+            spared: false,
             resting: false,
             hurry,
             pace,

@@ -6,20 +6,20 @@
 
 use std::collections::VecDeque;
 
-use crate::frame::{AudioFrame, VideoFrame};
+use crate::frame::{Beside, VideoFrame};
 
-/// A frame of either track.
+/// A picture, or what accompanies pictures.
 #[derive(Debug)]
 pub(super) enum Held {
     Video(VideoFrame),
-    Audio(AudioFrame),
+    Beside(Beside),
 }
 
 impl Held {
     fn bytes(&self) -> usize {
         match self {
             Self::Video(frame) => frame.data.len(),
-            Self::Audio(frame) => frame.data.len(),
+            Self::Beside(beside) => beside.len(),
         }
     }
 }
@@ -45,11 +45,11 @@ impl Preroll {
         self.frames.push_back(Held::Video(frame));
     }
 
-    /// Takes the next audio frame, if there is a picture that it belongs to.
-    pub(super) fn audio(&mut self, frame: AudioFrame) {
+    /// Takes the next of what accompanies pictures, if there is a picture that it belongs to.
+    pub(super) fn beside(&mut self, beside: Beside) {
         if !self.frames.is_empty() {
-            self.bytes += frame.data.len();
-            self.frames.push_back(Held::Audio(frame));
+            self.bytes += beside.len();
+            self.frames.push_back(Held::Beside(beside));
         }
     }
 
@@ -68,11 +68,11 @@ impl Preroll {
         self.frames.is_empty()
     }
 
-    /// The picture at this place; `None` if there is none, or audio.
+    /// The picture at this place; `None` if there is none, or something else.
     pub(super) fn picture(&self, place: usize) -> Option<&VideoFrame> {
         match self.frames.get(place)? {
             Held::Video(frame) => Some(frame),
-            Held::Audio(_) => None,
+            Held::Beside(_) => None,
         }
     }
 
@@ -92,10 +92,11 @@ impl Preroll {
         self.keys.iter().take(2).map(|key| key - self.gone).find(|key| *key > 0)
     }
 
-    /// Takes out the first `count` frames, and the audio behind them.
+    /// Takes out the first `count` frames, and what accompanies them behind.
     pub(super) fn take(&mut self, count: usize) -> Vec<Held> {
-        let audio = self.frames.iter().skip(count).take_while(|held| matches!(held, Held::Audio(_))).count();
-        let taken: Vec<_> = self.frames.drain(..(count + audio).min(self.frames.len())).collect();
+        let behind =
+            self.frames.iter().skip(count).take_while(|held| matches!(held, Held::Beside(_))).count();
+        let taken: Vec<_> = self.frames.drain(..(count + behind).min(self.frames.len())).collect();
         self.bytes -= taken.iter().map(Held::bytes).sum::<usize>();
         self.gone += taken.len();
         while self.keys.front().is_some_and(|key| *key < self.gone) {

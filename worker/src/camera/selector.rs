@@ -11,7 +11,7 @@
 use longwatch_events::time::Timestamp;
 
 use super::preroll::{Held, Preroll};
-use crate::frame::{AudioFrame, VideoFrame};
+use crate::frame::{Beside, VideoFrame};
 use crate::wish::{Gate, Wish};
 
 /// What is to be done next.
@@ -43,12 +43,12 @@ impl Selector {
         self.preroll.video(frame);
     }
 
-    /// Takes the next audio frame. Gives it back if it is to be recorded at once, because all before it was.
-    pub(super) fn audio(&mut self, frame: AudioFrame, is_open: bool) -> Option<AudioFrame> {
+    /// Takes the next of what accompanies pictures. Gives it back if it is to be recorded at once, because all before it was.
+    pub(super) fn beside(&mut self, beside: Beside, is_open: bool) -> Option<Beside> {
         if is_open && self.preroll.is_empty() {
-            return Some(frame);
+            return Some(beside);
         }
-        self.preroll.audio(frame);
+        self.preroll.beside(beside);
         None
     }
 

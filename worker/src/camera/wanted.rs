@@ -267,7 +267,7 @@ impl Camera {
                 let pieces = recorder.video(frame)?;
                 self.send(take, pieces);
             }
-            Held::Audio(frame) => recorder.audio(frame),
+            Held::Beside(beside) => recorder.beside(beside),
         }
         Ok(())
     }

@@ -6,8 +6,8 @@ use longwatch_events::fact::Codec;
 use longwatch_events::time::Timestamp;
 
 use super::boxes::Boxes;
-use super::{AUDIO_TRACK, VIDEO_TRACK};
-use crate::frame::{AudioTrack, Tracks, VideoTrack};
+use super::{AUDIO_TRACK, METADATA_TRACK, VIDEO_TRACK};
+use crate::frame::{AudioTrack, MetadataTrack, Tracks, VideoTrack};
 use crate::ntp;
 
 /// No rotation, no scaling (section 6.2.2).
@@ -34,10 +34,16 @@ pub fn header(tracks: &Tracks, start: Timestamp) -> Vec<u8> {
         if let Some(audio) = &tracks.audio {
             track(b, AUDIO_TRACK, &Media::Audio(audio));
         }
+        if let Some(metadata) = &tracks.metadata {
+            track(b, METADATA_TRACK, &Media::Metadata(metadata, tracks.video.timescale));
+        }
         b.put(b"mvex", |b| {
             track_extends(b, VIDEO_TRACK, DEPENDENT_SAMPLE);
             if tracks.audio.is_some() {
                 track_extends(b, AUDIO_TRACK, SYNC_SAMPLE);
+            }
+            if tracks.metadata.is_some() {
+                track_extends(b, METADATA_TRACK, SYNC_SAMPLE);
             }
         });
     });
@@ -48,6 +54,7 @@ pub fn header(tracks: &Tracks, start: Timestamp) -> Vec<u8> {
 enum Media<'a> {
     Video(&'a VideoTrack),
     Audio(&'a AudioTrack),
+    Metadata(&'a MetadataTrack, NonZeroU32),
 }
 
 /// `mvhd`, section 8.2.2. Durations are 0: they are in the fragments.
@@ -61,7 +68,7 @@ fn movie_header(b: &mut Boxes) {
         b.zeros(10);
         UNITY_MATRIX.into_iter().for_each(|value| b.u32(value));
         b.zeros(24);
-        b.u32(AUDIO_TRACK + 1); // next_track_ID
+        b.u32(METADATA_TRACK + 1); // next_track_ID
     });
 }
 
@@ -70,6 +77,7 @@ fn track(b: &mut Boxes, id: u32, media: &Media<'_>) {
     let (timescale, volume, width, height) = match media {
         Media::Video(video) => (video.timescale, 0, video.width, video.height),
         Media::Audio(audio) => (audio.timescale, 0x0100, 0, 0),
+        Media::Metadata(_, timescale) => (*timescale, 0, 0, 0),
     };
     b.put(b"trak", |b| {
         // Enabled and in the movie.
@@ -87,6 +95,10 @@ fn track(b: &mut Boxes, id: u32, media: &Media<'_>) {
             b.u32(u32::from(width) << 16);
             b.u32(u32::from(height) << 16);
         });
+        if let Media::Metadata(..) = media {
+            // Section 8.3.3: the track that it describes.
+            b.put(b"tref", |b| b.put(b"cdsc", |b| b.u32(VIDEO_TRACK)));
+        }
         b.put(b"mdia", |b| {
             media_header(b, timescale);
             handler(b, media);
@@ -136,6 +148,7 @@ fn handler(b: &mut Boxes, media: &Media<'_>) {
         b.raw(match media {
             Media::Video(_) => b"vide",
             Media::Audio(_) => b"soun",
+            Media::Metadata(..) => b"meta",
         });
         b.zeros(12);
         b.raw(b"Longwatch\0");
@@ -147,6 +160,7 @@ fn media_information(b: &mut Boxes, media: &Media<'_>) {
     match media {
         Media::Video(_) => b.put_full(b"vmhd", 0, 1, |b| b.zeros(8)),
         Media::Audio(_) => b.put_full(b"smhd", 0, 0, |b| b.zeros(4)),
+        Media::Metadata(..) => b.put_full(b"nmhd", 0, 0, |_| {}),
     }
     b.put(b"dinf", |b| {
         b.put_full(b"dref", 0, 0, |b| {
@@ -160,6 +174,7 @@ fn media_information(b: &mut Boxes, media: &Media<'_>) {
             b.raw(match media {
                 Media::Video(video) => &video.sample_entry,
                 Media::Audio(audio) => &audio.sample_entry,
+                Media::Metadata(metadata, _) => &metadata.sample_entry,
             });
         });
         b.put_full(b"stts", 0, 0, |b| b.u32(0));

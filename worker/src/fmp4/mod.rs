@@ -1,4 +1,5 @@
-//! Segments as bytes: fragmented MP4 (ISO/IEC 14496-12:2022, "ISOBMFF"), one video track and at most one of audio.
+//! Segments as bytes: fragmented MP4 (ISO/IEC 14496-12:2022, "ISOBMFF"), one video track and at most one of
+//! audio and of metadata.
 //!
 //! A segment is [`init::header`] followed by fragments from [`mux::Muxer`]; [`scan`] reads that form back after a
 //! crash. Pure: no files here. Not a general MP4 library: it writes one shape, and reads only what it wrote.
@@ -8,6 +9,7 @@
 
 mod boxes;
 pub mod init;
+pub mod metadata;
 pub mod mux;
 pub mod opus;
 pub mod samples;
@@ -22,6 +24,8 @@ pub use samples::Samples;
 const VIDEO_TRACK: u32 = 1;
 /// Track id of audio.
 const AUDIO_TRACK: u32 = 2;
+/// Track id of metadata.
+const METADATA_TRACK: u32 = 3;
 
 /// Why samples cannot become a fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

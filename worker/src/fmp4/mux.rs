@@ -12,8 +12,8 @@ use longwatch_events::time::Timestamp;
 use super::boxes::Boxes;
 use super::init::{self, DEPENDENT_SAMPLE, SYNC_SAMPLE};
 use super::samples::{BLOCK, Samples};
-use super::{AUDIO_TRACK, Error, VIDEO_TRACK};
-use crate::frame::{AudioFrame, Tracks, VideoFrame};
+use super::{AUDIO_TRACK, Error, METADATA_TRACK, VIDEO_TRACK};
+use crate::frame::{AudioFrame, Document, Tracks, VideoFrame};
 
 /// The longest step between two decode times; what `trun` can say with room to spare (6 hours at 90 kHz).
 const MAX_STEP: i64 = i32::MAX as i64;
@@ -33,6 +33,7 @@ const BOX_HEADER: usize = 8;
 pub struct Muxer {
     video: Track,
     audio: Option<Track>,
+    metadata: Option<Track>,
     /// Media time of the segment's beginning in the video timescale; known when the first fragment is complete.
     zero: Option<i64>,
     sequence: u32,
@@ -44,6 +45,8 @@ pub struct Muxer {
     pictures: Samples,
     /// The sound that will follow them.
     sound: Vec<u8>,
+    /// The documents that will follow that.
+    documents: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -99,6 +102,9 @@ struct Timing {
     offset: i64,
 }
 
+/// The samples of one track in a fragment: when the first is decoded, and the times of each.
+type Run = (i64, Vec<Timing>);
+
 impl Track {
     const fn new(timescale: NonZeroU32, step: i64) -> Self {
         Self { timescale, samples: Vec::new(), end: 0, step }
@@ -106,7 +112,7 @@ impl Track {
 
     /// Gives the pending samples decode times: first one, then what `trun` says of each. `wanted` are the decode times
     /// that would be right, relative to the segment's beginning and in decoding order; `next` is the one after them.
-    fn timings(&mut self, presented: &[i64], wanted: &[i64], next: Option<i64>) -> (i64, Vec<Timing>) {
+    fn timings(&mut self, presented: &[i64], wanted: &[i64], next: Option<i64>) -> Run {
         let mut decoded = Vec::with_capacity(wanted.len());
         let mut previous: Option<i64> = None;
         for want in wanted {
@@ -139,6 +145,7 @@ impl Muxer {
             // Until two pictures came, a picture lasts as short as can be said: nothing is made up.
             video: Track::new(tracks.video.timescale, 1),
             audio: tracks.audio.as_ref().map(|audio| Track::new(audio.timescale, 1)),
+            metadata: tracks.metadata.as_ref().map(|_| Track::new(tracks.video.timescale, 1)),
             zero: None,
             sequence: 0,
             // As long at any time.
@@ -146,6 +153,7 @@ impl Muxer {
             head: FIRST_HEAD,
             pictures: Samples::default(),
             sound: Vec::new(),
+            documents: Vec::new(),
         }
     }
 
@@ -177,9 +185,18 @@ impl Muxer {
         }
     }
 
+    /// Adds a document to the open fragment; ignored if the segment has no metadata track.
+    pub fn push_document(&mut self, document: &Document) {
+        if let Some(metadata) = &mut self.metadata {
+            self.documents.extend_from_slice(&document.data);
+            let Document { ref data, media_time, .. } = *document;
+            metadata.samples.push(Sample { bytes: length(data), media_time, duration: None, sync: true });
+        }
+    }
+
     /// Bytes of samples in the open fragment.
     pub const fn pending_bytes(&self) -> usize {
-        self.pictures.len() + self.sound.len()
+        self.pictures.len() + self.sound.len() + self.documents.len()
     }
 
     /// Closes the open fragment; `None` if it holds no picture. `next` is the media time of the picture that follows,
@@ -194,8 +211,12 @@ impl Muxer {
         }
         let bytes = self.pending_bytes();
         let (mut samples, sound) = (std::mem::take(&mut self.pictures), std::mem::take(&mut self.sound));
+        let documents = std::mem::take(&mut self.documents);
+        let taken = |track: &mut Option<Track>| {
+            track.as_mut().map(|track| std::mem::take(&mut track.samples)).unwrap_or_default()
+        };
         let video = std::mem::take(&mut self.video.samples);
-        let audio = self.audio.as_mut().map(|track| std::mem::take(&mut track.samples)).unwrap_or_default();
+        let (audio, metadata) = (taken(&mut self.audio), taken(&mut self.metadata));
         if bytes > MAX_BYTES {
             return Err(Error::TooLarge { bytes });
         }
@@ -206,9 +227,12 @@ impl Muxer {
 
         let video_run = self.time_video(&video, zero, next);
         let audio_run = self.time_audio(&audio, zero);
-        let (head, least) = self.head(&video, &video_run, &audio, &audio_run, bytes);
+        let metadata_run = self.time_metadata(&metadata, zero);
+        let beside = [(AUDIO_TRACK, &audio, &audio_run), (METADATA_TRACK, &metadata, &metadata_run)];
+        let (head, least) = self.head((&video, &video_run), beside, bytes);
         let video_frames = u32::try_from(video.len()).unwrap_or(u32::MAX);
         samples.push(&sound);
+        samples.push(&documents);
         self.position += head.len() + samples.len();
         self.head = least + HEAD_SPARE;
         // Its memory serves the next one.
@@ -218,7 +242,7 @@ impl Muxer {
         Ok(Some(Fragment { head, samples, video_frames, zero, end }))
     }
 
-    fn time_video(&mut self, samples: &[Sample], zero: i64, next: Option<i64>) -> (i64, Vec<Timing>) {
+    fn time_video(&mut self, samples: &[Sample], zero: i64, next: Option<i64>) -> Run {
         let presented: Vec<i64> = samples
             .iter()
             .map(|sample| sample.media_time.saturating_sub(zero).clamp(-MAX_TIME, MAX_TIME))
@@ -231,7 +255,7 @@ impl Muxer {
         self.video.timings(&presented, &wanted, next)
     }
 
-    fn time_audio(&mut self, samples: &[Sample], zero: i64) -> Option<(i64, Vec<Timing>)> {
+    fn time_audio(&mut self, samples: &[Sample], zero: i64) -> Option<Run> {
         let video_timescale = i128::from(self.video.timescale.get());
         let track = self.audio.as_mut().filter(|_| !samples.is_empty())?;
         let zero = i128::from(zero) * i128::from(track.timescale.get()) / video_timescale;
@@ -246,25 +270,36 @@ impl Muxer {
         Some(track.timings(&presented, &presented, next))
     }
 
+    /// A document says what was at one moment, and nothing of what is between it and the next one: its time is kept as it came,
+    /// and the last of a fragment lasts as short as can be said, for the next one is not known yet.
+    fn time_metadata(&mut self, samples: &[Sample], zero: i64) -> Option<Run> {
+        let track = self.metadata.as_mut().filter(|_| !samples.is_empty())?;
+        let since_zero = |sample: &Sample| sample.media_time.saturating_sub(zero).clamp(0, MAX_TIME);
+        let presented: Vec<i64> = samples.iter().map(since_zero).collect();
+        Some(track.timings(&presented, &presented, Some(0)))
+    }
+
     /// `moof` (section 8.8.4) and the header of `mdat` (section 8.1.1), with free space (section 8.1.2) up to where the samples
     /// were put down; and how long both are without that.
     fn head(
         &self,
-        video: &[Sample],
-        video_run: &(i64, Vec<Timing>),
-        audio: &[Sample],
-        audio_run: &Option<(i64, Vec<Timing>)>,
+        (video, video_run): (&[Sample], &Run),
+        beside: [(u32, &Vec<Sample>, &Option<Run>); 2],
         bytes: usize,
     ) -> (Vec<u8>, usize) {
-        let video_bytes: usize = video.iter().map(|sample| sample.bytes as usize).sum();
+        let bytes_of = |samples: &[Sample]| samples.iter().map(|sample| sample.bytes as usize).sum::<usize>();
         let mut boxes = Boxes::default();
-        let mut offsets = Vec::with_capacity(2);
+        let mut offsets = Vec::with_capacity(3);
         let mut least = 0;
         boxes.put(b"moof", |b| {
             b.put_full(b"mfhd", 0, 0, |b| b.u32(self.sequence));
             offsets.push((track_fragment(b, VIDEO_TRACK, video, video_run), 0));
-            if let Some(run) = audio_run {
-                offsets.push((track_fragment(b, AUDIO_TRACK, audio, run), video_bytes));
+            let mut before = bytes_of(video);
+            for (track, samples, run) in beside {
+                if let Some(run) = run {
+                    offsets.push((track_fragment(b, track, samples, run), before));
+                    before += bytes_of(samples);
+                }
             }
             least = b.len() + BOX_HEADER;
             if let Some(free) = self.head.checked_sub(least).and_then(|left| left.checked_sub(BOX_HEADER)) {
@@ -288,7 +323,7 @@ fn length(data: &[u8]) -> u32 {
 }
 
 /// `traf` (section 8.8.6); returns where its data offset stands, to be filled in.
-fn track_fragment(b: &mut Boxes, track: u32, samples: &[Sample], run: &(i64, Vec<Timing>)) -> usize {
+fn track_fragment(b: &mut Boxes, track: u32, samples: &[Sample], run: &Run) -> usize {
     const DEFAULT_BASE_IS_MOOF: u32 = 0x02_0000;
     const DATA_OFFSET: u32 = 0x001;
     const DURATION: u32 = 0x100;

@@ -6,7 +6,7 @@
 use longwatch_events::fact::Codec;
 use longwatch_events::time::Timestamp;
 
-use super::{AUDIO_TRACK, VIDEO_TRACK};
+use super::{AUDIO_TRACK, METADATA_TRACK, VIDEO_TRACK};
 use crate::ntp;
 
 /// The header of a box.
@@ -41,6 +41,8 @@ pub struct Movie {
     pub video: Codec,
     /// Codec of the audio track, if there is one.
     pub audio: Option<Codec>,
+    /// Whether there is a track of metadata.
+    pub metadata: bool,
 }
 
 /// What one `moof` says.
@@ -56,7 +58,7 @@ pub struct FragmentInfo {
 
 /// Reads the content of a `moov` box.
 pub fn movie(content: &[u8]) -> Option<Movie> {
-    let (mut video, mut audio) = (None, None);
+    let (mut video, mut audio, mut metadata) = (None, None, false);
     for (kind, track) in children(content) {
         if &kind != b"trak" {
             continue;
@@ -73,11 +75,12 @@ pub fn movie(content: &[u8]) -> Option<Movie> {
             (AUDIO_TRACK, b"ulaw") => audio = Some(Codec::Pcmu),
             (AUDIO_TRACK, b"alaw") => audio = Some(Codec::Pcma),
             (AUDIO_TRACK, b"Opus") => audio = Some(Codec::Opus),
+            (METADATA_TRACK, b"metx") => metadata = true,
             _ => return None,
         }
     }
     let (video_timescale, video) = video?;
-    Some(Movie { video_timescale, video, audio })
+    Some(Movie { video_timescale, video, audio, metadata })
 }
 
 /// Reads the content of a `moof` box.

@@ -10,14 +10,17 @@ use proptest::prelude::*;
 
 use super::init::{DEPENDENT_SAMPLE, SYNC_SAMPLE};
 use super::*;
-use crate::frame::{Arrival, AudioFrame, AudioTrack, Tracks, VideoFrame, VideoTrack};
+use crate::frame::{
+    Arrival, AudioFrame, AudioTrack, Document, MetadataTrack, Tracks, VideoFrame, VideoTrack,
+};
 
 const ARRIVAL: Arrival = Arrival { at: Timestamp::UNIX_EPOCH, monotonic_us: 0 };
 /// Of AAC.
 const FRAME: NonZeroU32 = NonZeroU32::new(1_024).unwrap();
 const START: Timestamp = Timestamp::from_micros(1_795_420_800_123_456);
 
-fn tracks(audio: bool) -> Tracks {
+/// `beside`: with audio and metadata.
+fn tracks(beside: bool) -> Tracks {
     Tracks {
         video: VideoTrack {
             codec: Codec::H264,
@@ -26,11 +29,13 @@ fn tracks(audio: bool) -> Tracks {
             width: 640,
             height: 360,
         },
-        audio: audio.then(|| AudioTrack {
+        audio: beside.then(|| AudioTrack {
             codec: Codec::Aac,
             timescale: NonZeroU32::new(16_000).unwrap(),
             sample_entry: Bytes::from_static(b"\0\0\0\x08mp4a"),
         }),
+        metadata: beside
+            .then(|| MetadataTrack { sample_entry: metadata::sample_entry(metadata::Packing::Xml) }),
         not_recorded: Vec::new(),
     }
 }
@@ -40,6 +45,7 @@ fn tracks(audio: bool) -> Tracks {
 enum Op {
     Video { media_time: i64, sync: bool, bytes: usize },
     Audio { media_time: i64, bytes: usize },
+    Document { media_time: i64, bytes: usize },
     Cut { next_known: bool },
 }
 
@@ -47,7 +53,9 @@ fn ops(media_time: impl Strategy<Value = i64> + Clone + 'static) -> impl Strateg
     let op = prop_oneof![
         6 => (media_time.clone(), any::<bool>(), 0..40_usize)
             .prop_map(|(media_time, sync, bytes)| Op::Video { media_time, sync, bytes }),
-        3 => (media_time, 0..40_usize).prop_map(|(media_time, bytes)| Op::Audio { media_time, bytes }),
+        3 => (media_time.clone(), 0..40_usize)
+            .prop_map(|(media_time, bytes)| Op::Audio { media_time, bytes }),
+        2 => (media_time, 0..40_usize).prop_map(|(media_time, bytes)| Op::Document { media_time, bytes }),
         1 => any::<bool>().prop_map(|next_known| Op::Cut { next_known }),
     ];
     proptest::collection::vec(op, 0..120)
@@ -102,16 +110,24 @@ struct Played {
     end: i64,
     video: Vec<(Vec<u8>, i64, bool)>,
     audio: Vec<Vec<u8>>,
+    documents: Vec<(Vec<u8>, i64)>,
 }
 
-/// Runs a muxer; frames that never made it into a fragment (audio behind the last picture) are not listed.
-fn play(ops: &[Op], with_audio: bool) -> Played {
-    let tracks = tracks(with_audio);
+/// Runs a muxer; what never made it into a fragment (audio and documents behind the last picture) are not listed.
+fn play(ops: &[Op], beside: bool) -> Played {
+    let tracks = tracks(beside);
     let mut muxer = Muxer::new(&tracks);
     let file = init::header(&tracks, START);
-    let mut played =
-        Played { borders: vec![file.len()], file, zero: 0, end: 0, video: vec![], audio: vec![] };
-    let mut waiting = (vec![], vec![]);
+    let mut played = Played {
+        borders: vec![file.len()],
+        file,
+        zero: 0,
+        end: 0,
+        video: vec![],
+        audio: vec![],
+        documents: vec![],
+    };
+    let mut waiting = (vec![], vec![], vec![]);
     let finish = [Op::Cut { next_known: false }];
     for (n, op) in ops.iter().chain(&finish).enumerate() {
         let fill = u8::try_from(n % 251).unwrap();
@@ -124,7 +140,7 @@ fn play(ops: &[Op], with_audio: bool) -> Played {
             }
             Op::Audio { media_time, bytes } => {
                 let data = vec![fill; bytes];
-                if with_audio {
+                if beside {
                     waiting.1.push(data.clone());
                 }
                 muxer.push_audio(&AudioFrame {
@@ -134,10 +150,17 @@ fn play(ops: &[Op], with_audio: bool) -> Played {
                     arrival: ARRIVAL,
                 });
             }
+            Op::Document { media_time, bytes } => {
+                let data = vec![fill; bytes];
+                if beside {
+                    waiting.2.push((data.clone(), media_time));
+                }
+                muxer.push_document(&Document { data: data.into(), media_time, arrival: ARRIVAL });
+            }
             Op::Cut { next_known } => {
                 let next = ops[n.min(ops.len())..].iter().find_map(|op| match op {
                     Op::Video { media_time, .. } => Some(*media_time),
-                    Op::Audio { .. } | Op::Cut { .. } => None,
+                    Op::Audio { .. } | Op::Document { .. } | Op::Cut { .. } => None,
                 });
                 if let Some(fragment) = muxer.finish_fragment(next.filter(|_| next_known)).unwrap() {
                     assert_eq!(
@@ -151,6 +174,7 @@ fn play(ops: &[Op], with_audio: bool) -> Played {
                     played.borders.push(played.file.len());
                     played.video.append(&mut waiting.0);
                     played.audio.append(&mut waiting.1);
+                    played.documents.append(&mut waiting.2);
                 }
             }
         }
@@ -177,17 +201,20 @@ fn check_bytes_order_and_flags(played: &Played) {
     let audio = read_track(&played.file, AUDIO_TRACK);
     assert_eq!(audio.iter().map(|sample| sample.data.clone()).collect::<Vec<_>>(), played.audio);
     assert_strictly_increasing(&audio);
+    let documents = read_track(&played.file, METADATA_TRACK);
+    assert!(documents.iter().map(|sample| &sample.data).eq(played.documents.iter().map(|(data, _)| data)));
+    assert_strictly_increasing(&documents);
 }
 
 proptest! {
     #[test]
-    fn whatever_comes_is_read_back(ops in ops(any::<i64>()), audio: bool) {
-        check_bytes_order_and_flags(&play(&ops, audio));
+    fn whatever_comes_is_read_back(ops in ops(any::<i64>()), beside: bool) {
+        check_bytes_order_and_flags(&play(&ops, beside));
     }
 
     #[test]
-    fn presentation_times_are_kept(ops in ops(-100_000_000..100_000_000_i64), audio: bool) {
-        let played = play(&ops, audio);
+    fn presentation_times_are_kept(ops in ops(-100_000_000..100_000_000_i64), beside: bool) {
+        let played = play(&ops, beside);
         check_bytes_order_and_flags(&played);
         let presented: Vec<_> = read_track(&played.file, VIDEO_TRACK).iter().map(|sample| sample.presented).collect();
         let expected: Vec<_> = played.video.iter().map(|(_, media_time, _)| media_time - played.zero).collect();
@@ -264,6 +291,30 @@ fn audio_counts_from_the_first_picture_and_never_below() {
 }
 
 #[test]
+fn documents_keep_their_times_across_fragments() {
+    let document = |media_time| Op::Document { media_time, bytes: 5 };
+    let cut = || Op::Cut { next_known: true };
+    // One is of before the first picture, one of before the end of the fragment that went before it.
+    let ops = [
+        video(90_000),
+        document(80_000),
+        document(93_600),
+        video(97_200),
+        cut(),
+        video(100_800),
+        document(98_000),
+        document(101_000),
+        document(101_000),
+    ];
+    let read = read_track(&play(&ops, true).file, METADATA_TRACK);
+    assert_eq!(
+        read.iter().map(|sample| sample.decoded).collect::<Vec<_>>(),
+        [0, 3_600, 8_000, 11_000, 11_001]
+    );
+    assert_eq!(read.iter().map(|sample| sample.duration).collect::<Vec<_>>(), [3_600, 1, 3_000, 1, 1]);
+}
+
+#[test]
 fn a_fragment_needs_a_picture() {
     let mut muxer = Muxer::new(&tracks(true));
     muxer.push_audio(&AudioFrame {
@@ -282,6 +333,7 @@ fn the_header_tells_the_tracks() {
     let moov = scan::box_header(&header[ftyp..]).unwrap();
     assert_eq!(&moov.kind, b"moov");
     let movie = scan::movie(&header[ftyp + 8..ftyp + usize::try_from(moov.bytes).unwrap()]);
-    let expected = scan::Movie { video_timescale: 90_000, video: Codec::H264, audio: Some(Codec::Aac) };
+    let expected =
+        scan::Movie { video_timescale: 90_000, video: Codec::H264, audio: Some(Codec::Aac), metadata: true };
     assert_eq!(movie, Some(expected));
 }

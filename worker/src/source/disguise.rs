@@ -14,13 +14,13 @@ const DISGUISE: &[u8] = b"g722/48000";
 const MOST: usize = 256 << 10;
 
 /// Whether a stream of this name and rate is Opus in disguise.
-pub(super) fn is_opus(encoding_name: &str, rate: u32) -> bool {
+pub fn is_opus(encoding_name: &str, rate: u32) -> bool {
     encoding_name == "g722" && rate == 48_000
 }
 
 /// What is to be done with what a camera has said so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// Wait for more of it.
     More,
     /// Pass so many bytes on.
@@ -30,7 +30,7 @@ pub(super) enum Step {
 }
 
 /// Reads what is said, one answer at a time, and disguises what is described in it.
-pub(super) fn step(said: &mut [u8]) -> Step {
+pub fn step(said: &mut [u8]) -> Step {
     let Some(head) = said.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if said.len() < MOST { Step::More } else { Step::Done };
     };

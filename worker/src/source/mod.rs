@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use longwatch_events::fact::Cause;
 
-use crate::frame::{AudioFrame, SenderReport, Tracks, VideoFrame};
+use crate::frame::{Beside, SenderReport, Tracks, VideoFrame};
 
 pub mod address;
 mod classify;
-mod disguise;
+pub mod disguise;
+pub mod documents;
 pub mod greeting;
+mod placing;
 pub mod rtsp;
 pub mod tls;
 mod tunnel;
@@ -41,8 +43,8 @@ pub enum Received {
     Tracks(Arc<Tracks>),
     /// The next picture in decoding order.
     Video(VideoFrame),
-    /// The next audio frame.
-    Audio(AudioFrame),
+    /// The next of what accompanies the pictures.
+    Beside(Beside),
     /// What the camera says of its clocks.
     Report(SenderReport),
 }

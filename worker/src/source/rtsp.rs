@@ -1,9 +1,9 @@
-//! Cameras over RTSP/1.0 (RFC 2326), media interleaved in its TCP connection. The only module that names `retina`, with its part [`streams`].
+//! Cameras over RTSP/1.0 (RFC 2326), media interleaved in its TCP connection. The only module that names `retina`, with its parts.
 //!
-//! A thin shell: it connects, chooses streams, and turns the library's frames and errors into ours. Invariants: every
-//! wait has a bound; the only address ever connected to is the one the policy allowed; no credential leaves it.
+//! A thin shell: it connects and chooses streams; [`session`] turns the library's frames and errors into ours, [`metadata`] has the
+//! camera's metadata over a connection of its own. Invariants: every wait has a bound; the only address ever connected to is the
+//! one the policy allowed; no credential leaves it.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,20 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
-use bytes::Bytes;
-use futures::StreamExt;
 use longwatch_events::assignment::SourceSecret;
 use longwatch_events::fact::Cause;
 use longwatch_events::time::Clock;
 use retina::client::{
-    Credentials, Demuxed, Described, InitialTimestampPolicy, PlayOptions, Session as RetinaSession,
-    SessionGroup, SessionIdPolicy, SessionOptions, SetupOptions, TeardownPolicy, Transport,
+    Credentials, Described, InitialTimestampPolicy, PlayOptions, Session as RetinaSession, SessionGroup,
+    SessionIdPolicy, SessionOptions, SetupOptions, TeardownPolicy, Transport,
 };
-use retina::codec::{CodecItem, FrameFormat};
-use retina::rtcp::ReceivedCompoundPacket;
+use retina::codec::FrameFormat;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::address::AddressPolicy;
@@ -33,13 +30,14 @@ use super::classify::{Redactor, cause, io_cause};
 use super::greeting::{self, Answer};
 use super::tls::{self, Refusal, Trust};
 use super::tunnel::{Passage, Tunnel};
-use super::{Failure, Received, Session, Source};
-use crate::frame::{Arrival, AudioFrame, SenderReport, Tracks, VideoFrame, is_random_access};
-use crate::timeline::steady::SteadyClock;
+use super::{Failure, Source};
 
+mod metadata;
+mod session;
 mod streams;
 
-use streams::{audio_duration, audio_track, choose, has_opus, others, video_track, wants_disguise};
+pub use session::RtspSession;
+use streams::{choose, has_opus, wants_disguise};
 
 /// Who we say we are.
 const USER_AGENT: &str = concat!("Longwatch/", env!("CARGO_PKG_VERSION"));
@@ -60,6 +58,8 @@ pub struct Timeouts {
     pub frame: Duration,
     /// To acknowledge the end of a session.
     pub teardown: Duration,
+    /// Until its metadata is asked for again that could not be had; each time twice as long, up to 20 times this.
+    pub metadata: Duration,
 }
 
 impl Default for Timeouts {
@@ -69,12 +69,16 @@ impl Default for Timeouts {
             play: Duration::from_secs(5),
             frame: Duration::from_secs(10),
             teardown: Duration::from_secs(2),
+            metadata: Duration::from_secs(30),
         }
     }
 }
 
 /// A camera that can be opened again and again.
-pub struct RtspSource {
+pub struct RtspSource(Arc<Camera>);
+
+/// A camera, and what is known of it.
+struct Camera {
     url: Result<Url, Failure>,
     secret: SourceSecret,
     policy: AddressPolicy,
@@ -86,6 +90,8 @@ pub struct RtspSource {
     redactor: Arc<Redactor>,
     /// It was found to send Opus, and no sound that can be had at less cost.
     opus: AtomicBool,
+    /// Its metadata was offered and could not be had.
+    without_metadata: AtomicBool,
 }
 
 impl RtspSource {
@@ -99,7 +105,7 @@ impl RtspSource {
     ) -> Self {
         let url = parse_url(&secret.url);
         let redactor = Arc::new(redactor(&secret));
-        Self {
+        Self(Arc::new(Camera {
             url,
             secret,
             policy,
@@ -109,9 +115,12 @@ impl RtspSource {
             group: Arc::default(),
             redactor,
             opus: AtomicBool::new(false),
-        }
+            without_metadata: AtomicBool::new(false),
+        }))
     }
+}
 
+impl Camera {
     fn failure(&self, error: &retina::Error) -> Failure {
         failure(&self.redactor, error)
     }
@@ -322,19 +331,13 @@ impl RtspSource {
     }
 
     async fn play(
-        &self,
+        self: &Arc<Self>,
         mut session: RetinaSession<Described>,
         tunnel: Option<Tunnel>,
     ) -> Result<RtspSession, Failure> {
-        let streams = choose(session.streams())?;
-        let setup = || {
-            SetupOptions::default()
-                .transport(Transport::Tcp(Default::default()))
-                .frame_format(FrameFormat::MP4)
-        };
+        let mut streams = choose(session.streams())?;
         session.setup(streams.video, setup()).await.map_err(|e| self.failure(&e))?;
-        let mut audio = streams.audio;
-        if let Some(index) = audio
+        if let Some(index) = streams.audio
             && let Err(e) = session.setup(index, setup()).await
         {
             // A status is an answer, and the connection is well; anything else is the end of it.
@@ -342,31 +345,22 @@ impl RtspSource {
                 return Err(self.failure(&e));
             }
             tracing::info!(detail = self.redactor.detail(&e.to_string()), "camera refused its audio stream");
-            audio = None;
+            streams.audio = None;
         }
-        let options = PlayOptions::default().initial_timestamp(InitialTimestampPolicy::Permissive);
-        let playing = session.play(options).await.map_err(|e| self.failure(&e))?;
+        let playing = session.play(play_options()).await.map_err(|e| self.failure(&e))?;
         let demuxed = playing
             .demuxed()
             .map_err(|e| Failure::new(Cause::UnsupportedCodec, self.redactor.detail(&e.to_string())))?;
-        let now = Instant::now();
-        Ok(RtspSession {
-            demuxed,
-            video: streams.video,
-            audio,
-            tracks: None,
-            queued: VecDeque::new(),
-            early_report: None,
-            opened: now,
-            steady: SteadyClock::new(self.clock.now(), 0),
-            picture_due: now + self.timeouts.frame,
-            timeouts: self.timeouts,
-            clock: Arc::clone(&self.clock),
-            group: Arc::clone(&self.group),
-            redactor: Arc::clone(&self.redactor),
-            _tunnel: tunnel,
-        })
+        Ok(RtspSession::new(Arc::clone(self), demuxed, &streams, tunnel))
     }
+}
+
+fn setup() -> SetupOptions {
+    SetupOptions::default().transport(Transport::Tcp(Default::default())).frame_format(FrameFormat::MP4)
+}
+
+fn play_options() -> PlayOptions {
+    PlayOptions::default().initial_timestamp(InitialTimestampPolicy::Permissive)
 }
 
 /// Where a camera is: its address in place of its name.
@@ -391,14 +385,15 @@ impl Source for RtspSource {
     type Session = RtspSession;
 
     async fn open(&self) -> Result<RtspSession, Failure> {
-        let stale = self.group.stale_sessions();
+        let camera = &self.0;
+        let stale = camera.group.stale_sessions();
         if stale.num_sessions > 0 {
             // A camera of few sessions refuses a new one while it keeps the old; bounded, for it may just as well not.
-            let _ = timeout(self.timeouts.teardown, self.group.await_stale_sessions(&stale)).await;
+            let _ = timeout(camera.timeouts.teardown, camera.group.await_stale_sessions(&stale)).await;
         }
         let (described, tunnel) =
-            within(self.timeouts.connect, "answer to a connection and DESCRIBE", self.describe()).await?;
-        within(self.timeouts.play, "answer to SETUP and PLAY", self.play(described, tunnel)).await
+            within(camera.timeouts.connect, "answer to a connection and DESCRIBE", camera.describe()).await?;
+        within(camera.timeouts.play, "answer to SETUP and PLAY", camera.play(described, tunnel)).await
     }
 }
 
@@ -488,132 +483,6 @@ fn stays_at(session: &RetinaSession<Described>, url: &Url) -> bool {
     let absolute = session.sdp().windows(3).any(|window| window == b"://");
     let same = |control: &Url| literal(control) == literal(url) && control.port() == url.port();
     !absolute && session.streams().iter().all(|stream| stream.control().is_some_and(same))
-}
-
-/// A camera that plays.
-pub struct RtspSession {
-    demuxed: Demuxed,
-    video: usize,
-    audio: Option<usize>,
-    /// What was told last.
-    tracks: Option<Arc<Tracks>>,
-    queued: VecDeque<Received>,
-    /// The newest report, until the first picture gives it a meaning.
-    early_report: Option<SenderReport>,
-    opened: Instant,
-    steady: SteadyClock,
-    picture_due: Instant,
-    timeouts: Timeouts,
-    clock: Arc<dyn Clock>,
-    group: Arc<SessionGroup>,
-    redactor: Arc<Redactor>,
-    /// What its connection goes through.
-    _tunnel: Option<Tunnel>,
-}
-
-impl RtspSession {
-    fn stalled(&self) -> Failure {
-        let what = if self.tracks.is_some() { "no picture" } else { "no picture with its parameter sets" };
-        Failure::new(Cause::Stalled, format!("{what} for {} ms", self.timeouts.frame.as_millis()))
-    }
-
-    fn current_tracks(&self) -> Option<Tracks> {
-        let streams = self.demuxed.streams();
-        let video = video_track(streams.get(self.video)?)?;
-        let audio = self.audio.and_then(|index| streams.get(index)).and_then(audio_track);
-        let not_recorded = others(streams, self.video, audio.as_ref().and(self.audio));
-        Some(Tracks { video, audio, not_recorded })
-    }
-
-    /// What is taken now was received now, as near as can be told.
-    fn arrival(&mut self) -> Arrival {
-        let passed = Instant::now().duration_since(self.opened);
-        let monotonic_us = i64::try_from(passed.as_micros()).unwrap_or(i64::MAX);
-        Arrival { at: self.steady.read(self.clock.now(), monotonic_us), monotonic_us }
-    }
-
-    fn take_report(&mut self, packet: &ReceivedCompoundPacket) {
-        if packet.stream_id() != self.video {
-            return;
-        }
-        let (Some(time), Some(first)) = (packet.rtp_timestamp(), packet.pkts().next()) else { return };
-        let Ok(Some(report)) = first.as_sender_report() else { return };
-        let (media_time, ntp) = (time.elapsed(), report.ntp_timestamp().0);
-        let report = SenderReport { media_time, ntp, arrival: self.arrival() };
-        if self.tracks.is_some() {
-            self.queued.push_back(Received::Report(report));
-        } else {
-            self.early_report = Some(report);
-        }
-    }
-
-    fn take_picture(&mut self, frame: retina::codec::VideoFrame) {
-        if self.tracks.is_none() || frame.has_new_parameters() {
-            let Some(tracks) = self.current_tracks() else {
-                return;
-            };
-            if self.tracks.as_deref() != Some(&tracks) {
-                let tracks = Arc::new(tracks);
-                self.tracks = Some(Arc::clone(&tracks));
-                self.queued.push_back(Received::Tracks(tracks));
-                self.queued.extend(self.early_report.take().map(Received::Report));
-            }
-        }
-        let Some(codec) = self.tracks.as_ref().map(|tracks| tracks.video.codec) else {
-            return;
-        };
-        let arrival = self.arrival();
-        self.picture_due = Instant::now() + self.timeouts.frame;
-        let media_time = frame.timestamp().elapsed();
-        let random_access = is_random_access(codec, frame.data());
-        let data = frame.into_data().into();
-        self.queued.push_back(Received::Video(VideoFrame { data, media_time, random_access, arrival }));
-    }
-
-    fn take_audio(&mut self, frame: &retina::codec::AudioFrame) {
-        // Before the first picture nobody knows where it belongs.
-        if self.tracks.is_some() && Some(frame.stream_id()) == self.audio {
-            let Some(stream) = self.demuxed.streams().get(frame.stream_id()) else { return };
-            let Some(duration) = audio_duration(stream, frame) else {
-                tracing::debug!(bytes = frame.data().len(), "camera sent sound that is none");
-                return;
-            };
-            let data = Bytes::copy_from_slice(frame.data());
-            let (media_time, arrival) = (frame.timestamp().elapsed(), self.arrival());
-            self.queued.push_back(Received::Audio(AudioFrame { data, media_time, duration, arrival }));
-        }
-    }
-}
-
-impl Session for RtspSession {
-    async fn next(&mut self) -> Result<Received, Failure> {
-        loop {
-            if let Some(received) = self.queued.pop_front() {
-                return Ok(received);
-            }
-            let item = timeout_at(self.picture_due, self.demuxed.next()).await.map_err(|_| self.stalled())?;
-            match item {
-                None => return Err(Failure::new(Cause::Closed, "the camera closed the connection")),
-                Some(Err(e)) => return Err(failure(&self.redactor, &e)),
-                Some(Ok(CodecItem::VideoFrame(frame))) => self.take_picture(frame),
-                Some(Ok(CodecItem::AudioFrame(frame))) => self.take_audio(&frame),
-                Some(Ok(CodecItem::Rtcp(packet))) => self.take_report(&packet),
-                // Metadata; the library may add kinds.
-                Some(Ok(_)) => {}
-            }
-            // Sound without pictures is a stall as well.
-            if self.queued.is_empty() && Instant::now() >= self.picture_due {
-                return Err(self.stalled());
-            }
-        }
-    }
-
-    async fn close(self) {
-        let Self { demuxed, group, timeouts, _tunnel, .. } = self;
-        // Dropping it sends TEARDOWN in the background.
-        drop(demuxed);
-        let _ = timeout(timeouts.teardown, group.await_teardown()).await;
-    }
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ pub(crate) fn put_old(system: &System, number: u32, minute: i64, mebibytes: usiz
         width: 640,
         height: 360,
     };
-    let tracks = Tracks { video, audio: None, not_recorded: Vec::new() };
+    let tracks = Tracks { video, audio: None, metadata: None, not_recorded: Vec::new() };
     let mut muxer = Muxer::new(&tracks);
     let (data, arrival) = (vec![b'.'; mebibytes << 20].into(), Arrival { at: start, monotonic_us: 0 });
     muxer.push_video(&VideoFrame { data, media_time: 0, random_access: true, arrival });

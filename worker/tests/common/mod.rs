@@ -78,6 +78,7 @@ impl Clip {
                 timescale: NonZeroU32::new(16_000).unwrap(),
                 sample_entry: entries[index].clone(),
             }),
+            metadata: None,
             not_recorded: Vec::new(),
         };
         let file = Bytes::from(file);

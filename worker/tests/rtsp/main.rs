@@ -116,7 +116,7 @@ fn within(step: Duration, trust: Trust, url: String, allowed: &[&str], allows_ba
     let secret = SourceSecret { url, username: Some("operator".into()), password: Some("hunter2".into()) };
     let policy = AddressPolicy::new(allowed.iter().map(|network| network.parse().unwrap()).collect());
     let policy = policy.with_basic(allows_basic);
-    let timeouts = Timeouts { connect: step, play: step, frame: step, teardown: step };
+    let timeouts = Timeouts { connect: step, play: step, frame: step, teardown: step, metadata: step };
     RtspSource::new(secret, policy, trust, timeouts, Arc::new(SystemClock))
 }
 
@@ -352,6 +352,57 @@ async fn it_sends_opus_and_what_costs_less() {
     let asked = camera.asked.lock().unwrap();
     let set_up: Vec<&String> = asked.iter().filter(|request| request.starts_with("SETUP")).collect();
     assert!(set_up.len() == 2 && set_up[1].contains("track2"), "{set_up:?}");
+}
+
+const METADATA: &str =
+    "m=application 0 RTP/AVP 98\r\na=rtpmap:98 vnd.onvif.metadata/90000\r\na=control:track2\r\n";
+
+/// Waits until a camera was asked so often for what contains `part`.
+async fn until_asked(camera: &Camera, method: &str, part: &str, times: usize) {
+    let asked = || {
+        let asked = camera.asked.lock().unwrap();
+        asked.iter().filter(|request| request.starts_with(method) && request.contains(part)).count()
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while asked() < times {
+        assert!(tokio::time::Instant::now() < deadline, "{method} {part} {} of {times} times", asked());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn its_metadata_has_a_session_of_its_own() {
+    let media = format!("{METADATA}{VIDEO}");
+    let camera = Camera::start(move |request| polite(request, "rtsp://127.0.0.1/stream/", "", &media)).await;
+    let session = open(camera.url()).await.unwrap();
+    until_asked(&camera, "SETUP", "track2", 1).await;
+    until_asked(&camera, "PLAY", "", 2).await;
+    session.close().await;
+    until_asked(&camera, "TEARDOWN", "", 2).await;
+    // Neither asked for the other's stream.
+    until_asked(&camera, "SETUP", "", 2).await;
+    assert_eq!(camera.asked.lock().unwrap().iter().filter(|request| request.starts_with("SETUP")).count(), 2);
+}
+
+#[tokio::test]
+async fn its_metadata_is_refused_and_asked_for_again() {
+    let media = format!("{VIDEO}{METADATA}");
+    let camera = Camera::start(move |request| {
+        if request.starts_with("SETUP") && request.contains("track2") {
+            return answer(request, "503 Too Many Sessions", "", "");
+        }
+        polite(request, "rtsp://127.0.0.1/stream/", "", &media)
+    })
+    .await;
+    let mut session = open(camera.url()).await.unwrap();
+    // Whatever becomes of it, the session of the video waits for its pictures.
+    let (failed, ()) = tokio::join!(session.next(), until_asked(&camera, "SETUP", "track2", 1));
+    assert_eq!(failed.unwrap_err().cause, Cause::Stalled);
+    until_asked(&camera, "SETUP", "track2", 2).await;
+    session.close().await;
+    let asked = camera.asked.lock().unwrap().len();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(camera.asked.lock().unwrap().len(), asked, "who is not listened to is not asked");
 }
 
 #[tokio::test]

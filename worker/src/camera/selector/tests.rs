@@ -6,7 +6,7 @@ use longwatch_events::settings::{EventRecording, Recording, RecordingMode};
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::Arrival;
+use crate::frame::{Arrival, AudioFrame};
 use crate::wish::REACT_MS;
 use crate::wish::events::{Span, Spans};
 
@@ -26,10 +26,11 @@ fn picture(n: i64, random_access: bool) -> VideoFrame {
     VideoFrame { data: Bytes::from_static(&[0; BYTES]), media_time: n, random_access, arrival }
 }
 
-fn sound(n: i64) -> AudioFrame {
+fn sound(n: i64) -> Beside {
     let arrival = Arrival { at: at(n * STEP_MS), monotonic_us: 0 };
     let duration = NonZeroU32::new(1).unwrap();
-    AudioFrame { data: Bytes::from_static(&[0; 10]), media_time: -n, duration, arrival }
+    let data = Bytes::from_static(&[0; 10]);
+    Beside::Audio(AudioFrame { data, media_time: -n, duration, arrival })
 }
 
 /// Around events; `pre_ms` before each of them.
@@ -66,7 +67,8 @@ impl Recorded {
                                 }
                                 self.recordings.last_mut().unwrap().push(frame.media_time);
                             }
-                            Held::Audio(frame) => {
+                            Held::Beside(Beside::Metadata(_)) => unreachable!("there is none"),
+                            Held::Beside(Beside::Audio(frame)) => {
                                 self.recordings.last_mut().unwrap().push(frame.media_time);
                             }
                         }
@@ -134,7 +136,7 @@ fn an_event_is_recorded_from_the_keyframe_before_it_and_its_audio_with_it() {
     let idle = around(1_000, &spans);
     for n in 0..50 {
         recorded.video(picture(n, n % 7 == 0), &idle);
-        assert_eq!(recorded.selector.audio(sound(n), recorded.is_open).map(|_| ()), None);
+        assert_eq!(recorded.selector.beside(sound(n), recorded.is_open).map(|_| ()), None);
     }
     assert!(recorded.recordings.is_empty() && recorded.selector.bytes() <= (10 + 20 + 7 + 1) * (BYTES + 10));
     // Given an event half a second ago, a second before which is wanted, …

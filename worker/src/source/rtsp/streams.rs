@@ -9,8 +9,9 @@ use retina::client::Stream;
 use retina::codec::{AudioFrame, ParametersRef};
 
 use crate::fmp4::init::g711_sample_entry;
+use crate::fmp4::metadata::{self, Packing};
 use crate::fmp4::opus;
-use crate::frame::{AudioTrack, VideoTrack};
+use crate::frame::{AudioTrack, MetadataTrack, VideoTrack};
 use crate::source::{Failure, disguise};
 
 /// Streams that are told of one camera: more are not to be expected.
@@ -20,9 +21,10 @@ const MAX_OTHERS: usize = 10;
 pub(super) struct Chosen {
     pub(super) video: usize,
     pub(super) audio: Option<usize>,
+    pub(super) metadata: Option<usize>,
 }
 
-/// The first video stream and the first audio stream this version records.
+/// The first video stream, and the first of audio and of metadata that this version records.
 pub(super) fn choose(streams: &[Stream]) -> Result<Chosen, Failure> {
     let is_video = |stream: &Stream| stream.media() == "video" && video_codec(stream).is_some();
     let Some(video) = streams.iter().position(is_video) else {
@@ -34,12 +36,12 @@ pub(super) fn choose(streams: &[Stream]) -> Result<Chosen, Failure> {
         ));
     };
     let audio = streams.iter().position(|stream| audio_track(stream).is_some());
-    Ok(Chosen { video, audio })
+    Ok(Chosen { video, audio, metadata: metadata_stream(streams) })
 }
 
 /// The streams other than these, as `media/encoding`.
-pub(super) fn others(streams: &[Stream], video: usize, audio: Option<usize>) -> Vec<String> {
-    let unchosen = streams.iter().enumerate().filter(|(index, _)| *index != video && Some(*index) != audio);
+pub(super) fn others(streams: &[Stream], recorded: &[Option<usize>]) -> Vec<String> {
+    let unchosen = streams.iter().enumerate().filter(|(index, _)| !recorded.contains(&Some(*index)));
     unchosen.map(|(_, stream)| kind(stream)).take(MAX_OTHERS).collect()
 }
 
@@ -48,6 +50,26 @@ fn kind(stream: &Stream) -> String {
     let name = if is_opus(stream) { "opus" } else { stream.encoding_name() };
     let text = format!("{}/{name}", stream.media());
     text.chars().filter(|c| !c.is_control()).take(50).collect()
+}
+
+/// The first stream of metadata.
+pub(super) fn metadata_stream(streams: &[Stream]) -> Option<usize> {
+    streams.iter().position(|stream| packing(stream).is_some())
+}
+
+/// How the documents of a stream of metadata are packed (ONVIF Streaming Specification, section 5.2.1.1); `None` if it is none.
+fn packing(stream: &Stream) -> Option<Packing> {
+    match (stream.media(), stream.encoding_name()) {
+        ("application", "vnd.onvif.metadata") => Some(Packing::Xml),
+        ("application", "vnd.onvif.metadata.gzip") => Some(Packing::Gzip),
+        ("application", "vnd.onvif.metadata.exi.onvif" | "vnd.onvif.metadata.exi.ext") => Some(Packing::Exi),
+        _ => None,
+    }
+}
+
+/// What there is to know of a stream of metadata; `None` if it is none.
+pub(super) fn metadata_track(stream: &Stream) -> Option<MetadataTrack> {
+    Some(MetadataTrack { sample_entry: metadata::sample_entry(packing(stream)?) })
 }
 
 /// Whether a stream is Opus in disguise.
