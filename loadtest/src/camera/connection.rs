@@ -298,6 +298,9 @@ impl Connection {
             Some(AUDIO_CONTROL) if camera.feed.clip().audio.is_some() => {
                 (Kind::Audio, Channels { rtp: 2, rtcp: 3 })
             }
+            Some(METADATA_CONTROL) if camera.feed.traits().refuses_metadata => {
+                return self.reply(Status::MethodNotValidInThisState, cseq, &[], "");
+            }
             Some(METADATA_CONTROL) if camera.feed.clip().metadata.is_some() => {
                 (Kind::Metadata, Channels { rtp: 4, rtcp: 5 })
             }

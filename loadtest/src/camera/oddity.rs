@@ -57,6 +57,8 @@ pub enum Oddity {
     MetadataHuge,
     /// `metadata-endless`: a document that does not end.
     MetadataEndless,
+    /// `metadata-refused`: offers metadata, and refuses it.
+    MetadataRefused,
     /// `slow`: takes a second for each answer, and sends what it has every 3 s.
     Slow,
 }
@@ -84,13 +86,15 @@ pub struct Traits {
     pub announced: Announced,
     /// It takes so long for each answer.
     pub answers_after: Option<Duration>,
+    /// It refuses the metadata that it offers.
+    pub refuses_metadata: bool,
     /// Packets are held back for so long, and then sent together.
     pub burst: Option<Duration>,
 }
 
 impl Oddity {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 24] = [
+    pub const ALL: [(&'static str, Self); 25] = [
         ("pcmu", Self::Pcmu),
         ("pcma", Self::Pcma),
         ("opus", Self::Opus),
@@ -115,6 +119,7 @@ impl Oddity {
         ("metadata-garbage", Self::MetadataGarbage),
         ("metadata-huge", Self::MetadataHuge),
         ("metadata-endless", Self::MetadataEndless),
+        ("metadata-refused", Self::MetadataRefused),
     ];
 
     /// What it shows.
@@ -129,7 +134,7 @@ impl Oddity {
             Self::Pcma => small(usual)?.with_sound(Sound::Pcma),
             Self::Opus => small(usual)?.with_sound(Sound::Opus),
             Self::G722 => small(usual)?.with_sound(Sound::G722),
-            Self::Metadata => small(usual)?.with_metadata(Metadata::Documents),
+            Self::Metadata | Self::MetadataRefused => small(usual)?.with_metadata(Metadata::Documents),
             Self::MetadataGarbage => small(usual)?.with_metadata(Metadata::Garbage),
             Self::MetadataHuge => small(usual)?.with_metadata(Metadata::Huge),
             Self::MetadataEndless => small(usual)?.with_metadata(Metadata::Endless),
@@ -175,6 +180,7 @@ impl Oddity {
             }
             Self::ReportsBehind => Traits { reports: Reports::Ahead { ms: -1_000 }, ..usual },
             Self::ReportsWrong => Traits { reports: Reports::Ahead { ms: -20 * 365 * 86_400_000 }, ..usual },
+            Self::MetadataRefused => Traits { refuses_metadata: true, ..usual },
             Self::NoReports => Traits { reports: Reports::None, ..usual },
             Self::Slow => Traits {
                 answers_after: Some(Duration::from_secs(1)),

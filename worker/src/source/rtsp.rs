@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -92,6 +92,8 @@ struct Camera {
     opus: AtomicBool,
     /// Its metadata was offered and could not be had.
     without_metadata: AtomicBool,
+    /// How often in a row its video failed when its metadata was asked for.
+    coincidences: AtomicU32,
 }
 
 impl RtspSource {
@@ -116,6 +118,7 @@ impl RtspSource {
             redactor,
             opus: AtomicBool::new(false),
             without_metadata: AtomicBool::new(false),
+            coincidences: AtomicU32::new(0),
         }))
     }
 }

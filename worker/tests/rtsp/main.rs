@@ -385,6 +385,22 @@ async fn its_metadata_has_a_session_of_its_own() {
 }
 
 #[tokio::test]
+async fn it_fails_whenever_its_metadata_is_asked_for() {
+    let media = format!("{VIDEO}{METADATA}");
+    let camera = Camera::start(move |request| polite(request, "rtsp://127.0.0.1/stream/", "", &media)).await;
+    let source = source(camera.url(), &["127.0.0.0/8"]);
+    // Given a camera whose session ends twice soon after its metadata was asked for, then it is not asked for a third time.
+    for expected in [true, true, false] {
+        camera.asked.lock().unwrap().clear();
+        let mut session = source.open().await.unwrap();
+        assert_eq!(session.next().await.unwrap_err().cause, Cause::Stalled);
+        session.close().await;
+        let asked = camera.asked.lock().unwrap().iter().any(|request| request.contains("track2"));
+        assert_eq!(asked, expected);
+    }
+}
+
+#[tokio::test]
 async fn its_metadata_is_refused_and_asked_for_again() {
     let media = format!("{VIDEO}{METADATA}");
     let camera = Camera::start(move |request| {

@@ -1,7 +1,13 @@
-//! The server against a plain client on a real socket.
+//! The server against a plain client on a real socket, and against what a worker reads cameras with.
 
 use std::time::Duration;
 
+use longwatch_events::assignment::SourceSecret;
+use longwatch_worker::frame::Beside;
+use longwatch_worker::source::address::AddressPolicy;
+use longwatch_worker::source::rtsp::{RtspSource, Timeouts};
+use longwatch_worker::source::tls::Trust;
+use longwatch_worker::source::{Received, Session as _, Source as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -312,4 +318,82 @@ async fn a_taken_port_is_named_with_the_way_out() {
     let error = Server::bind(&options).unwrap_err().to_string();
     assert!(error.contains(&server.address.to_string()) && error.contains("--listen"), "{error}");
     server.stop.cancel();
+}
+
+/// What a worker's session tells of this camera until `enough` of it has come.
+async fn received(source: &RtspSource, mut enough: impl FnMut(&Received) -> bool) -> Vec<Received> {
+    let listening = async {
+        let mut session = source.open().await.unwrap();
+        let mut all = Vec::new();
+        loop {
+            let received = session.next().await.unwrap();
+            let is_last = enough(&received);
+            all.push(received);
+            if is_last {
+                session.close().await;
+                return all;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, listening).await.unwrap()
+}
+
+fn source(server: &Running, path: &str) -> RtspSource {
+    let secret =
+        SourceSecret { url: format!("rtsp://{}{path}", server.address), username: None, password: None };
+    let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    let clock = Arc::new(longwatch_events::time::SystemClock);
+    RtspSource::new(secret, policy, Trust::of_authorities(), Timeouts::default(), clock)
+}
+
+fn tracks(received: &[Received]) -> Vec<(bool, Vec<String>)> {
+    let tracks = received.iter().filter_map(|received| match received {
+        Received::Tracks(tracks) => Some((tracks.metadata.is_some(), tracks.not_recorded.clone())),
+        Received::Video(_) | Received::Beside(_) | Received::Report(_) => None,
+    });
+    tracks.collect()
+}
+
+#[tokio::test]
+async fn a_worker_gets_each_document_beside_its_picture() {
+    let server = start_usual();
+    let mut documents = 0;
+    let all = received(&source(&server, "/odd/metadata/1"), |received| {
+        documents += u32::from(matches!(received, Received::Beside(_)));
+        documents == 12
+    })
+    .await;
+    assert_eq!(tracks(&all), [(true, vec![])]);
+    let mut numbers = all.iter().filter_map(|received| match received {
+        Received::Beside(Beside::Metadata(document)) => Some(document),
+        Received::Beside(Beside::Audio(_))
+        | Received::Tracks(_)
+        | Received::Video(_)
+        | Received::Report(_) => None,
+    });
+    // Every fifth picture has one: 18,000 units of time between.
+    let first = numbers.next().unwrap().media_time;
+    let off = numbers.zip(1..).map(|(document, n)| (document.media_time - first - n * 18_000).abs()).max();
+    assert!(off <= Some(90), "{off:?} units off");
+    server.stop.cancel();
+    server.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_leaves_metadata_out_that_it_does_not_get_and_says_so() {
+    let server = start_usual();
+    let source = source(&server, "/odd/metadata-refused/1");
+    // Given a camera that refuses what it offers, then that is known before the first picture or soon after it …
+    let all = received(&source, |received| match received {
+        Received::Tracks(tracks) => tracks.metadata.is_none(),
+        Received::Video(_) | Received::Beside(_) | Received::Report(_) => false,
+    })
+    .await;
+    let left_out = vec!["application/vnd.onvif.metadata".to_owned()];
+    assert_eq!(tracks(&all).last(), Some(&(false, left_out.clone())));
+    // … and the next session says it from the beginning on.
+    let all = received(&source, |received| matches!(received, Received::Video(_))).await;
+    assert_eq!(tracks(&all), [(false, left_out)]);
+    server.stop.cancel();
+    server.task.await.unwrap();
 }

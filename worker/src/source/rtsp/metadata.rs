@@ -28,6 +28,8 @@ const LONGEST_PAUSE: u32 = 20;
 
 /// What becomes of a camera's metadata.
 pub(super) enum Told {
+    /// The camera is asked for it now.
+    Asked,
     /// It plays, from a beginning of its own.
     Playing,
     /// It cannot be had, or not any more; it will be tried again.
@@ -56,6 +58,7 @@ pub(super) async fn follow(camera: Arc<Camera>, opened: Instant, to: mpsc::Sende
         let mut pause = camera.timeouts.metadata;
         loop {
             let began = Instant::now();
+            tell(&to, Told::Asked).await;
             let failure = match camera.open_metadata().await {
                 Ok(session) => camera.listen(session, opened, &to).await,
                 Err(failure) => failure,

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -49,6 +50,11 @@ pub struct RtspSession {
     _tunnel: Option<Tunnel>,
 }
 
+/// A session of the video that fails so soon after metadata was asked for may have failed because of that.
+const SUSPICIOUS: Duration = Duration::from_secs(5);
+/// How often in a row that may be before metadata is not asked for any more.
+const COINCIDENCES: u32 = 2;
+
 /// What is had of a camera's metadata, over a connection of its own.
 struct Metadata {
     stream: usize,
@@ -56,6 +62,8 @@ struct Metadata {
     task: JoinHandle<()>,
     /// It is had, or nothing says yet that it is not.
     is_had: bool,
+    /// When it was last asked for.
+    asked: Instant,
     placing: Placing,
 }
 
@@ -69,13 +77,15 @@ impl RtspSession {
     ) -> Self {
         let now = Instant::now();
         let rate = demuxed.streams().get(streams.video).map(Stream::clock_rate_hz).and_then(NonZeroU32::new);
-        let metadata = streams.metadata.zip(rate).map(|(stream, rate)| {
+        let offered = streams.metadata.filter(|_| camera.coincidences.load(Ordering::Relaxed) < COINCIDENCES);
+        let metadata = offered.zip(rate).map(|(stream, rate)| {
             let (to, told) = mpsc::channel(DOCUMENTS);
             Metadata {
                 stream,
                 told,
                 task: tokio::spawn(metadata::follow(Arc::clone(&camera), now, to)),
                 is_had: !camera.without_metadata.load(Ordering::Relaxed),
+                asked: now,
                 placing: Placing::new(rate),
             }
         });
@@ -176,9 +186,25 @@ impl RtspSession {
         }
     }
 
+    /// The session failed. There are cameras of one session that end it when somebody wants another: such a one is recorded without
+    /// its metadata, rather than not.
+    fn suspect_metadata(&self) {
+        let Some(metadata) = &self.metadata else { return };
+        let coincidences = &self.camera.coincidences;
+        if metadata.asked.elapsed() >= SUSPICIOUS {
+            coincidences.store(0, Ordering::Relaxed);
+        } else if coincidences.fetch_add(1, Ordering::Relaxed) + 1 == COINCIDENCES {
+            tracing::warn!("camera fails whenever its metadata is asked for: it is recorded without");
+        }
+    }
+
     fn take_told(&mut self, told: Told) {
         let Some(metadata) = &mut self.metadata else { return };
         let had = match told {
+            Told::Asked => {
+                metadata.asked = Instant::now();
+                return;
+            }
             Told::Playing => {
                 metadata.placing.metadata_anew();
                 true
@@ -221,6 +247,30 @@ async fn next_told(metadata: &mut Option<Metadata>) -> Told {
 
 impl Session for RtspSession {
     async fn next(&mut self) -> Result<Received, Failure> {
+        let next = self.receive().await;
+        if next.is_err() {
+            self.suspect_metadata();
+        }
+        next
+    }
+
+    async fn close(self) {
+        let Self { demuxed, camera, metadata, _tunnel, .. } = self;
+        // Dropping it sends TEARDOWN in the background.
+        drop(demuxed);
+        let goodbyes = async {
+            if let Some(Metadata { told, task, .. }) = metadata {
+                drop(told);
+                let _ = task.await;
+            }
+            camera.group.await_teardown().await
+        };
+        let _ = timeout(camera.timeouts.teardown, goodbyes).await;
+    }
+}
+
+impl RtspSession {
+    async fn receive(&mut self) -> Result<Received, Failure> {
         loop {
             if let Some(received) = self.queued.pop_front() {
                 return Ok(received);
@@ -248,19 +298,5 @@ impl Session for RtspSession {
                 return Err(self.stalled());
             }
         }
-    }
-
-    async fn close(self) {
-        let Self { demuxed, camera, metadata, _tunnel, .. } = self;
-        // Dropping it sends TEARDOWN in the background.
-        drop(demuxed);
-        let goodbyes = async {
-            if let Some(Metadata { told, task, .. }) = metadata {
-                drop(told);
-                let _ = task.await;
-            }
-            camera.group.await_teardown().await
-        };
-        let _ = timeout(camera.timeouts.teardown, goodbyes).await;
     }
 }
