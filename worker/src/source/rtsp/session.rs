@@ -54,6 +54,8 @@ pub struct RtspSession {
 const SUSPICIOUS: Duration = Duration::from_secs(5);
 /// How often in a row that may be before metadata is not asked for any more.
 const COINCIDENCES: u32 = 2;
+/// Once a session has lasted so long without it, the next one asks for it again.
+const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
 /// What is had of a camera's metadata, over a connection of its own.
 struct Metadata {
@@ -189,8 +191,13 @@ impl RtspSession {
     /// The session failed. There are cameras of one session that end it when somebody wants another: such a one is recorded without
     /// its metadata, rather than not.
     fn suspect_metadata(&self) {
-        let Some(metadata) = &self.metadata else { return };
         let coincidences = &self.camera.coincidences;
+        let Some(metadata) = &self.metadata else {
+            if self.opened.elapsed() >= FORGOTTEN {
+                coincidences.store(0, Ordering::Relaxed);
+            }
+            return;
+        };
         if metadata.asked.elapsed() >= SUSPICIOUS {
             coincidences.store(0, Ordering::Relaxed);
         } else if coincidences.fetch_add(1, Ordering::Relaxed) + 1 == COINCIDENCES {
