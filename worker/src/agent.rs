@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use longwatch_events::event::{Load, Scrub, Spool, Storage, StoreRetention};
 use longwatch_events::fact::{Cause, Fact};
-use longwatch_events::id::{BootId, ServerId, SystemIds, VolumeId};
+use longwatch_events::id::{BootId, ServerId, SystemIds};
 use longwatch_events::join::JoinClaim;
 use longwatch_events::position::Position;
 use longwatch_events::time::{Clock, SystemClock};
@@ -23,10 +23,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::Archive;
-use crate::archive::door::Door;
-use crate::archive::s3::{self, Bucket};
-use crate::archive::tombs::Tombs;
-use crate::archive::volume::{self, Volume};
+use crate::archive::s3;
+use crate::archive::volume;
 use crate::bus::{self, Bus, Link};
 use crate::camera::{STOP_LIMIT, Settings};
 use crate::config::Config;
@@ -46,6 +44,7 @@ mod assignments;
 mod claims;
 pub mod desired;
 mod ends;
+mod found;
 pub use janitor::Bounds;
 pub use scrubber::Scrubbing;
 mod heartbeats;
@@ -64,10 +63,10 @@ mod uploads;
 mod volumes;
 mod which_store;
 
-use assignments::{Learnt, Store};
+use assignments::Learnt;
 use claims::Claims;
 use desired::DesiredSet;
-use ends::Ends;
+use found::{Found, ObjectStore};
 use heartbeats::Heartbeats;
 use kept::Kept;
 use leftovers::Leftovers;
@@ -77,8 +76,6 @@ use reported::Reported;
 use reporting::Gatherer;
 use told::Told;
 use triggers::{Ask, Listener, Triggers};
-use volumes::Mounts;
-use which_store::WhichStore;
 
 /// Threads that write to the archive.
 const DISK_THREADS: usize = 8;
@@ -129,102 +126,6 @@ pub enum Error {
     FactsNotKept,
 }
 
-/// What a start finds on the disk.
-struct Found {
-    home: Home,
-    identity: Identity,
-    trust: Trust,
-    volumes: Vec<Volume>,
-    missing: usize,
-    held: Vec<Home>,
-    archive: Archive,
-    tombs: Tombs,
-    object_store: Option<ObjectStore>,
-    ends: Ends,
-    leftovers: Leftovers,
-    kept: Kept,
-    triggers: Triggers,
-    store: Store,
-    last: Option<DesiredSet>,
-}
-
-/// What a start finds of its object store.
-struct ObjectStore {
-    which: Arc<WhichStore>,
-    /// Deletions there, and how often they are looked for; `None`: others see to that.
-    retention: Option<(Tombs, Duration)>,
-}
-
-impl ObjectStore {
-    /// Looks what an earlier run left. Speaks to nobody yet. Blocks.
-    fn find(settings: &s3::Settings, home: &Home, volume: VolumeId) -> Result<Self, Error> {
-        let bucket = Bucket::open(settings)?;
-        let which = Arc::new(WhichStore::load(home.path(which_store::FILE), settings, bucket));
-        let Some(every) = settings.retention_every else { return Ok(Self { which, retention: None }) };
-        let folder = home.path(keeper::FOLDER);
-        let path = folder.join(keeper::FILE);
-        let opened = std::fs::create_dir_all(&folder).and_then(|()| Tombs::open(&path, volume));
-        let tombs = opened.map_err(|source| Error::Tombs { path, source })?;
-        Ok(Self { which, retention: Some((tombs, every)) })
-    }
-}
-
-/// Takes the archive and what is needed to record. Blocks.
-fn find(config: &Config) -> Result<Found, Error> {
-    let home = Home::take(&config.archive[0])?;
-    let identity = Identity::load_or_create(&home)?;
-    let trust = trust(config);
-    let Mounts { volumes, missing } = volumes::mount(&config.archive, &home.path(volumes::FILE))?;
-    // Nobody else's either; the first one is held already.
-    let held = volumes.iter().skip(1).map(|volume| Home::take(&volume.root)).collect::<Result<_, _>>()?;
-    let roots: Vec<PathBuf> = volumes.iter().map(|volume| volume.root.to_path_buf()).collect();
-    let archive = volumes.iter().map(|volume| (Arc::clone(&volume.root), Door::default()));
-    let archive = Archive::over(archive, DISK_THREADS).map_err(Error::Threads)?;
-    let path = home.path("deletions");
-    let tombs = Tombs::open(&path, volumes[0].id).map_err(|source| Error::Tombs { path, source })?;
-    let deleted = janitor::finish_begun(&tombs, &volumes);
-    let find = |settings| ObjectStore::find(settings, &home, volumes[0].id);
-    let object_store = config.object_store.as_ref().map(find).transpose()?;
-    let ends = Ends::load(home.path(ends::FILE));
-    let mut leftovers = leftovers::find(&roots, &home, &ends, &SystemClock);
-    leftovers.facts.extend(deleted);
-    let kept = Kept::load(home.path(kept::FILE));
-    let triggers = Triggers::load(home.path(triggers::FILE));
-    let store = Store::new(home.path("assignments.json"), home.path("unreadable"));
-    let last = identity.membership().and_then(|membership| store.load(membership.server_id));
-    if let Some(last) = &last {
-        kept.learn(&last.cameras);
-    }
-    Ok(Found {
-        home,
-        identity,
-        trust,
-        volumes,
-        missing,
-        held,
-        archive,
-        tombs,
-        object_store,
-        ends,
-        leftovers,
-        kept,
-        triggers,
-        store,
-        last,
-    })
-}
-
-/// Whom to believe within TLS. A file that is gone costs the cameras that need it, and nobody else.
-fn trust(config: &Config) -> Trust {
-    if config.rtsps_allow_unverified {
-        return Trust::in_anybody();
-    }
-    Trust::of_system(config.rtsps_ca.as_deref()).unwrap_or_else(|error| {
-        tracing::error!(%error, "cameras within TLS are believed only by the authorities that this system knows");
-        Trust::of_authorities()
-    })
-}
-
 /// Everything that runs beside the cameras.
 struct Tasks {
     /// Facts to the disk; ends when nobody can make facts any more.
@@ -250,7 +151,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let bus = Bus::connect(&config.nats, config.nats_credentials.as_deref(), &config.name).await?;
     let config = Arc::new(config);
     let finding = Arc::clone(&config);
-    let found = blocking(move || find(&finding)).await??;
+    let found = blocking(move || Found::find(&finding)).await??;
     let (mut agent, mut tasks) = start(&config, found, bus, &stop).await?;
     let worked = agent.work(&mut tasks, &stop).await;
     tracing::info!("stopping");
@@ -267,37 +168,20 @@ async fn start(
     bus: Bus,
     stop: &CancellationToken,
 ) -> Result<(Agent, Tasks), Error> {
-    let Found {
-        home,
-        identity,
-        trust,
-        volumes,
-        missing,
-        held,
-        archive,
-        tombs,
-        object_store,
-        ends,
-        leftovers,
-        kept,
-        triggers,
-        store,
-        last,
-    } = found;
     let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
-    tracing::info!(name = config.name, %boot_id, ?identity, "worker started");
+    tracing::info!(name = config.name, %boot_id, identity = ?found.identity, "worker started");
     let (facts, facts_out) = mpsc::unbounded_channel();
-    let Leftovers { facts: left, resume, doubt } = leftovers;
-    let told = Arc::new(Told::new(home.path(told::FILE)));
-    let triggers = Arc::new(triggers);
+    let Leftovers { facts: left, resume, doubt } = found.leftovers;
+    let told = Arc::new(Told::new(found.home.path(told::FILE)));
+    let triggers = Arc::new(found.triggers);
     left.into_iter().for_each(|fact| facts.send(fact).expect("invariant: the receiver is right here"));
-    let known = identity.membership().map(|membership| membership.server_id).zip(last);
+    let known = found.identity.membership().map(|membership| membership.server_id).zip(found.last);
     let lease_ms = known.as_ref().and_then(|(_, last)| last.lease_ms).unwrap_or(membership::DEFAULT_LEASE_MS);
     let (lease, lease_out) = watch::channel(Lease::new(milliseconds(lease_ms)));
     let means = means(
         config,
-        trust,
-        archive.clone(),
+        found.trust,
+        found.archive.clone(),
         facts.clone(),
         (Arc::clone(&told), Arc::clone(&triggers)),
         Arc::clone(&clock),
@@ -306,15 +190,15 @@ async fn start(
     let mut recorders = Recorders::new(means, resume);
     if let Some((server_id, last)) = &known {
         tracing::info!(revision = %last.revision, cameras = last.cameras.len(), "recording as last told");
-        recorders.apply(*server_id, &last.cameras, &identity);
+        recorders.apply(*server_id, &last.cameras, &found.identity);
     }
 
     // Much may wait in it after a long outage; the cameras are running already.
-    let folder = home.path("outbox");
+    let folder = found.home.path("outbox");
     let outbox = Arc::new(blocking(move || Outbox::open(folder)).await??);
-    let (standing, standing_out) = watch::channel(Standing::remembered(identity.membership()));
-    let (durable, durable_out) = object_store.as_ref().map(|_| mpsc::unbounded_channel()).unzip();
-    let (kept, reported) = (Arc::new(kept), Arc::new(Reported::telling(durable)));
+    let (standing, standing_out) = watch::channel(Standing::remembered(found.identity.membership()));
+    let (durable, durable_out) = found.object_store.as_ref().map(|_| mpsc::unbounded_channel()).unzip();
+    let (kept, reported) = (Arc::new(found.kept), Arc::new(Reported::telling(durable)));
     let claims = Arc::new(Claims::default());
     let gatherer = Gatherer {
         outbox: Arc::clone(&outbox),
@@ -327,7 +211,8 @@ async fn start(
     let (drain, mut helpers) = (CancellationToken::new(), JoinSet::new());
     let (learnt, learnt_out) = mpsc::channel(4);
     let (last_told, newest) = (known.clone(), known.as_ref().map(|(_, last)| last.revision));
-    let (claim, key_file) = (claim(config, &identity, boot_id), config.join_key_file.clone());
+    let (claim, key_file) = (claim(config, &found.identity, boot_id), config.join_key_file.clone());
+    let store = found.store;
     let (joining, following) = (bus.clone(), (bus.clone(), standing_out.clone(), lease_out));
     helpers.spawn(in_spite_of_bugs("joining", move || {
         membership::keep(joining.clone(), claim.clone(), key_file.clone(), standing.clone())
@@ -349,24 +234,28 @@ async fn start(
     helpers.spawn(in_spite_of_bugs("listening to events", move || listener.clone().run(listening.clone())));
     let (storage, storage_out) = watch::channel(Storage::Ok);
     let (progress, scrub) = watch::channel(None);
-    let control = Arc::new(scrubber::Control { bus: bus.clone(), opener: identity.opener() });
+    let control = Arc::new(scrubber::Control { bus: bus.clone(), opener: found.identity.opener() });
     let scrubber = scrubber::Means {
         knows: Arc::clone(&control),
-        disks: scrubber::Disks { volumes: volumes.clone(), archive: archive.clone(), missing },
-        begun: tombs.shown(),
+        disks: scrubber::Disks {
+            volumes: found.volumes.clone(),
+            archive: found.archive.clone(),
+            missing: found.missing,
+        },
+        begun: found.tombs.shown(),
         scrubbing: config.scrubbing,
         standing: standing_out.clone(),
         outbox: Arc::clone(&outbox),
         reported: Arc::clone(&reported),
         facts: facts.clone(),
         clock: Arc::clone(&clock),
-        file: home.path(scrubber::FILE),
+        file: found.home.path(scrubber::FILE),
         progress,
     };
     helpers.spawn(scrubber::run(scrubber, stop.clone()));
     let (spool, spool_out) = watch::channel(Spool::default());
-    let spool_out = object_store.is_some().then_some(spool_out);
-    if let Some((ObjectStore { which, retention }, durable)) = object_store.zip(durable_out) {
+    let spool_out = found.object_store.is_some().then_some(spool_out);
+    if let Some((ObjectStore { which, retention }, durable)) = found.object_store.zip(durable_out) {
         let retention = retention.map(|(tombs, every)| {
             let (retention, goes) = watch::channel(StoreRetention::Ok);
             let keeper = keeper::Means {
@@ -374,7 +263,7 @@ async fn start(
                 which: Arc::clone(&which),
                 every,
                 tombs,
-                holds: home.path(holds::FILE),
+                holds: found.home.path(holds::FILE),
                 standing: standing_out.clone(),
                 outbox: Arc::clone(&outbox),
                 reported: Arc::clone(&reported),
@@ -389,25 +278,25 @@ async fn start(
             which,
             retention,
             at_once: config.object_store.as_ref().map_or(1, |settings| settings.concurrency),
-            roots: volumes.iter().map(|volume| Arc::clone(&volume.root)).collect(),
+            roots: found.volumes.iter().map(|volume| Arc::clone(&volume.root)).collect(),
             claims: Arc::clone(&claims),
             reported: Arc::clone(&reported),
             told: Arc::clone(&told),
             facts: facts.clone(),
             clock: Arc::clone(&clock),
-            ends,
+            ends: found.ends,
             spool,
         };
         helpers.spawn(uploads::run(uploads, durable, stop.clone()));
     }
     let janitor = janitor::Means {
-        volumes,
-        archive: archive.clone(),
-        missing,
-        tombs,
+        volumes: found.volumes,
+        archive: found.archive.clone(),
+        missing: found.missing,
+        tombs: found.tombs,
         bounds: config.bounds,
         kept: Arc::clone(&kept),
-        holds: home.path(holds::FILE),
+        holds: found.home.path(holds::FILE),
         reported,
         claims,
         facts: facts.clone(),
@@ -438,24 +327,24 @@ async fn start(
     let interval_ms = known.map_or(membership::DEFAULT_HEARTBEAT_MS, |(_, last)| last.heartbeat_interval_ms);
     let (link, meter_clock) = (bus.link(), Arc::clone(&clock));
     let agent = Agent {
-        home,
-        _held: held,
+        home: found.home,
+        _held: found.held,
         heartbeats: Heartbeats::new(bus, boot_id, Arc::clone(&clock), lease.clone(), interval_ms),
         clock,
         recorders,
         told,
-        meter: Meter::new(archive.clone(), meter_clock),
+        meter: Meter::new(found.archive.clone(), meter_clock),
         kept,
         storage: storage_out,
         scrub,
         spool: spool_out,
-        failures: archive.failures(),
-        archive,
+        failures: found.archive.failures(),
+        archive: found.archive,
         outbox,
         link,
         standing: standing_out,
         lease,
-        identity,
+        identity: found.identity,
         unsaved,
         applied: newest.unwrap_or(Position::START),
     };

@@ -1,5 +1,5 @@
 use super::*;
-use crate::archive::door::Step;
+use crate::archive::door::{Door, Step};
 use crate::archive::layout::SegmentName;
 use crate::archive::writer::{Codecs, Done, Piece, Writer};
 use crate::config::LogFormat;
@@ -58,7 +58,7 @@ async fn started_behind(archive: &tempfile::TempDir, door: Door) -> (Agent, Task
         log_filter: String::new(),
     };
     let bus = Bus::connect(&config.nats, None, "test").await.unwrap();
-    let mut found = find(&config).unwrap();
+    let mut found = Found::find(&config).unwrap();
     found.archive = Archive::over([(archive.path().into(), door)], 1).unwrap();
     let started = start(&config, found, bus, &CancellationToken::new()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
