@@ -4,30 +4,21 @@
 
 mod common;
 
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Clip, ClipFrame, clip, probe};
-use longwatch_events::fact::{Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored};
-use longwatch_events::id::{CameraId, ServerId, SystemIds, TenantId};
-use longwatch_events::position::Epoch;
+use common::rig::{self, Rig};
+use common::{Clip, ClipFrame, clip};
+use longwatch_events::fact::{Cause, Codec, SegmentStored};
 use longwatch_events::settings::{EventRecording, Recording};
-use longwatch_events::time::{ManualClock, Timestamp};
-use longwatch_worker::archive::Archive;
-use longwatch_worker::camera::{
-    self, Break, CameraState, CameraTask, Hold, Identity, Settings, Stats, Stopped,
-};
-use longwatch_worker::dials::Dials;
-use longwatch_worker::rotation::Lengths;
+use longwatch_events::time::Timestamp;
+use longwatch_worker::camera::{Break, CameraState};
 use longwatch_worker::source::{Failure, Received, Session, Source};
-use longwatch_worker::tick::Ticker;
 use longwatch_worker::wish::Wish;
 use longwatch_worker::wish::events::{Span, Spans};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 /// A keyframe a second, at 25 pictures a second.
 const H264: &[&str] = &["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-bf", "0"];
@@ -74,12 +65,21 @@ impl Session for Playing {
 struct Given {
     clip: Clip,
     sessions: Vec<UnboundedSender<Result<Received, Failure>>>,
-    wish: watch::Sender<Wish>,
-    clock: Arc<ManualClock>,
-    stats: Arc<Stats>,
-    cancel: CancellationToken,
-    task: JoinHandle<Stopped>,
-    facts: UnboundedReceiver<Fact>,
+    camera: Rig,
+}
+
+impl Deref for Given {
+    type Target = Rig;
+
+    fn deref(&self) -> &Rig {
+        &self.camera
+    }
+}
+
+impl DerefMut for Given {
+    fn deref_mut(&mut self) -> &mut Rig {
+        &mut self.camera
+    }
 }
 
 impl Given {
@@ -92,34 +92,9 @@ impl Given {
         for session in &senders {
             session.send(Ok(Received::Tracks(Arc::clone(&clip.tracks)))).unwrap();
         }
-        let (sender, facts) = mpsc::unbounded_channel();
-        let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
-        let clock = Arc::new(ManualClock::starting_at(at(0)));
-        let (wish, wish_out) = watch::channel(around(&[]));
-        let task = tokio::spawn(camera::run(CameraTask {
-            identity: Identity {
-                tenant_id: TenantId::DEFAULT,
-                camera_id: CameraId::generate(&SystemIds),
-                epoch: Epoch(7),
-                server_id: ServerId::generate(&SystemIds),
-            },
-            source: Fed(Mutex::new(receivers.into_iter())),
-            settings: Settings {
-                lengths: Lengths { segment_ms: 60_000, fragment_ms: 500, ..Lengths::default() },
-                ..Settings::default()
-            },
-            archive: Archive::new(root.into(), 2).unwrap(),
-            facts: sender,
-            clock: Arc::clone(&clock) as _,
-            stats: Arc::clone(&stats),
-            cancel: cancel.clone(),
-            hold: Hold::always(),
-            wish: wish_out,
-            ticker: Ticker::none(),
-            dials: (Dials::new(1), 0),
-            resume,
-        }));
-        Self { clip, sessions: senders, wish, clock, stats, cancel, task, facts }
+        let source = Fed(Mutex::new(receivers.into_iter()));
+        let camera = Rig::start(root, source, around(&[]), at(0), resume);
+        Self { clip, sessions: senders, camera }
     }
 
     /// Sends the pictures from one moment up to another one, and waits until they are taken.
@@ -140,53 +115,11 @@ impl Given {
         };
         tokio::time::timeout(Duration::from_secs(10), taken).await.unwrap();
     }
-
-    async fn next(&mut self) -> Fact {
-        tokio::time::timeout(Duration::from_secs(10), self.facts.recv())
-            .await
-            .expect("a fact in time")
-            .unwrap()
-    }
-
-    async fn started(&mut self) {
-        let told = self.next().await;
-        assert!(matches!(told, Fact::Started(_)), "{told:?}");
-    }
-
-    async fn interrupted(&mut self) -> (Timestamp, Cause) {
-        let fact = self.next().await;
-        let Fact::Interrupted(Interrupted { at, cause, .. }) = fact else { panic!("{fact:?}") };
-        (at, cause)
-    }
-
-    async fn begun(&mut self) -> Timestamp {
-        let fact = self.next().await;
-        let Fact::FirstKeyframeDurable(FirstKeyframeDurable { start, .. }) = fact else { panic!("{fact:?}") };
-        start
-    }
-
-    async fn gap(&mut self) -> (Timestamp, Timestamp, Cause) {
-        let fact = self.next().await;
-        let Fact::Gap(Gap { start, end, cause, .. }) = fact else { panic!("{fact:?}") };
-        (start, end, cause)
-    }
-
-    async fn stored(&mut self) -> SegmentStored {
-        let fact = self.next().await;
-        let Fact::SegmentStored(stored) = fact else { panic!("{fact:?}") };
-        stored
-    }
-
-    async fn stop(self) -> Stopped {
-        self.cancel.cancel();
-        self.task.await.unwrap()
-    }
 }
 
+/// How many pictures a segment has.
 fn pictures(root: &Path, stored: &SegmentStored) -> i64 {
-    let probed = probe(&root.join(&stored.key));
-    let video = probed["packets"].as_array().unwrap().iter().filter(|packet| packet["codec_type"] == "video");
-    i64::try_from(video.count()).unwrap()
+    i64::try_from(rig::pictures(root, stored)).unwrap()
 }
 
 fn files(folder: &Path) -> usize {
@@ -224,7 +157,7 @@ async fn nothing_is_on_the_disk_but_what_events_want_and_that_whole() {
     assert_eq!((stored.start, stored.end), (at(3_000), at(8_520)));
     assert_eq!(pictures(root, &stored), (8_520 - 3_000) / FRAME_MS, "every one of them");
     let end = stored.end;
-    assert_eq!(given.stop().await.open_break, Some(Break { end, cause: Cause::NoEvent }));
+    assert_eq!(given.camera.stop().await.open_break, Some(Break { end, cause: Cause::NoEvent }));
     assert_eq!(files(root), 1);
 }
 
@@ -250,7 +183,7 @@ async fn a_camera_that_is_away_is_told_and_missed_only_around_events() {
     assert_eq!(given.gap().await, (at(3_500), at(4_500), Cause::Closed));
     assert_eq!(given.gap().await, (at(4_500), at(10_000), Cause::NoEvent));
     assert_eq!(given.interrupted().await, (at(10_000), Cause::NoEvent));
-    assert_eq!(given.stop().await.open_break, Some(Break { end: at(10_000), cause: Cause::NoEvent }));
+    assert_eq!(given.camera.stop().await.open_break, Some(Break { end: at(10_000), cause: Cause::NoEvent }));
 }
 
 #[tokio::test]
@@ -267,7 +200,7 @@ async fn an_event_that_is_on_when_the_worker_begins_is_recorded_on() {
     assert_eq!(given.interrupted().await, (at(4_000), Cause::NoEvent));
     given.play(0, 5_000, 10_000).await;
     assert_eq!(given.stored().await.end, at(4_000));
-    given.stop().await;
+    given.camera.stop().await;
 }
 
 #[tokio::test]
@@ -282,6 +215,6 @@ async fn what_is_held_goes_on_into_a_recording_that_is_always_wanted() {
     given.wish.send_replace(Wish::Always);
     given.play(0, 3_500, 6_000).await;
     assert_eq!(given.begun().await, at(0), "all that was held");
-    let stopped = given.stop().await;
+    let stopped = given.camera.stop().await;
     assert_eq!(stopped.open_break, Some(Break { end: at(6_000), cause: Cause::WorkerStopped }));
 }

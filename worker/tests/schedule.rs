@@ -4,33 +4,23 @@
 
 mod common;
 
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Clip, ClipFrame, clip, probe};
-use longwatch_events::fact::{Cause, Codec, Fact, FirstKeyframeDurable, Gap, Interrupted, SegmentStored};
-use longwatch_events::id::{CameraId, ServerId, SystemIds, TenantId};
-use longwatch_events::position::Epoch;
+use common::rig::{Rig, pictures};
+use common::{Clip, ClipFrame, clip};
+use longwatch_events::fact::{Cause, Codec};
 use longwatch_events::schedule::{Days, Schedule, TimeOfDay, Window};
 use longwatch_events::settings::{Recording, RecordingMode};
-use longwatch_events::time::{ManualClock, Timestamp};
-use longwatch_worker::archive::Archive;
-use longwatch_worker::camera::{
-    self, Break, CameraState, CameraTask, Hold, Identity, Settings, Stats, Stopped,
-};
-use longwatch_worker::dials::Dials;
+use longwatch_events::time::Timestamp;
+use longwatch_worker::camera::{Break, CameraState};
 use longwatch_worker::frame::Beside;
-use longwatch_worker::rotation::Lengths;
 use longwatch_worker::source::{Failure, Received, Session, Source};
-use longwatch_worker::tick::Ticker;
 use longwatch_worker::wish::Wish;
 use longwatch_worker::wish::events::Spans;
-use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 const H264: &[&str] = &["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-bf", "0"];
 const H264_B: &[&str] =
@@ -94,15 +84,24 @@ impl Session for Playing {
     async fn close(self) {}
 }
 
-/// A camera's task, and all that it says.
+/// A camera, and how often it was connected.
 struct Given {
-    wish: watch::Sender<Wish>,
-    clock: Arc<ManualClock>,
-    stats: Arc<Stats>,
     opened: Arc<AtomicUsize>,
-    cancel: CancellationToken,
-    task: JoinHandle<Stopped>,
-    facts: UnboundedReceiver<Fact>,
+    camera: Rig,
+}
+
+impl Deref for Given {
+    type Target = Rig;
+
+    fn deref(&self) -> &Rig {
+        &self.camera
+    }
+}
+
+impl DerefMut for Given {
+    fn deref_mut(&mut self) -> &mut Rig {
+        &mut self.camera
+    }
 }
 
 impl Given {
@@ -114,82 +113,10 @@ impl Given {
         now: Timestamp,
         resume: Option<Break>,
     ) -> Self {
-        let (sender, facts) = mpsc::unbounded_channel();
-        let (stats, cancel) = (Arc::new(Stats::default()), CancellationToken::new());
-        let (clock, opened) = (Arc::new(ManualClock::starting_at(now)), Arc::new(AtomicUsize::new(0)));
-        let (wish, wish_out) = watch::channel(wish);
-        let task = tokio::spawn(camera::run(CameraTask {
-            identity: Identity {
-                tenant_id: TenantId::DEFAULT,
-                camera_id: CameraId::generate(&SystemIds),
-                epoch: Epoch(7),
-                server_id: ServerId::generate(&SystemIds),
-            },
-            source: Replay { clips, opened: Arc::clone(&opened) },
-            settings: Settings {
-                lengths: Lengths { segment_ms: 60_000, fragment_ms: 500, ..Lengths::default() },
-                ..Settings::default()
-            },
-            archive: Archive::new(root.into(), 2).unwrap(),
-            facts: sender,
-            clock: Arc::clone(&clock) as _,
-            stats: Arc::clone(&stats),
-            cancel: cancel.clone(),
-            hold: Hold::always(),
-            wish: wish_out,
-            ticker: Ticker::none(),
-            dials: (Dials::new(1), 0),
-            resume,
-        }));
-        Self { wish, clock, stats, opened, cancel, task, facts }
+        let opened = Arc::new(AtomicUsize::new(0));
+        let source = Replay { clips, opened: Arc::clone(&opened) };
+        Self { opened, camera: Rig::start(root, source, wish, now, resume) }
     }
-
-    async fn next(&mut self) -> Fact {
-        tokio::time::timeout(Duration::from_secs(10), self.facts.recv())
-            .await
-            .expect("a fact in time")
-            .unwrap()
-    }
-
-    async fn interrupted(&mut self) -> (Timestamp, Cause) {
-        let fact = self.next().await;
-        let Fact::Interrupted(Interrupted { at, cause, .. }) = fact else { panic!("{fact:?}") };
-        (at, cause)
-    }
-
-    async fn begun(&mut self) -> Timestamp {
-        let fact = self.next().await;
-        let Fact::FirstKeyframeDurable(FirstKeyframeDurable { start, .. }) = fact else { panic!("{fact:?}") };
-        start
-    }
-
-    async fn gap(&mut self) -> (Timestamp, Timestamp, Cause) {
-        let fact = self.next().await;
-        let Fact::Gap(Gap { start, end, cause, .. }) = fact else { panic!("{fact:?}") };
-        (start, end, cause)
-    }
-
-    async fn stored(&mut self) -> SegmentStored {
-        let fact = self.next().await;
-        let Fact::SegmentStored(stored) = fact else { panic!("{fact:?}") };
-        stored
-    }
-
-    async fn started(&mut self) {
-        let told = self.next().await;
-        assert!(matches!(told, Fact::Started(_)), "{told:?}");
-    }
-
-    async fn stop(self) -> Stopped {
-        self.cancel.cancel();
-        self.task.await.unwrap()
-    }
-}
-
-fn pictures(root: &Path, stored: &SegmentStored) -> usize {
-    let probed = probe(&root.join(&stored.key));
-    let video = probed["packets"].as_array().unwrap().iter().filter(|packet| packet["codec_type"] == "video");
-    video.count()
 }
 
 /// The window is from 2.5 s to 5.5 s of what plays: the keyframe before it is at 2 s.
@@ -217,7 +144,7 @@ async fn records_its_window(encoder: &[&str], audio: bool, tolerance_ms: i64) {
     assert_eq!(given.stats.state(), CameraState::Failing(Cause::NotScheduled));
     assert_eq!(given.opened.load(Ordering::Relaxed), 1);
     let end = stored.end;
-    assert_eq!(given.stop().await.open_break, Some(Break { end, cause: Cause::NotScheduled }));
+    assert_eq!(given.camera.stop().await.open_break, Some(Break { end, cause: Cause::NotScheduled }));
 }
 
 #[tokio::test]
@@ -247,7 +174,7 @@ async fn a_camera_far_from_its_window_is_not_connected_until_it_is_wanted() {
     assert_eq!(given.gap().await, (before.end, start(), Cause::NotScheduled));
     given.started().await;
     assert_eq!(given.begun().await, start());
-    assert_eq!(given.stop().await.open_break.unwrap().cause, Cause::WorkerStopped);
+    assert_eq!(given.camera.stop().await.open_break.unwrap().cause, Cause::WorkerStopped);
 }
 
 #[tokio::test]
@@ -264,7 +191,7 @@ async fn a_change_to_a_schedule_that_is_on_costs_no_picture_until_its_window_end
     assert_eq!((stored.start, stored.end), (start(), at(3_000)));
     assert_eq!(pictures(root, &stored), 75, "all three seconds");
     assert_eq!(given.interrupted().await, (at(3_000), Cause::NotScheduled));
-    given.stop().await;
+    given.camera.stop().await;
 }
 
 #[tokio::test]
@@ -292,5 +219,5 @@ async fn a_camera_that_is_not_there_is_missed_in_its_windows_only() {
     assert_eq!(given.begun().await, at(20_000));
     assert_eq!(given.gap().await, (before.end, at(2_000), Cause::NotScheduled));
     assert_eq!(given.gap().await, (at(2_000), at(20_000), Cause::Refused));
-    given.stop().await;
+    given.camera.stop().await;
 }

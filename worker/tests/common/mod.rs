@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub(crate) mod rig;
+
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::Command;
