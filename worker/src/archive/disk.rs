@@ -1,6 +1,6 @@
-//! The threads that write. Each takes whatever has gathered from all its sessions, writes it, and then syncs the files
-//! one after the other: the first sync waits for the disk and for the file system's journal, the others find most of
-//! that done.
+//! The threads that write. Each takes whatever has gathered from all its sessions, writes it, and then syncs the files:
+//! [together](super::together) if it can, or one after the other, where the first sync waits for the disk and for the file
+//! system's journal and the others find most of that done.
 //!
 //! Invariants: the pieces of a session are done in order, as [`super::local`] says; what one session fails at, even by a
 //! bug, is told to that session and costs the others nothing.
@@ -12,12 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
 
 use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::door::Door;
 use super::local::{Buffer, Named, OpenSegment};
+use super::together::Together;
 use super::writer::{Began, Codecs, Done, Held, Piece, Stored};
 use super::{Error, Fence};
 use crate::archive::layout::SegmentName;
@@ -34,6 +36,10 @@ pub(super) enum Message {
 
 /// Sessions that fill a thread: the more it has, the more it syncs at once, until the disk is not kept busy any more.
 const FULL: usize = 100;
+
+/// How long a thread waits for more, once it hears of a piece: about as long as a full thread of cameras takes for a look, so
+/// that all that a look brings is written and synced in one visit, and the thread is woken once for it.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Where a thread hears of work. It ends when nobody can tell it any more, and all is done.
 #[derive(Debug, Clone)]
@@ -94,7 +100,8 @@ impl Disk {
     ) -> io::Result<Self> {
         let start = |number| {
             let (sender, work) = mpsc::channel();
-            let place = Place { root: Arc::clone(root), door: door.clone(), fence: Arc::clone(fence) };
+            let (door, fence, together) = (door.clone(), Arc::clone(fence), Together::IfItPays);
+            let place = Place { root: Arc::clone(root), door, fence, together };
             std::thread::Builder::new().name(format!("disk-{number}")).spawn(move || {
                 Worker { place, buffer: Buffer::default(), sessions: BTreeMap::new() }.run(&work)
             })?;
@@ -118,6 +125,7 @@ struct Place {
     root: Arc<Path>,
     door: Door,
     fence: Arc<Fence>,
+    together: Together,
 }
 
 /// One thread.
@@ -173,7 +181,11 @@ struct Ended {
 impl Worker {
     fn run(mut self, work: &Receiver<Message>) {
         while let Ok(message) = work.recv() {
+            let gathers = matches!(message, Message::Piece(..));
             self.take(message);
+            if gathers {
+                std::thread::sleep(GATHER);
+            }
             // Whatever gathered while the disk was busy goes in one visit.
             while let Ok(message) = work.try_recv() {
                 self.take(message);
@@ -209,8 +221,9 @@ impl Worker {
         for session in sessions.values_mut() {
             session.guarded(fence, |session| session.write(place, buffer));
         }
+        let synced = sync_together(place, sessions.values());
         for session in sessions.values_mut() {
-            session.guarded(fence, Session::sync);
+            session.guarded(fence, |session| session.sync(synced.as_ref()));
         }
         let mut ended = Vec::new();
         for session in sessions.values_mut() {
@@ -228,6 +241,26 @@ impl Worker {
             }
         }
     }
+}
+
+/// What it came to that all files of a file system were synced together.
+struct Synced {
+    device: u64,
+    outcome: io::Result<()>,
+}
+
+/// Syncs together all that can be, if that is better; files that lie elsewhere, or are written through the page cache, are
+/// left to be synced by themselves.
+fn sync_together<'a>(place: &Place, sessions: impl Iterator<Item = &'a Session> + Clone) -> Option<Synced> {
+    if place.fence.is_closed() {
+        return None;
+    }
+    let segments = sessions.filter_map(Session::unsynced);
+    let devices = segments.clone().filter_map(|segment| Some((segment, segment.shared_device()?)));
+    let (witness, device) = devices.clone().next()?;
+    let files = devices.filter(|(_, other)| *other == device).count();
+    let is_better = witness.is_better_synced(place.together, files);
+    is_better.then(|| Synced { device, outcome: witness.sync_all() })
 }
 
 impl Session {
@@ -290,7 +323,7 @@ impl Session {
             if let Err(error) = self.write_piece(place, buffer, piece) {
                 self.ends.held.remove(bytes);
                 // What was written before it is whole.
-                self.sync()?;
+                self.sync(None)?;
                 return Err(error);
             }
         }
@@ -336,13 +369,25 @@ impl Session {
         Ok(())
     }
 
-    /// Makes durable what was written, and tells so.
-    fn sync(&mut self) -> Result<(), Error> {
-        let Some(open) = self.open.as_mut().filter(|_| !self.written.is_empty() || self.ending.is_some())
-        else {
-            return Ok(());
-        };
-        open.segment.sync()?;
+    /// Whether its open segment is to be synced.
+    fn has_unsynced(&self) -> bool {
+        !self.written.is_empty() || self.ending.is_some()
+    }
+
+    /// Its open segment, if that is to be synced.
+    fn unsynced(&self) -> Option<&OpenSegment> {
+        self.open.as_ref().filter(|_| self.has_unsynced()).map(|open| &open.segment)
+    }
+
+    /// Makes durable what was written, and tells so. `together` is what it came to that all were
+    /// [synced together](sync_together), if they were.
+    fn sync(&mut self, together: Option<&Synced>) -> Result<(), Error> {
+        let has_unsynced = self.has_unsynced();
+        let Some(open) = self.open.as_mut().filter(|_| has_unsynced) else { return Ok(()) };
+        match together.filter(|synced| open.segment.shared_device() == Some(synced.device)) {
+            Some(Synced { outcome, .. }) => open.segment.synced(outcome)?,
+            None => open.segment.sync()?,
+        }
         open.new = false;
         for Fragment { began, until, bytes } in self.written.drain(..) {
             self.ends.held.remove(bytes);
@@ -395,3 +440,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,8 @@
 //! 3. at the end: cut to length, `fdatasync`, rename to `….mp4` (must not exist), `fsync` the folder: now it is stored;
 //! 4. only then report the fact.
 //!
-//! Writing and syncing are calls of their own, so that many files can be written and then synced together: the first
-//! sync commits the file system's journal for all of them. Where the file system can, data goes from memory to the disk
+//! Writing and syncing are calls of their own, so that many files can be written and then synced: where it can be, all
+//! [together](super::together), names included. Where the file system can, data goes from memory to the disk
 //! past the page cache (`O_DIRECT`): nobody is about to read it again, and copying it and writing it back cost more than
 //! all else that is done to it. That wants whole [blocks](BLOCK), so an open file ends with zeros up to the next one, and
 //! the last block is written again with what follows.
@@ -20,7 +20,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -32,6 +32,7 @@ use rustix::fs::{CWD, OFlags, RenameFlags};
 use super::Error;
 use super::door::{Door, Step};
 use super::layout::{PART, SegmentName, UNSYNCED};
+use super::together::{self, Together};
 use crate::fmp4::Samples;
 
 pub use crate::fmp4::samples::BLOCK;
@@ -67,6 +68,8 @@ impl Buffer {
 pub struct OpenSegment {
     door: Door,
     file: File,
+    /// The file system that it lies on, as stat(2) numbers it.
+    device: Option<u64>,
     key: String,
     final_path: PathBuf,
     /// Folders whose new names are not durable yet.
@@ -160,7 +163,8 @@ impl OpenSegment {
         };
         set_direct(&file, true);
         let written = Written { bytes: 0, tail: Vec::new(), hash: Hasher::new() };
-        let mut segment = Self { door: door.clone(), file, key, final_path, folders, written };
+        let device = file.metadata().ok().map(|file| file.dev());
+        let mut segment = Self { door: door.clone(), file, device, key, final_path, folders, written };
         match segment.append(head, samples, buffer) {
             Ok(()) => Ok(segment),
             Err(e) => {
@@ -194,6 +198,42 @@ impl OpenSegment {
             synced.map_err(|e| self.failed(SYNC, e))?;
         }
         Ok(())
+    }
+
+    /// Which file system it lies on, if it may be synced [together](super::together) with others there: it is written past
+    /// the page cache.
+    pub(super) fn shared_device(&self) -> Option<u64> {
+        let is_direct = rustix::fs::fcntl_getfl(&self.file).is_ok_and(|flags| flags.contains(OFlags::DIRECT));
+        self.device.filter(|_| is_direct)
+    }
+
+    /// Whether so many files of its file system had better be synced together now.
+    pub(super) fn is_better_synced(&self, together: Together, files: usize) -> bool {
+        together.is_better(files, &self.file)
+    }
+
+    /// Syncs all that was written to the file system that it lies on, names included.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says: of no file that was to be synced by it is known what is on the disk.
+    pub(super) fn sync_all(&self) -> io::Result<()> {
+        self.door.ask(Step::Sync).and_then(|()| together::sync(&self.file))
+    }
+
+    /// Takes note of what [`Self::sync_all`] of a file of the same file system came to, instead of [`Self::sync`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sync`].
+    pub(super) fn synced(&mut self, outcome: &io::Result<()>) -> Result<(), Error> {
+        match outcome {
+            Ok(()) => {
+                self.folders.clear();
+                Ok(())
+            }
+            Err(e) => Err(self.failed(SYNC, again(e))),
+        }
     }
 
     /// Cuts off what stands behind the last fragment, which will be the last of all, and which ends at `end`. Durable after
@@ -351,6 +391,11 @@ impl Named {
 
 /// What steps begin with after which nobody knows what is on the disk.
 pub(super) const SYNC: &str = "sync";
+
+/// The same error once more, for all whom it concerns.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
 
 fn part_path(final_path: &Path) -> PathBuf {
     let mut path = final_path.as_os_str().to_owned();

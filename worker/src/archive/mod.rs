@@ -27,6 +27,7 @@ pub mod layout;
 pub mod local;
 pub mod repair;
 pub mod s3;
+mod together;
 pub mod tombs;
 pub mod volume;
 pub mod writer;
