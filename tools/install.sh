@@ -38,7 +38,7 @@ install_rust_lints() {
   fi
 }
 
-# aws-lc and SQLite are compiled from C, and rustc links with cc.
+# aws-lc, SQLite and mimalloc are compiled from C, and rustc links with cc.
 install_cc() { have cc || apt_install gcc libc6-dev; }
 
 install_ffmpeg() { { have ffmpeg && have ffprobe; } || apt_install ffmpeg; }
