@@ -1,5 +1,5 @@
 //! Recorded video on disk: where it lies ([`layout`], [`volume`], [`choice`]), how it gets there safely ([`local`],
-//! [`disk`], [`writer`], [`door`]), what there is ([`inventory`]), how it goes ([`tombs`]), and what is done about what a
+//! [`disk`], [`together`], [`writer`], [`door`]), what there is ([`inventory`]), how it goes ([`tombs`]), and what is done about what a
 //! crash left behind ([`repair`]).
 //!
 //! Invariants: what was reported as stored is durable, and is never changed again; a volume that failed is never written
@@ -27,7 +27,7 @@ pub mod layout;
 pub mod local;
 pub mod repair;
 pub mod s3;
-mod together;
+pub mod together;
 pub mod tombs;
 pub mod volume;
 pub mod writer;
