@@ -8,7 +8,7 @@
 //! 4. only then report the fact.
 //!
 //! Writing and syncing are calls of their own, so that many files can be written and then synced: where it can be, all
-//! [together](super::together), names included. Where the file system can, data goes from memory to the disk
+//! [`together`], names included. Where the file system can, data goes from memory to the disk
 //! past the page cache (`O_DIRECT`): nobody is about to read it again, and copying it and writing it back cost more than
 //! all else that is done to it. That wants whole [blocks](BLOCK), so an open file ends with zeros up to the next one, and
 //! the last block is written again with what follows.
@@ -200,7 +200,7 @@ impl OpenSegment {
         Ok(())
     }
 
-    /// Which file system it lies on, if it may be synced [together](super::together) with others there: it is written past
+    /// Which file system it lies on, if it may be synced [`together`] with others there: it is written past
     /// the page cache.
     pub(super) fn shared_device(&self) -> Option<u64> {
         let is_direct = rustix::fs::fcntl_getfl(&self.file).is_ok_and(|flags| flags.contains(OFlags::DIRECT));
