@@ -38,6 +38,8 @@ const BATCH: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(500);
 /// A log stream says where it ends within this, or is asked again: the connection may have been lost, and it may be another one.
 const END_WITHIN: Duration = Duration::from_secs(1);
+/// The same on a new connection, where nothing is decided before it is known: a server that many come back to takes longer.
+const NEW_END_WITHIN: Duration = Duration::from_secs(3);
 /// How long a database that was set back may go unnoticed while nothing happens.
 const LOOK_AFTER_ROWS_EVERY: Duration = Duration::from_secs(10);
 /// So many leases back heartbeats are read at the start: enough to hear of every server that is there.
@@ -188,11 +190,15 @@ fn rolled_back(stream: LogStream, written: Position, end: Position) -> Option<St
 pub(crate) async fn check_ends(service: &Service) {
     const PART: &str = "the log streams";
     let (connection, progress) = (service.log().connection(), *service.progress().borrow());
+    // Rows follow State, and it is by State that is decided.
+    let decides_by = service.state().position.max(progress.log);
     if service.halted().is_some() {
         return;
     }
-    for (stream, folded) in [(LogStream::Log, progress.log), (LogStream::Recordings, progress.recordings)] {
-        match timeout(END_WITHIN, service.log().end(stream)).await {
+    let is_known = progress.connection == connection;
+    let within = if is_known { END_WITHIN } else { NEW_END_WITHIN };
+    for (stream, folded) in [(LogStream::Log, decides_by), (LogStream::Recordings, progress.recordings)] {
+        match timeout(within, service.log().end(stream)).await {
             Ok(Ok(end)) => {
                 if let Some(why) = rolled_back(stream, folded, end) {
                     return service.halt(why);
@@ -202,7 +208,7 @@ pub(crate) async fn check_ends(service: &Service) {
             Err(elapsed) => return service.trouble(PART, format!("{stream} does not answer: {elapsed}")),
         }
         // Nothing is decided by what RECORDINGS holds beyond what a plan cites.
-        if stream == LogStream::Log && progress.connection != connection {
+        if stream == LogStream::Log && connection.is_some() && !is_known {
             service.advance(|progress| progress.connection = connection);
         }
     }

@@ -105,6 +105,9 @@ pub trait Log: Send + Sync {
     /// Which connection this is, counted from the first; `None` while there is none. Whoever answers on another one than
     /// before may have been started with an older store: what is known of its ends is to be asked again before anything is
     /// decided by it.
+    ///
+    /// An [`Entry`] for another connection is refused when it is about to be sent. What breaks between that look and the socket
+    /// may still come through on the next one; then only its condition keeps it from a log that was set back.
     fn connection(&self) -> Option<u64>;
 
     /// The position of the newest record of `stream`; [`Position::START`] if it is empty.

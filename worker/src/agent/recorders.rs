@@ -307,6 +307,7 @@ impl Recorders {
                     means.trust,
                     Timeouts::default(),
                     Arc::clone(&means.clock),
+                    single_session_out.clone(),
                 );
                 let (Seat { runtime, ticker }, taken) = means.ticks.seat(order.live_latency);
                 let task = CameraTask {

@@ -260,7 +260,8 @@ fn sync_together<'a>(place: &Place, sessions: impl Iterator<Item = &'a Session> 
     let (witness, device) = devices.clone().next()?;
     let files = devices.filter(|(_, other)| *other == device).count();
     let is_better = witness.is_better_synced(place.together, files);
-    is_better.then(|| Synced { device, outcome: witness.sync_all() })
+    let outcome = if is_better { witness.sync_all()? } else { return None };
+    Some(Synced { device, outcome })
 }
 
 impl Session {

@@ -212,13 +212,16 @@ impl OpenSegment {
         together.is_better(files, &self.file)
     }
 
-    /// Syncs all that was written to the file system that it lies on, names included.
+    /// Syncs all that was written to the file system that it lies on, names included; `None` if that may not be asked for.
     ///
     /// # Errors
     ///
     /// What the disk says: of no file that was to be synced by it is known what is on the disk.
-    pub(super) fn sync_all(&self) -> io::Result<()> {
-        self.door.ask(Step::Sync).and_then(|()| together::sync(&self.file))
+    pub(super) fn sync_all(&self) -> Option<io::Result<()>> {
+        match self.door.ask(Step::Sync) {
+            Ok(()) => together::sync(&self.file),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// Takes note of what [`Self::sync_all`] of a file of the same file system came to, instead of [`Self::sync`].

@@ -5,8 +5,8 @@
 //! cache once; Linux promises of it what fsync(2) promises of every file. But it also waits for what others have written, and
 //! not every file system means the same by it. So it is asked for only
 //! - on ext4, where that was looked at and measured;
-//! - for files that are written past the page cache: what became of their data is known from the writes, so that an error
-//!   which syncfs does not tell (Linux before 5.8) cannot be one of theirs;
+//! - from Linux 5.8 on, before which it does not tell that data could not be written;
+//! - for files that are written past the page cache: what became of nearly all of their data is known from the writes;
 //! - and while little of anybody else's waits to be written.
 //!
 //! Before Linux 5.17 syncfs does not tell either that the file system's notes could not be written. So one of the files is
@@ -14,11 +14,17 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
 
 /// From so many files on; for fewer, each by itself is no dearer.
 const FROM: usize = 3;
 /// Others' bytes that may wait to be written: what a slow disk writes in half a second.
 const MOST_DIRTY: u64 = 32 << 20;
+/// Whether this process was told that it may not, or cannot, ask for it.
+static IS_DENIED: AtomicBool = AtomicBool::new(false);
 /// What statfs(2) says of ext4, and of its elders, which the same driver serves.
 const EXT4: u64 = 0xEF53;
 
@@ -40,7 +46,7 @@ impl Together {
     /// from being known is no error: then they are synced one by one.
     pub(super) fn is_better(self, files: usize, witness: &File) -> bool {
         match self {
-            Self::IfItPays => files >= FROM && is_known(witness) && little_waits(),
+            Self::IfItPays => files >= FROM && may_ask() && is_known(witness) && little_waits(),
             #[cfg(test)]
             Self::Always => true,
             #[cfg(test)]
@@ -49,14 +55,37 @@ impl Together {
     }
 }
 
-/// Makes durable everything that was written to the file system that `witness` is on, names included.
+/// Makes durable everything that was written to the file system that `witness` is on, names included. `None` if that may not be
+/// asked for here, by a sandbox say: nothing was done then, and it is not asked for again.
 ///
 /// # Errors
 ///
 /// If the disk fails: of nothing that was written is known whether it is on the disk.
-pub(super) fn sync(witness: &File) -> io::Result<()> {
-    rustix::fs::syncfs(witness)?;
-    witness.sync_data()
+pub(super) fn sync(witness: &File) -> Option<io::Result<()>> {
+    match rustix::fs::syncfs(witness) {
+        Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OPNOTSUPP) => {
+            IS_DENIED.store(true, Ordering::Relaxed);
+            tracing::warn!("files are flushed one by one: syncfs is not allowed here");
+            None
+        }
+        Err(error) => Some(Err(error.into())),
+        Ok(()) => Some(witness.sync_data()),
+    }
+}
+
+/// Whether syncfs may be asked for, and tells what became of what is written through the page cache: the last block of a
+/// segment is, when that is cut to its length.
+fn may_ask() -> bool {
+    static TELLS: OnceLock<bool> = OnceLock::new();
+    let tells = || std::fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| tells(&release));
+    !IS_DENIED.load(Ordering::Relaxed) && *TELLS.get_or_init(tells)
+}
+
+/// Whether Linux of that release tells of syncfs that data could not be written: 5.8 and newer do.
+fn tells(release: &str) -> bool {
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(8))
 }
 
 fn is_known(file: &File) -> bool {
@@ -92,6 +121,13 @@ mod tests {
         }
         let now = std::fs::read_to_string("/proc/meminfo").unwrap();
         assert!(dirty_bytes(&now).is_some(), "{now}");
+    }
+
+    #[test]
+    fn older_kernels_do_not_tell() {
+        let releases = ["6.1.0-18-amd64", "5.8.0", "5.10.209+", "10.0"];
+        assert!(releases.iter().all(|release| tells(release)));
+        assert!(["5.7.19-x", "4.19.0", "", "linux"].iter().all(|release| !tells(release)));
     }
 
     #[test]

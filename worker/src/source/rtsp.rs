@@ -22,6 +22,7 @@ use retina::client::{
 use retina::codec::FrameFormat;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use url::{Host, Url};
 
@@ -85,6 +86,8 @@ struct Camera {
     trust: Trust,
     timeouts: Timeouts,
     clock: Arc<dyn Clock>,
+    /// It serves one client only: then it is asked for one thing only.
+    single_session: watch::Receiver<bool>,
     /// Sessions that the camera may believe to be alive still.
     group: Arc<SessionGroup>,
     redactor: Arc<Redactor>,
@@ -97,13 +100,15 @@ struct Camera {
 }
 
 impl RtspSource {
-    /// The camera at `secret`'s address. An address that cannot be used makes every [`Source::open`] fail.
+    /// The camera at `secret`'s address, and whether it serves one client only: then its metadata, which comes over a session of
+    /// its own, is left out. An address that cannot be used makes every [`Source::open`] fail.
     pub fn new(
         secret: SourceSecret,
         policy: AddressPolicy,
         trust: Trust,
         timeouts: Timeouts,
         clock: Arc<dyn Clock>,
+        single_session: watch::Receiver<bool>,
     ) -> Self {
         let url = parse_url(&secret.url);
         let redactor = Arc::new(redactor(&secret));
@@ -114,6 +119,7 @@ impl RtspSource {
             trust,
             timeouts,
             clock,
+            single_session,
             group: Arc::default(),
             redactor,
             opus: AtomicBool::new(false),

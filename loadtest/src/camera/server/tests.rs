@@ -343,7 +343,8 @@ fn source(server: &Running, path: &str) -> RtspSource {
         SourceSecret { url: format!("rtsp://{}{path}", server.address), username: None, password: None };
     let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let clock = Arc::new(longwatch_events::time::SystemClock);
-    RtspSource::new(secret, policy, Trust::of_authorities(), Timeouts::default(), clock)
+    let single_session = tokio::sync::watch::channel(false).1;
+    RtspSource::new(secret, policy, Trust::of_authorities(), Timeouts::default(), clock, single_session)
 }
 
 fn tracks(received: &[Received]) -> Vec<(bool, Vec<String>)> {

@@ -50,11 +50,11 @@ pub struct RtspSession {
     _tunnel: Option<Tunnel>,
 }
 
-/// A session of the video that fails so soon after metadata was asked for may have failed because of that.
+/// A session of the video whose last picture came so soon after metadata was asked for may have failed because of that.
 const SUSPICIOUS: Duration = Duration::from_secs(5);
 /// How often in a row that may be before metadata is not asked for any more.
 const COINCIDENCES: u32 = 2;
-/// Once a session has lasted so long without it, the next one asks for it again.
+/// The session behind one that has lasted so long without it asks for it again.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
 /// What is had of a camera's metadata, over a connection of its own.
@@ -79,7 +79,9 @@ impl RtspSession {
     ) -> Self {
         let now = Instant::now();
         let rate = demuxed.streams().get(streams.video).map(Stream::clock_rate_hz).and_then(NonZeroU32::new);
-        let offered = streams.metadata.filter(|_| camera.coincidences.load(Ordering::Relaxed) < COINCIDENCES);
+        let may_be_asked =
+            !*camera.single_session.borrow() && camera.coincidences.load(Ordering::Relaxed) < COINCIDENCES;
+        let offered = streams.metadata.filter(|_| may_be_asked);
         let metadata = offered.zip(rate).map(|(stream, rate)| {
             let (to, told) = mpsc::channel(DOCUMENTS);
             Metadata {
@@ -198,7 +200,9 @@ impl RtspSession {
             }
             return;
         };
-        if metadata.asked.elapsed() >= SUSPICIOUS {
+        // A camera may go silent without ending the session: what counts is when its last picture came, not when that was noticed.
+        let alive = self.picture_due - self.camera.timeouts.frame;
+        if alive.saturating_duration_since(metadata.asked) >= SUSPICIOUS {
             coincidences.store(0, Ordering::Relaxed);
         } else if coincidences.fetch_add(1, Ordering::Relaxed) + 1 == COINCIDENCES {
             tracing::warn!("camera fails whenever its metadata is asked for: it is recorded without");
