@@ -39,7 +39,9 @@ fn runs_that_broke_a_promise_once_keep_it() {
         (12_245, "as 2609"),
         (13_360, "as 2609"),
         (13_775, "as 6058, a plan"),
+        (2351, "a plan cut off behind who had to give up a place and got another"),
         (15_130, "a set made of parts of two that had one revision"),
+        (18_617, "a snapshot of the simulation that did not say by which record it ended"),
     ] {
         let outcome = run(seed, STEPS, false);
         assert!(outcome.violation.is_none(), "{what}: {}", describe(&outcome, STEPS));

@@ -377,7 +377,7 @@ impl Replica {
         {
             process.observed.came(*server_id, record.position);
         }
-        self.rows.log = self.rows.log.max(record.position);
+        self.rows.folded(record);
     }
 
     fn follow_heartbeats(&mut self, nats: &Nats) {

@@ -6,7 +6,7 @@ use longwatch_control::decide::placement::{Evidence, Shown, Step};
 use longwatch_events::event::{Event, RecordingReported};
 use longwatch_events::fact::{Cause, Fact};
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{CopyKey, ServerId};
+use longwatch_events::id::{CopyKey, EventId, ServerId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::snapshot;
 use longwatch_events::state::{Assignment, State};
@@ -21,7 +21,10 @@ pub(super) struct Rows {
     pub(super) log: Position,
     pub(super) recordings: Position,
     statuses: BTreeMap<(Key, Epoch, ServerId), (Position, Condition)>,
-    snapshot: Option<State>,
+    /// The record that was folded last.
+    newest: Option<(Position, EventId)>,
+    /// And the record that it was folded up to, as it was then.
+    snapshot: Option<(State, EventId)>,
 }
 
 /// What a server said last of a recording.
@@ -101,17 +104,25 @@ impl Rows {
         shows.then_some(*position)
     }
 
+    /// A record of `LOG` was folded.
+    pub(super) fn folded(&mut self, record: &Stored) {
+        self.log = self.log.max(record.position);
+        self.newest = Some((record.position, record.id));
+    }
+
     pub(super) fn save_snapshot_of(&mut self, state: &State) {
-        self.snapshot = Some(state.clone());
+        let newest = self.newest.filter(|(position, _)| *position == state.position);
+        self.snapshot = newest.map(|(_, id)| (state.clone(), id)).or(self.snapshot.take());
     }
 
     /// State as it was saved, if the log still holds the record that it was folded up to.
     pub(super) fn snapshot(&self, nats: &Nats) -> Option<State> {
-        let saved = self.snapshot.as_ref().filter(|state| state.position <= self.log)?;
-        let record = Sha256::of(&nats.get(LogStream::Log, saved.position)?.payload);
+        let (saved, record) = self.snapshot.as_ref().filter(|(state, _)| state.position <= self.log)?;
+        let hash = |id: &EventId| Sha256::of(id.to_string().as_bytes());
         let mut bytes = Vec::new();
-        snapshot::write(saved, record, &mut bytes).ok()?;
+        snapshot::write(saved, hash(record), &mut bytes).ok()?;
         let read = snapshot::read(&bytes[..]).ok()?;
-        (read.record == record).then_some(read.state)
+        let stands_there = hash(&nats.get(LogStream::Log, saved.position)?.id);
+        (read.record == stands_there).then_some(read.state)
     }
 }
