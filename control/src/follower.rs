@@ -209,6 +209,7 @@ pub(crate) async fn check_ends(service: &Service) {
         }
         // Nothing is decided by what RECORDINGS holds beyond what a plan cites.
         if stream == LogStream::Log && connection.is_some() && !is_known {
+            service.observed().connected_anew();
             service.advance(|progress| progress.connection = connection);
         }
     }

@@ -8,9 +8,13 @@
 //! - A log that stands still silences nobody. A pause shorter than the lease is not counted, and as much again is given to
 //!   connect in, 2 s at most however often it stood: who is gone is silent once the log has run for a lease and that, also if
 //!   it never runs for long. After a longer pause everyone is given a whole lease, and time to connect, anew.
-//! - It does not matter what the clock of NATS is set to: a step of it looks like a pause of that length. Which sign of life
-//!   is newer is told by run and number; and whether `HEARTBEATS` has come to what `LOG` tells, by how far the replica that
-//!   gave the sign had folded `LOG`.
+//! - It does not matter what the clock of NATS is set to: forward it looks like a pause of that length; back, like one of
+//!   which nobody knows how long it was. Nor does whoever begins to listen, or listens on another connection than before:
+//!   the clock may have been set meanwhile so that no pause is to be seen. Both give everyone a whole lease anew. Which sign
+//!   of life is newer is told by run and number; and whether `HEARTBEATS` has come to what `LOG` tells, by how far the
+//!   replica that gave the sign had folded `LOG`.
+//! - All of it follows from the records, not from when they were looked at: a process that stood still judges as one that did
+//!   not.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -68,6 +72,14 @@ impl Pace {
         let overdue = interval + interval / 2;
         if overdue < lease { overdue } else { lease }
     }
+
+    /// Who was heard within this is there, in milliseconds. Somebody whose last sign of life before all are cut off is lost on
+    /// its way is silent for a lease when the others have missed hardly more than one: these must count by then.
+    const fn heard_within_ms(self) -> i64 {
+        let (interval, lease) = (self.interval_ms as i64, self.lease_ms as i64);
+        let within = interval + interval / 4;
+        if within < lease { within } else { lease }
+    }
 }
 
 /// Silence of a server for longer than the lease.
@@ -90,6 +102,8 @@ struct Heard {
     heard: Reading,
     /// When it was heard again after it had been silent.
     is_back_since: Option<Reading>,
+    /// When it was heard again after it had been away.
+    was_away_until: Option<Reading>,
 }
 
 struct Inner {
@@ -99,8 +113,6 @@ struct Inner {
     /// By when everyone could be heard again after the log's last long pause: nobody is silent before a lease has passed
     /// since.
     went_on: Reading,
-    /// When more servers than the share were seen to be away last.
-    many_were_away: Option<Reading>,
     /// Since when servers are there that have come, or come back, while this process listens.
     present_since: BTreeMap<ServerId, Reading>,
     /// What `LOG` has told and `HEARTBEATS` has not come to yet: it happens only then.
@@ -126,7 +138,6 @@ impl Default for Inner {
             heard: BTreeMap::new(),
             clock: LogClock::default(),
             went_on: Reading::default(),
-            many_were_away: None,
             present_since: BTreeMap::new(),
             ahead: Ahead::default(),
             is_live: false,
@@ -181,7 +192,16 @@ impl Observed {
 
     /// What stood in the log when this process began to listen has been heard; from now on silence counts.
     pub fn go_live(&self) {
-        self.inner().is_live = true;
+        let mut inner = self.inner();
+        if !inner.is_live {
+            inner.is_live = true;
+            inner.go_on();
+        }
+    }
+
+    /// The log is listened to on another connection than before.
+    pub fn connected_anew(&self) {
+        self.inner().go_on();
     }
 
     /// Whether silence counts yet.
@@ -201,11 +221,12 @@ impl Observed {
             return;
         }
         let heard = inner.clock.reading();
-        let was_silent = inner.is_silent(server_id);
-        let is_back_since =
-            if was_silent { Some(heard) } else { known.and_then(|known| known.is_back_since) };
+        let (is_back_since, was_away_until) =
+            known.map_or((None, None), |known| (known.is_back_since, known.was_away_until));
+        let is_back_since = if inner.is_silent(server_id) { Some(heard) } else { is_back_since };
+        let was_away_until = if inner.is_away(server_id) { Some(heard) } else { was_away_until };
         let seen = Seen { boot_id, sequence, load, position, at };
-        inner.heard.insert(server_id, Heard { seen, heard, is_back_since });
+        inner.heard.insert(server_id, Heard { seen, heard, is_back_since, was_away_until });
     }
 
     /// When the newest record was stored, by the clock that NATS had then. Goes on with that clock, also if it was set
@@ -251,37 +272,24 @@ impl Observed {
         inner.is_silent(server_id).then_some(Silence { last_heartbeat, since })
     }
 
-    /// By what `server_id` is judged. `None`: nothing was heard of it, and it is not silent yet.
+    /// By what `server_id` is judged. `None`: nothing was heard of anyone.
     pub fn signs(&self, server_id: ServerId) -> Option<Signs> {
         let inner = self.inner();
         let voice = inner.voice(server_id);
         let (last_heartbeat, heard_at, heard) = match (inner.heard.get(&server_id), voice) {
             (Some(Heard { seen, heard, .. }), _) => (Some(seen.position), seen.at, *heard),
-            (None, Voice::Silent | Voice::Unsteady) => (None, inner.clock.first()?, Reading::default()),
-            (None, Voice::Steady) => return None,
+            (None, _) => (None, inner.clock.first()?, Reading::default()),
         };
         let now = heard_at.plus_micros(inner.passed_us_since(heard));
-        let is_away = inner.is_away(server_id);
+        let is_away = inner.is_away(server_id) || inner.was_just_away(server_id);
         Some(Signs { last_heartbeat, heard_at, now, voice, is_away })
-    }
-
-    /// More servers than the share that policy says are away, by [`Signs::is_away`].
-    pub fn many_are_away(&self) {
-        let mut inner = self.inner();
-        inner.many_were_away = Some(inner.clock.reading());
-    }
-
-    /// Whether that was so until a moment ago: they are given the time to connect.
-    pub fn are_coming_back(&self) -> bool {
-        let inner = self.inner();
-        inner.many_were_away.is_some_and(|at| inner.clock.reading().ran_millis_since(at) <= RETURN_MS)
     }
 }
 
 impl Inner {
     fn tick(&mut self, at: Timestamp) {
-        let stood_ms = self.clock.read(at);
-        if stood_ms >= i64::from(self.pace.lease_ms) {
+        let pause = self.clock.read(at);
+        if pause.is_none_or(|stood_ms| stood_ms >= i64::from(self.pace.lease_ms)) {
             self.go_on();
         }
     }
@@ -302,7 +310,7 @@ impl Inner {
         }
     }
 
-    /// After a long pause everyone has the same time, anew.
+    /// After a long pause everyone has the same time, anew; and after one that may have been long.
     fn go_on(&mut self) {
         let all_return = self.clock.reading().plus_ran_millis(RETURN_MS);
         self.went_on = self.went_on.later(all_return);
@@ -345,6 +353,19 @@ impl Inner {
         self.clock.newest().is_some() && ran_ms > self.pace.suspect_ms()
     }
 
+    /// Whether it came back a moment ago: others who were away with it may yet have to connect.
+    fn was_just_away(&self, server_id: ServerId) -> bool {
+        let until = self.heard.get(&server_id).and_then(|heard| heard.was_away_until);
+        until.is_some_and(|until| self.clock.reading().ran_millis_since(until) <= RETURN_MS)
+    }
+
+    /// Whether a sign of life came when it should. That a server has only just come excuses its silence, but does not show
+    /// that it is there.
+    fn is_heard(&self, server_id: ServerId) -> bool {
+        let Some(Heard { heard, .. }) = self.heard.get(&server_id) else { return false };
+        self.clock.reading().ran_millis_since(heard.later(self.went_on)) <= self.pace.heard_within_ms()
+    }
+
     fn voice(&self, server_id: ServerId) -> Voice {
         if self.is_silent(server_id) {
             return Voice::Silent;
@@ -353,7 +374,7 @@ impl Inner {
         let settles_ms = i64::from(self.pace.lease_ms) + RETURN_MS;
         let has_just_come_back =
             is_back_since.is_some_and(|since| self.clock.reading().ran_millis_since(since) <= settles_ms);
-        if has_just_come_back || self.is_overdue(server_id) { Voice::Unsteady } else { Voice::Steady }
+        if has_just_come_back || !self.is_heard(server_id) { Voice::Unsteady } else { Voice::Steady }
     }
 }
 

@@ -69,13 +69,8 @@ fn judge(service: &Service) -> Judgement {
     let rules = Rules {
         lease_ms: observed.pace().lease_ms,
         mass_silence_percent: state.policy.liveness.mass_silence_percent.into(),
-        are_coming_back: observed.are_coming_back(),
     };
-    let judgement = liveness::judge(&state, observed.now(), rules, |server_id| observed.signs(server_id));
-    if judgement.are_many_away {
-        observed.many_are_away();
-    }
-    judgement
+    liveness::judge(&state, observed.now(), rules, |server_id| observed.signs(server_id))
 }
 
 fn report_held(service: &Service, held: usize) {

@@ -8,8 +8,8 @@
 //! the other, and come back one after the other. So whoever is overdue counts as missing, not only who is silent for a
 //! lease; and who was lost a moment ago; and who has just come back after a silence, until those who were silent with it had
 //! the time to come back, too. And who comes back before it was silent for a lease leaves those behind whose last sign of life
-//! happened to be older: as long as it takes to connect, after more than the share was away, nobody is judged. Who is really
-//! dead is judged then.
+//! happened to be older: so whoever was away counts as away for as long as it takes to connect, and while more than the share
+//! are, nobody is judged. Who is really dead is judged then.
 
 use longwatch_events::event::{Event, ServerLost, ServerReturned};
 use longwatch_events::id::ServerId;
@@ -32,7 +32,8 @@ pub struct Signs {
     pub now: Timestamp,
     /// How it is heard.
     pub voice: Voice,
-    /// Whether nothing was heard of it for so long that it is not only late, nor connecting after the log stood still.
+    /// Whether nothing was heard of it for so long that it is not only late, nor connecting after the log stood still; or that
+    /// was so until a moment ago, when it came back.
     pub is_away: bool,
 }
 
@@ -41,7 +42,7 @@ pub struct Signs {
 pub enum Voice {
     /// As it should be.
     Steady,
-    /// Its sign of life is overdue, or it is only just back after a silence.
+    /// Its sign of life is overdue, it was not heard yet, or it is only just back after a silence.
     Unsteady,
     /// Not for longer than the lease.
     Silent,
@@ -54,8 +55,6 @@ pub struct Rules {
     pub lease_ms: u32,
     /// If a larger share of the servers is missing at once, in percent, nobody is judged.
     pub mass_silence_percent: u32,
-    /// Whether those who were away are coming back: more than that share were away until a moment ago.
-    pub are_coming_back: bool,
 }
 
 /// What follows.
@@ -67,8 +66,6 @@ pub struct Judgement {
     pub returned: Vec<(Position, Event)>,
     /// Servers that are silent and not judged, because too many are.
     pub held: Vec<ServerId>,
-    /// Whether more than the share are away: they may come back one after the other.
-    pub are_many_away: bool,
 }
 
 /// Judges every server of `state` by its `signs`, at `now` of the clock that these were stored by.
@@ -105,8 +102,7 @@ pub fn judge(
         }
     }
     let are_too_many = |count: usize| count * 100 > present * rules.mass_silence_percent as usize;
-    judgement.are_many_away = are_too_many(away);
-    if are_too_many(missing) || rules.are_coming_back {
+    if are_too_many(missing) || are_too_many(away) {
         judgement.held = silent.into_iter().map(|(server_id, ..)| server_id).collect();
         return judgement;
     }
@@ -146,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules = Rules { lease_ms: 3_000, mass_silence_percent: 50, are_coming_back: false };
+    const RULES: Rules = Rules { lease_ms: 3_000, mass_silence_percent: 50 };
     const NOW: Timestamp = Timestamp::from_millis(100_000);
     /// When everything in State happened.
     const BEFORE: Timestamp = Timestamp::from_millis(90_000);
@@ -277,12 +273,12 @@ mod tests {
     #[test]
     fn nobody_is_judged_while_many_come_back() {
         let (state, signs) = (servers(4), [(1, Voice::Silent), (2, Voice::Steady), (3, Voice::Steady)]);
-        let signs: BTreeMap<_, _> =
+        let mut signs: BTreeMap<_, _> =
             signs.into_iter().map(|(n, voice)| (server(n), heard(n.into(), voice))).collect();
-        let rules = Rules { are_coming_back: true, ..RULES };
-        let judgement = judge(&state, NOW, rules, |id| signs.get(&id).copied());
-        assert_eq!((judgement.lost, judgement.held), (Vec::new(), vec![server(1)]));
         assert_eq!(judge_by(&state, &signs).lost.len(), 1);
+        signs.values_mut().for_each(|signs| signs.is_away = true);
+        let Judgement { lost, held, .. } = judge_by(&state, &signs);
+        assert_eq!((lost, held), (Vec::new(), vec![server(1)]));
     }
 
     #[test]

@@ -8,10 +8,12 @@ use longwatch_events::time::Timestamp;
 
 use super::TICK_MS;
 
-/// How much later than it should a tick of control may come without that being a pause, in milliseconds.
+/// How much later than it should a tick of control may come without that being a pause, in milliseconds. And by so much the
+/// clocks of the servers of NATS may differ, each of which stores in its turn.
 const JITTER_MS: i64 = 100;
+const JITTER_US: i64 = JITTER_MS * 1_000;
 /// More between two records is not time in which the log ran, in microseconds.
-const RUNS_US: i64 = (TICK_MS as i64 + JITTER_MS) * 1_000;
+const RUNS_US: i64 = TICK_MS as i64 * 1_000 + JITTER_US;
 
 /// What the clock shows, in microseconds since the first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,11 +57,12 @@ pub(super) struct LogClock {
 }
 
 impl LogClock {
-    /// The next record was stored at `at`. Says for how long the log stood still before it, in milliseconds.
-    pub(super) fn read(&mut self, at: Timestamp) -> i64 {
+    /// The next record was stored at `at`. Says for how long the log stood still before it, in milliseconds; `None`: nobody
+    /// knows, for its clock was set back.
+    pub(super) fn read(&mut self, at: Timestamp) -> Option<i64> {
         let Some((first, newest)) = self.ends else {
             self.ends = Some((at, at));
-            return 0;
+            return Some(0);
         };
         self.ends = Some((first, at));
         let us = at.micros_since(newest);
@@ -70,7 +73,7 @@ impl LogClock {
         self.reading.passed_us = self.reading.passed_us.saturating_add(passed_us);
         self.reading.ran_us = self.reading.ran_us.saturating_add(ran_us);
         self.reading.stood_us = self.reading.stood_us.saturating_add(stood_us);
-        stood_us / 1_000
+        (us >= -JITTER_US).then_some(stood_us / 1_000)
     }
 
     /// What it shows.

@@ -332,11 +332,77 @@ fn who_is_back_is_unsteady_for_a_while() {
     assert_eq!(voice_at(10_000, Some(1)), Voice::Steady);
     let voices: Vec<_> = ticks(10_500, 13_500).map(|at| voice_at(at.as_millis(), None)).collect();
     let (a, b, c) = (Voice::Steady, Voice::Unsteady, Voice::Silent);
-    assert_eq!(voices, [a, a, a, b, b, b, c]);
+    assert_eq!(voices, [a, a, b, b, b, b, c]);
     // For another lease and the time to connect after it is back.
     let voices: Vec<_> =
         (2..).zip(ticks(14_000, 19_500)).map(|(number, at)| voice_at(at.as_millis(), Some(number))).collect();
     assert_eq!(voices, [[b; 11].as_slice(), &[a]].concat());
+}
+
+#[test]
+fn who_has_only_just_come_is_not_silent_but_does_not_count_as_there() {
+    let ids = CountingIds::default();
+    let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
+    let observed = Observed::default();
+    ticks(10_000, 20_000).for_each(|at| observed.tick_of_control(Position(1), at));
+    observed.came(server, Position(2));
+    for at in ticks(20_500, 22_000) {
+        observed.tick_of_control(Position(2), at);
+        let signs = observed.signs(server).unwrap();
+        assert_eq!((signs.voice, signs.is_away), (Voice::Unsteady, false));
+        assert!(!observed.is_overdue(server), "nobody is to be shown it as suspect");
+    }
+    observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(22_100));
+    assert_eq!(observed.signs(server).unwrap().voice, Voice::Steady);
+}
+
+/// A server that was heard for ten seconds and then is not, in a log that runs on; and how many of its ticks later `happens`
+/// was called it is silent.
+fn silent_ticks_after(happens: impl Fn(&Observed, Timestamp)) -> Option<usize> {
+    let ids = CountingIds::default();
+    let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
+    let observed = Observed::default();
+    observed.go_live();
+    for (sequence, at) in (1..).zip(ticks(1_000, 11_000)) {
+        observed.heartbeat(&beat(server, boot, sequence), Position(sequence), at);
+    }
+    ticks(11_500, 13_500).for_each(|at| observed.tick(at));
+    assert_eq!(observed.silence(server), None);
+    happens(&observed, Timestamp::from_millis(13_500));
+    let newest = observed.now();
+    ticks(500, 20_000).position(|after| {
+        observed.tick(newest.plus_millis(after.as_millis()));
+        observed.silence(server).is_some()
+    })
+}
+
+#[test]
+fn what_hides_how_long_nobody_could_be_heard_gives_everyone_a_lease_anew() {
+    let anew = usize::try_from((RETURN_MS + 3_000) / i64::from(TICK_MS)).unwrap();
+    assert_eq!(silent_ticks_after(|_, _| ()), Some(1));
+    assert_eq!(silent_ticks_after(|observed, _| observed.connected_anew()), Some(anew));
+    // A clock that went back may have gone back by more than it was away; one of NATS's servers may be a little behind another.
+    let set_back = |ms: i64| move |observed: &Observed, at: Timestamp| observed.tick(at.plus_millis(-ms));
+    assert_eq!(silent_ticks_after(set_back(101)), Some(anew));
+    assert_eq!(silent_ticks_after(set_back(100)), Some(1));
+    // Who is live already is not made live once more.
+    assert_eq!(silent_ticks_after(|observed, _| observed.go_live()), Some(1));
+}
+
+#[test]
+fn a_process_that_begins_to_listen_gives_everyone_a_lease_from_then_on() {
+    let ids = CountingIds::default();
+    let (server, boot) = (ServerId::from_uuid(ids.next()), BootId::from_uuid(ids.next()));
+    let observed = Observed::default();
+    observed.heartbeat(&beat(server, boot, 1), Position(1), Timestamp::from_millis(10_000));
+    ticks(10_500, 20_000).for_each(|at| observed.tick(at));
+    observed.go_live();
+    for at in ticks(20_500, 25_000) {
+        observed.tick(at);
+        assert_eq!(observed.silence(server), None, "at {at}");
+    }
+    observed.tick(Timestamp::from_millis(25_001));
+    assert!(observed.silence(server).is_some());
 }
 
 /// A fleet whose servers give their signs of life each in its own phase, with the State that follows from what is judged.
@@ -348,7 +414,7 @@ struct Fleet {
     sequence: u64,
 }
 
-const RULES: Rules = Rules { lease_ms: 3_000, mass_silence_percent: 50, are_coming_back: false };
+const RULES: Rules = Rules { lease_ms: 3_000, mass_silence_percent: 50 };
 
 impl Fleet {
     fn of(count: u8) -> Self {
@@ -400,11 +466,7 @@ impl Fleet {
             }
             if self.now % 200 == 0 {
                 let observed = &self.observed;
-                let rules = Rules { are_coming_back: observed.are_coming_back(), ..RULES };
-                let judgement = judge(&self.state, observed.now(), rules, |id| observed.signs(id));
-                if judgement.are_many_away {
-                    observed.many_are_away();
-                }
+                let judgement = judge(&self.state, observed.now(), RULES, |id| observed.signs(id));
                 has_held |= !judgement.held.is_empty();
                 for (_, event) in judgement.lost.iter().chain(&judgement.returned) {
                     if let Event::ServerLost(e) = event {

@@ -86,7 +86,8 @@ impl Watcher {
         let observed = self.service.observed();
         let from = START.plus_millis(60_000 * i64::try_from(sequence).unwrap());
         let mut position = Position(sequence * 10_000);
-        for tick in 0..8 {
+        observed.go_live();
+        for tick in 0..16 {
             let at = from.plus_millis(tick * i64::from(TICK_MS));
             observed.tick_of_control(self.service.state().position, at);
             let heard = if tick == 0 && sequence == 1 { 0 } else { silent };
@@ -99,7 +100,6 @@ impl Watcher {
                 observed.heartbeat(&heartbeat, position, at);
             }
         }
-        observed.go_live();
     }
 
     fn lost(&self) -> usize {

@@ -64,7 +64,8 @@ pub(super) struct Audit {
     /// The highest revision published to each server.
     revisions: BTreeMap<ServerId, Position>,
     pub(super) was_rolled_back: bool,
-    /// When the last plan was made that moved a camera.
+    /// When the last plan was made that moved a camera, or a server came or went last: plans follow from that, and what it is
+    /// told.
     pub(super) moved_at: Timestamp,
 }
 
@@ -196,6 +197,9 @@ impl Audit {
         }
         env.check(self.check_authority(&state));
         self.states.push(Rc::new(state));
+        if comes_or_goes(&record.event) {
+            self.moved_at = env.now;
+        }
         if let Event::PlanMade(plan) = &record.event {
             self.planned(env, nats, record, plan);
         }
@@ -343,4 +347,17 @@ fn check_what_if(before: &State, after: &State, lost: &ServerLost, now: Timestam
             Err((Invariant::WhatIfAgrees, what))
         }
     }
+}
+
+/// Whether a server is there, or is not there, since this event.
+const fn comes_or_goes(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::ServerAdded(_)
+            | Event::ServerJoined(_)
+            | Event::ServerAdopted(_)
+            | Event::ServerLost(_)
+            | Event::ServerReturned(_)
+            | Event::ServerDetached(_)
+    )
 }

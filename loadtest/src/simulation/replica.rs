@@ -92,6 +92,8 @@ pub(super) struct Process {
     leads: bool,
     /// When NATS said last who plans.
     lease_answered_at: Timestamp,
+    /// When it lost its connection to NATS, if it was not told since where the log streams end: until then it judges nobody.
+    lost_connection_at: Option<Timestamp>,
     calls: BTreeMap<u64, Call>,
     made_calls: u64,
     is_news_due: bool,
@@ -192,6 +194,7 @@ impl Replica {
             halted: None,
             leads: !env.scenario.has_lease,
             lease_answered_at: env.now,
+            lost_connection_at: None,
             calls: BTreeMap::new(),
             made_calls: 0,
             is_news_due: false,
@@ -210,6 +213,13 @@ impl Replica {
             self.killed_at = now;
         }
         self.paused = None;
+    }
+
+    /// NATS is gone, and the connection with it.
+    pub(super) fn is_disconnected(&mut self, now: Timestamp) {
+        if let Some(process) = &mut self.process {
+            process.lost_connection_at = Some(now);
+        }
     }
 
     /// Whether that run of it was over at `at`.
@@ -478,6 +488,9 @@ impl Replica {
         let Some(process) = &mut self.process else { return };
         process.lease_answered_at = at;
         process.leads = holds;
+        if process.lost_connection_at.take_if(|lost_at| at > *lost_at).is_some() {
+            process.observed.connected_anew();
+        }
         if let Some(why) = rolled_back
             && process.halted.is_none()
         {

@@ -34,6 +34,7 @@ impl Replica {
         let Some(process) = &self.process else { return };
         if !process.decides()
             || !process.observed.is_live()
+            || process.lost_connection_at.is_some()
             || !process.leads(env.now)
             || !process.judging.is_empty()
         {
@@ -172,14 +173,8 @@ fn judge(process: &Process) -> Judgement {
     let rules = Rules {
         lease_ms: observed.pace().lease_ms,
         mass_silence_percent: process.state.policy.liveness.mass_silence_percent.into(),
-        are_coming_back: observed.are_coming_back(),
     };
-    let judgement =
-        liveness::judge(&process.state, observed.now(), rules, |server_id| observed.signs(server_id));
-    if judgement.are_many_away {
-        observed.many_are_away();
-    }
-    judgement
+    liveness::judge(&process.state, observed.now(), rules, |server_id| observed.signs(server_id))
 }
 
 /// What the log is to be told of archives.

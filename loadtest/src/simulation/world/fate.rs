@@ -223,6 +223,11 @@ impl World {
         self.nats.is_up = false;
         self.nats_stopped_at = self.env.now;
         self.is_stopped_long = seen == Seen::NatsStoppedLong;
+        // A server of NATS that only stands still keeps its connections.
+        if seen != Seen::NatsStuttered {
+            let now = self.env.now;
+            self.replicas.iter_mut().for_each(|replica| replica.is_disconnected(now));
+        }
         self.env.after(ms, Happening::Over(Ending::NatsStop { roll_back }));
     }
 
