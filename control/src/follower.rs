@@ -5,7 +5,7 @@
 //! whichever replica wrote the rows; a database that was set back (restored, or replaced by a copy that lagged) is written
 //! anew from there;
 //! a record of `LOG` that cannot be folded, or a log that is not the one the read model was derived from, halts the
-//! fold. No decision depends on `RECORDINGS`: a worker's report that cannot be read is set aside, visibly, so that one
+//! fold, and nothing of such a log is folded, not even what it sends before it is known to be another. No decision depends on `RECORDINGS`: a worker's report that cannot be read is set aside, visibly, so that one
 //! broken worker, or one newer than control, stops nobody else. It stays in the log; a rebuild reads it again.
 
 use std::path::Path;
@@ -16,30 +16,31 @@ use futures::{Stream, StreamExt};
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::{Event, ServerAdded, ServerAdopted, ServerJoined, ServerReturned};
 use longwatch_events::fold;
+use longwatch_events::hash::Sha256;
 use longwatch_events::id::{ServerId, TenantId};
 use longwatch_events::log::Record;
 use longwatch_events::position::Position;
 use longwatch_events::state::State;
 use longwatch_events::subject::LogStream;
-use longwatch_events::time::Timestamp;
 use rand::RngExt as _;
 use tokio::time::{sleep, timeout};
 
 use crate::observed::Pace;
 use crate::read_model::projection::{self, Before};
 use crate::read_model::rows::Change;
-use crate::read_model::{Applied, Batch};
+use crate::read_model::{Applied, Batch, Written};
 use crate::service::Service;
 use crate::snapshots;
+
+mod same_log;
+
+pub(crate) use same_log::check_ends;
+use same_log::{another_log, replaced, rolled_back};
 
 /// How many records are folded, and written to the read model, at once.
 const BATCH: usize = 1_000;
 /// Between tries to write to the read model, or to open the log, at most; at least half of it.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A log stream says where it ends within this, or is asked again: the connection may have been lost, and it may be another one.
-const END_WITHIN: Duration = Duration::from_secs(1);
-/// The same on a new connection, where nothing is decided before it is known: a server that many come back to takes longer.
-const NEW_END_WITHIN: Duration = Duration::from_secs(3);
 /// How long a database that was set back may go unnoticed while nothing happens.
 const LOOK_AFTER_ROWS_EVERY: Duration = Duration::from_secs(10);
 /// So many leases back heartbeats are read at the start: enough to hear of every server that is there.
@@ -55,10 +56,15 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
         with_retries(service, "read the default tenant", || service.read_model().tenant(TenantId::DEFAULT))
             .await;
     let first_created = first_tenant.map(|tenant| tenant.created_at);
-    let written = position_of(service, stream).await;
+    let last = last_written(service, stream).await;
+    let written = last.position;
     let connection = service.log().connection();
     let end = with_retries(service, "read the end of LOG", || service.log().end(stream)).await;
     if let Some(why) = rolled_back(stream, written, end) {
+        return service.halt(why);
+    }
+    let replaced = with_retries(service, "look whether LOG is the same", || replaced(service, stream, last));
+    if let Some(why) = replaced.await {
         return service.halt(why);
     }
     service.advance(|progress| progress.connection = connection);
@@ -77,6 +83,9 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
     }
     let mut known = written;
     while let Some(records) = next_or_none(&mut batches).await {
+        if !records.is_empty() && !service.is_same_log(stream).await {
+            return;
+        }
         let (batch, halt) = fold_into_service(service, known, records);
         if let Some(why) = another_log(service, first_created, written) {
             return service.halt(why);
@@ -166,64 +175,9 @@ fn catch_up(service: &Service, end: Position) {
     service.advance(|progress| progress.caught_up = true);
 }
 
-async fn position_of(service: &Service, stream: LogStream) -> Position {
-    with_retries(service, "read the position of the read model", || service.read_model().position(stream))
+async fn last_written(service: &Service, stream: LogStream) -> Written {
+    with_retries(service, "read the position of the read model", || service.read_model().written(stream))
         .await
-}
-
-/// What is to be done when the log is not the one the read model was derived from.
-const ANOTHER_LOG: &str = "restore the store of NATS; or, to take the log as it is, remove the read model's database, \
-                           which is then made anew";
-
-/// Why the log cannot be the one the read model was derived from, if it ends too early.
-fn rolled_back(stream: LogStream, written: Position, end: Position) -> Option<String> {
-    (end < written).then(|| {
-        format!(
-            "{stream} ends at position {end}, but the read model was derived from it up to {written}: it was rolled back \
-             or replaced; {ANOTHER_LOG}"
-        )
-    })
-}
-
-/// Halts the fold if a log stream ends before what was folded of it: it was rolled back while this process ran. A stream
-/// that cannot be asked is in trouble, which the health shows. Until `LOG` was asked on a new connection nothing is decided.
-pub(crate) async fn check_ends(service: &Service) {
-    const PART: &str = "the log streams";
-    let (connection, progress) = (service.log().connection(), *service.progress().borrow());
-    // Rows follow State, and it is by State that is decided.
-    let decides_by = service.state().position.max(progress.log);
-    if service.halted().is_some() {
-        return;
-    }
-    let is_known = progress.connection == connection;
-    let within = if is_known { END_WITHIN } else { NEW_END_WITHIN };
-    for (stream, folded) in [(LogStream::Log, decides_by), (LogStream::Recordings, progress.recordings)] {
-        match timeout(within, service.log().end(stream)).await {
-            Ok(Ok(end)) => {
-                if let Some(why) = rolled_back(stream, folded, end) {
-                    return service.halt(why);
-                }
-            }
-            Ok(Err(error)) => return service.trouble(PART, format!("{stream} does not answer: {error}")),
-            Err(elapsed) => return service.trouble(PART, format!("{stream} does not answer: {elapsed}")),
-        }
-        // Nothing is decided by what RECORDINGS holds beyond what a plan cites.
-        if stream == LogStream::Log && connection.is_some() && !is_known {
-            service.observed().connected_anew();
-            service.advance(|progress| progress.connection = connection);
-        }
-    }
-    service.trouble_over(PART);
-}
-
-/// Why the log cannot be the one the read model was derived from, if its first tenant was not created when the rows say.
-fn another_log(service: &Service, rows_say: Option<Timestamp>, written: Position) -> Option<String> {
-    let state = service.state();
-    let log_says = state.tenant(TenantId::DEFAULT).map(|tenant| tenant.created_at);
-    let is_known = log_says.is_some() || state.position >= written;
-    (is_known && rows_say.is_some() && rows_say != log_says).then(|| {
-        format!("the read model was derived from another log than this one: its first tenant differs; {ANOTHER_LOG}")
-    })
 }
 
 /// What folding records led to: what there is to write, and perhaps a halt behind it.
@@ -246,6 +200,7 @@ enum News {
 fn fold_into_service(service: &Service, known: Position, records: Records) -> (Batch, Option<String>) {
     let mut state = service.state_to_fold();
     let Folded { batch, news, halt } = fold_log_batch(&mut state, known, records);
+    note_read(service, &batch);
     // Before anybody sees this State: who judges by it knows by then who has only just come.
     for (told, news) in news {
         match news {
@@ -258,9 +213,9 @@ fn fold_into_service(service: &Service, known: Position, records: Records) -> (B
 
 /// Folds `records` into `state`. Of the rows, those up to `known` are written.
 fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folded {
-    let mut batch =
-        Batch { stream: LogStream::Log, after: known, up_to: state.position, changes: Vec::new() };
-    let mut news = Vec::new();
+    let (stream, up_to) = (LogStream::Log, state.position);
+    let mut batch = Batch { stream, after: known, up_to, record: None, changes: Vec::new() };
+    let (mut news, mut last, mut halt) = (Vec::new(), None, None);
     for record in records {
         let step = record.map_err(|error| error.to_string()).and_then(|record| {
             let position = record.position;
@@ -271,10 +226,14 @@ fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folde
                 .map_err(|error| error.to_string())?;
             Ok((record, envelope, before, outcome))
         });
-        let (Record { position, stored_at, .. }, envelope, before, outcome) = match step {
+        let (Record { position, stored_at, payload, .. }, envelope, before, outcome) = match step {
             Ok(folded) => folded,
-            Err(why) => return Folded { batch, news, halt: Some(why) },
+            Err(why) => {
+                halt = Some(why);
+                break;
+            }
         };
+        last = Some(payload);
         log_outcome(position, &envelope, outcome);
         batch.up_to = position;
         if changes_pace(&envelope.event) {
@@ -286,7 +245,15 @@ fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folde
             batch.changes.extend(changes.into_iter().map(|change| (position, change)));
         }
     }
-    Folded { batch, news, halt: None }
+    batch.record = last.map(|payload| Sha256::of(&payload));
+    Folded { batch, news, halt }
+}
+
+/// Takes note of where a log stream was read to, if `batch` holds anything of it.
+fn note_read(service: &Service, batch: &Batch) {
+    if batch.record.is_some() {
+        service.has_read(batch.stream, Written { position: batch.up_to, record: batch.record });
+    }
 }
 
 /// How long servers may be silent, as policy says for as many of them as there are.
@@ -328,15 +295,24 @@ fn log_outcome(position: Position, envelope: &Envelope, outcome: fold::Outcome) 
 pub async fn follow_recordings(service: &Service) {
     let stream = LogStream::Recordings;
     // In this order: another replica may write the rows meanwhile.
-    let written = position_of(service, stream).await;
+    let last = last_written(service, stream).await;
+    let written = last.position;
+    let connection = service.log().connection();
     let end = with_retries(service, "read the end of RECORDINGS", || service.log().end(stream)).await;
     if let Some(why) = rolled_back(stream, written, end) {
+        return service.halt(why);
+    }
+    let replaced =
+        with_retries(service, "look whether RECORDINGS is the same", || replaced(service, stream, last));
+    if let Some(why) = replaced.await {
         return service.halt(why);
     }
     service.advance(|progress| {
         progress.recordings = written;
         progress.recordings_caught_up = written >= end;
+        progress.recordings_connection = connection;
     });
+    service.has_read(stream, last);
     let mut known = written;
     loop {
         match fold_recordings(service, known, end).await {
@@ -345,6 +321,7 @@ pub async fn follow_recordings(service: &Service) {
                 known = position;
             }
             Ended::Halt(why) => return service.halt(why),
+            Ended::Halted => return,
         }
     }
 }
@@ -355,6 +332,8 @@ enum Ended {
     SetBack(Position),
     /// For good.
     Halt(String),
+    /// Somebody else has halted the fold.
+    Halted,
 }
 
 /// Folds `RECORDINGS` behind `known`, up to where the rows are written. At `end` it has caught up.
@@ -363,8 +342,11 @@ async fn fold_recordings(service: &Service, mut known: Position, end: Position) 
     let records = with_retries(service, "follow RECORDINGS", || service.log().follow(stream, known)).await;
     let mut batches = records.ready_chunks(BATCH);
     while let Some(records) = next_or_none(&mut batches).await {
-        let mut batch = Batch { stream, after: known, up_to: known, changes: Vec::new() };
-        let mut halt = None;
+        if !records.is_empty() && !service.is_same_log(stream).await {
+            return Ended::Halted;
+        }
+        let mut batch = Batch { stream, after: known, up_to: known, record: None, changes: Vec::new() };
+        let (mut last, mut halt) = (None, None);
         for record in records {
             match record {
                 Ok(record) => {
@@ -373,6 +355,7 @@ async fn fold_recordings(service: &Service, mut known: Position, end: Position) 
                     batch
                         .changes
                         .extend(changes_of_report(&record).into_iter().map(|change| (position, change)));
+                    last = Some(record.payload);
                 }
                 Err(error) => {
                     halt = Some(error.to_string());
@@ -380,6 +363,8 @@ async fn fold_recordings(service: &Service, mut known: Position, end: Position) 
                 }
             }
         }
+        batch.record = last.map(|payload| Sha256::of(&payload));
+        note_read(service, &batch);
         match apply(service, &batch).await {
             Applied::Written | Applied::Seen => known = batch.up_to,
             Applied::Behind { position } => return Ended::SetBack(position),

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::decide::command::{Command, Refusal, decide};
 use crate::observed::Observed;
-use crate::read_model::ReadModel;
+use crate::read_model::{ReadModel, Written};
 use crate::replay;
 use crate::secrets::{self, Secrets};
 use crate::triggers::Told;
@@ -68,8 +68,17 @@ pub struct Progress {
     pub caught_up: bool,
     /// The same of `RECORDINGS`.
     pub recordings_caught_up: bool,
-    /// The connection on which the log was seen to end no earlier than what is folded; see [`Log::connection`].
+    /// The connection on which `LOG` was seen to be the one that is folded; see [`Log::connection`].
     pub connection: Option<u64>,
+    /// The same of `RECORDINGS`.
+    pub recordings_connection: Option<u64>,
+}
+
+impl Progress {
+    /// The connection on which `stream` was seen to be the one that is folded.
+    pub fn connection_of(&self, stream: LogStream) -> Option<u64> {
+        if stream == LogStream::Recordings { self.recordings_connection } else { self.connection }
+    }
 }
 
 /// Whether this replica can answer.
@@ -112,6 +121,7 @@ pub struct Service {
     observed: Observed,
     leading: AtomicBool,
     progress: watch::Sender<Progress>,
+    last_read: Mutex<BTreeMap<LogStream, Written>>,
     halted: watch::Sender<Option<String>>,
     unopened: AtomicUsize,
     held: AtomicUsize,
@@ -128,6 +138,7 @@ impl Service {
             caught_up: false,
             recordings_caught_up: false,
             connection: None,
+            recordings_connection: None,
         };
         Self {
             boot_id: BootId::generate(&*parts.ids),
@@ -141,6 +152,7 @@ impl Service {
             observed: Observed::default(),
             leading: AtomicBool::new(true),
             progress: watch::Sender::new(progress),
+            last_read: Mutex::default(),
             halted: watch::Sender::new(None),
             unopened: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
@@ -228,6 +240,37 @@ impl Service {
 
     pub(crate) fn advance(&self, change: impl FnOnce(&mut Progress)) {
         self.progress.send_modify(change);
+    }
+
+    fn last_records(&self) -> MutexGuard<'_, BTreeMap<LogStream, Written>> {
+        self.last_read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `stream` is known to be the one that is folded, on the connection that there is now. What was read is
+    /// folded only then: behind a new connection it may be of another log, and rows of both would look like rows of one.
+    /// False: the fold has halted.
+    pub async fn is_same_log(&self, stream: LogStream) -> bool {
+        let (mut progress, mut halted) = (self.progress.subscribe(), self.halted.subscribe());
+        let is_known = |progress: &Progress| {
+            let connection = self.log.connection();
+            connection.is_some() && progress.connection_of(stream) == connection
+        };
+        tokio::select! {
+            // A fold that halted for something else says nothing of this log stream.
+            biased;
+            _ = progress.wait_for(is_known) => true,
+            _ = halted.wait_for(Option::is_some) => false,
+        }
+    }
+
+    /// `stream` was read up to this record, and is the one that is folded.
+    pub fn has_read(&self, stream: LogStream, last: Written) {
+        self.last_records().insert(stream, last);
+    }
+
+    /// The last record of `stream` that was read and is of the log that is folded.
+    pub fn last_read(&self, stream: LogStream) -> Written {
+        self.last_records().get(&stream).copied().unwrap_or_default()
     }
 
     /// Stops deciding, for good and loudly; recording goes on.

@@ -192,5 +192,49 @@ async fn a_log_that_was_rolled_back_or_replaced_halts() {
         another.execute(rename(&another, &n.to_string())).await;
     }
     let third = TestControl::with_rows_of(folder, log, later).await;
-    assert!(halted(&third).await.contains("derived from another log"));
+    assert!(halted(&third).await.contains("at position 4 of LOG stands another record"));
+}
+
+#[tokio::test]
+async fn a_log_that_was_rolled_back_and_has_grown_since_halts_whoever_knew_the_old_one() {
+    let old = TestControl::start().await;
+    old.execute(rename(&old, "lost")).await;
+    let report = |text: &str| {
+        (LogStream::Recordings, subject::recording(ServerId::generate(&SystemIds)), text.to_owned())
+    };
+    let (stream, subject, payload) = report("lost, too");
+    old.append_raw(stream, subject, payload).await;
+    old.until_progress(|progress| progress.recordings == Position(1)).await;
+    let (log, clock) = (old.log.clone(), old.clock.clone());
+    // Given a log that is rolled back, and then grows past where it had been, by one who knows nothing of that.
+    log.set_back(LogStream::Log, Position(1));
+    let new = TestControl::on(log.clone(), clock.clone()).await;
+    new.until_progress(|progress| progress.caught_up).await;
+    for n in 0..3 {
+        new.execute(rename(&new, &n.to_string())).await;
+    }
+    // Then whoever was there halts when it looks, although the log is long enough and goes on where it had stopped; ...
+    check_ends(&old.service).await;
+    assert!(halted(&old).await.contains("at position 2 of LOG stands another record"));
+    check_ends(&new.service).await;
+    assert_eq!(new.service.halted(), None);
+    // ... and whoever comes to its rows.
+    let restarted = TestControl::with_rows_of(old.into_folder(), log.clone(), clock.clone()).await;
+    let why = halted(&restarted).await;
+    assert!(
+        why.contains("stands another record") && why.contains("remove the read model's database"),
+        "{why}"
+    );
+    assert!(!restarted.service.knows_the_end());
+
+    // The same of RECORDINGS, which workers write.
+    log.set_back(LogStream::Recordings, Position::START);
+    for _ in 0..2 {
+        let (stream, subject, payload) = report("another");
+        new.append_raw(stream, subject, payload).await;
+    }
+    check_ends(&new.service).await;
+    assert!(halted(&new).await.contains("at position 1 of RECORDINGS stands another record"));
+    let restarted = TestControl::with_rows_of(new.into_folder(), log, clock).await;
+    assert!(halted(&restarted).await.contains("of RECORDINGS stands another record"));
 }

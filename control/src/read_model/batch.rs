@@ -7,6 +7,7 @@
 //! Invariant: each record changes the rows exactly once, in the order of the log.
 
 use longwatch_events::fact::Damage;
+use longwatch_events::hash::Sha256;
 use longwatch_events::position::Position;
 use longwatch_events::subject::LogStream;
 
@@ -21,6 +22,8 @@ pub struct Batch {
     pub after: Position,
     /// Where the last of the records stands.
     pub up_to: Position,
+    /// The hash of its payload; `None`: there are no records.
+    pub record: Option<Sha256>,
     /// What the records behind `after` do, each change with the position of its record; in the order of the log.
     pub changes: Vec<(Position, Change)>,
 }
@@ -105,6 +108,7 @@ mod tests {
             stream: LogStream::Log,
             after: Position(10),
             up_to: Position(15),
+            record: None,
             changes: changes.to_vec(),
         };
         for (stored, count) in [(10, 4), (11, 2), (12, 2), (13, 1), (14, 1)] {
@@ -119,8 +123,8 @@ mod tests {
 
     #[test]
     fn a_replay_of_what_is_known_to_be_written_is_seen_or_finds_the_rows_set_back() {
-        let batch =
-            Batch { stream: LogStream::Log, after: Position(100), up_to: Position(60), changes: Vec::new() };
+        let (after, up_to) = (Position(100), Position(60));
+        let batch = Batch { stream: LogStream::Log, after, up_to, record: None, changes: Vec::new() };
         assert_eq!(batch.due(Position(100)), Due::Nothing(Applied::Seen));
         // Even where it seems to fit: what lies between 50 and 60 is not in it.
         let behind = Applied::Behind { position: Position(50) };

@@ -126,6 +126,15 @@ pub struct Range {
     pub to: Timestamp,
 }
 
+/// Up to where a log stream has been folded into the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Where the last record stands that was folded.
+    pub position: Position,
+    /// The hash of its payload; `None`: the rows are from before this was kept, or there is none.
+    pub record: Option<Sha256>,
+}
+
 /// The answer of a read model.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Error>>;
 
@@ -146,7 +155,7 @@ pub async fn open(url: &str) -> Result<Arc<dyn ReadModel>, Error> {
 /// The tables, whatever holds them.
 pub trait ReadModel: Send + Sync {
     /// Up to where `stream` has been folded into the rows.
-    fn position(&self, stream: LogStream) -> Answer<'_, Position>;
+    fn written(&self, stream: LogStream) -> Answer<'_, Written>;
 
     /// Writes what is not there yet of `batch`, together with its position, in one transaction that nobody else's
     /// overlaps: several replicas may apply what they folded of one log to one database, each at its own pace.

@@ -125,7 +125,7 @@ async fn locked_position(db: &mut PgConnection, stream: LogStream) -> Result<Pos
         Connection::execute(db, sql(FIRST).bind(stream.name())).await?;
         sqlx::query(LOCK).bind(stream.name()).fetch_one(&mut *db).await?;
     }
-    sql::position(db, stream).await
+    Ok(sql::written(db, stream).await?.position)
 }
 
 impl Database for PostgresReadModel {

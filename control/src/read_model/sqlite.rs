@@ -143,7 +143,7 @@ impl Database for SqliteReadModel {
 
 async fn write(connection: &mut SqliteConnection, batch: &Batch) -> Result<Applied, Error> {
     let mut transaction = connection.begin_with(WRITING).await?;
-    let stored = sql::position(&mut *transaction, batch.stream).await?;
+    let stored = sql::written(&mut *transaction, batch.stream).await?.position;
     let changes = match batch.due(stored) {
         Due::Nothing(answer) => return Ok(answer),
         Due::Changes(changes) => changes,
@@ -185,6 +185,7 @@ mod tests {
             stream: LogStream::Log,
             after: Position::START,
             up_to: Position(1),
+            record: None,
             changes: tenants(0).map(|change| (Position(1), change)).collect(),
         };
         let full = model.apply(&batch).await;

@@ -439,7 +439,7 @@ impl Rows {
             .chain(given)
             .map(|change| (up_to, change));
         let changes = changes.collect();
-        Batch { stream: LogStream::Log, after: Position::START, up_to, changes }
+        Batch { stream: LogStream::Log, after: Position::START, up_to, record: None, changes }
     }
 }
 

@@ -18,7 +18,7 @@ use super::super::rows::{
     TenantRow, TimelineRows, TriggerRow,
 };
 use super::super::{
-    Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel,
+    Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel, Written,
 };
 
 /// Takes changes down instead of applying them.
@@ -34,6 +34,7 @@ impl Recorder {
             stream,
             after: Position::START,
             up_to: of_stream().map(|batch| batch.up_to).max().unwrap(),
+            record: None,
             changes: of_stream().flat_map(|batch| batch.changes.clone()).collect(),
         }
     }
@@ -49,7 +50,7 @@ impl ReadModel for Recorder {
         ready(Ok(Applied::Written)).boxed()
     }
 
-    fn position(&self, _: LogStream) -> Answer<'_, Position> {
+    fn written(&self, _: LogStream) -> Answer<'_, Written> {
         nothing()
     }
 

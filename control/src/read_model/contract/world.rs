@@ -75,7 +75,7 @@ pub(super) fn camera_settings(name: &str) -> CameraSettings {
 /// What one record does.
 pub(in super::super) fn batch_of_one(stream: LogStream, position: Position, changes: Vec<Change>) -> Batch {
     let changes = changes.into_iter().map(|change| (position, change)).collect();
-    Batch { stream, after: Position(position.0 - 1), up_to: position, changes }
+    Batch { stream, after: Position(position.0 - 1), up_to: position, record: None, changes }
 }
 
 impl<'m> World<'m> {

@@ -297,8 +297,14 @@ impl<'r> Reader<'r> {
     }
 
     fn sha256(&self) -> Result<Sha256, Error> {
-        let sha256 = self.present("sha256", self.row.bytes("sha256"))?;
-        Ok(Sha256(sha256.try_into().map_err(|_| self.corrupt("sha256 is not 32 bytes"))?))
+        let sha256 = self.optional_sha256("sha256")?;
+        sha256.ok_or_else(|| self.corrupt("sha256 is NULL"))
+    }
+
+    pub(super) fn optional_sha256(&self, column: &str) -> Result<Option<Sha256>, Error> {
+        let bytes = self.read(self.row.bytes(column))?;
+        let sha256 = bytes.map(|bytes| bytes.try_into().map(Sha256)).transpose();
+        sha256.map_err(|_| self.corrupt(format!("{column} is not 32 bytes")))
     }
 
     pub(super) fn gap(&self) -> Result<GapRow, Error> {

@@ -30,7 +30,7 @@ where
     for<'v> Option<i64>: Encode<'v, DB> + Type<DB>,
     for<'v> Option<String>: Encode<'v, DB> + Type<DB>,
     for<'v> bool: Encode<'v, DB> + Type<DB>,
-    for<'v> Vec<u8>: Encode<'v, DB> + Type<DB>,
+    for<'v> Option<Vec<u8>>: Encode<'v, DB> + Type<DB>,
 {
     fn execute(&mut self, statement: Statement) -> BoxFuture<'_, Result<(), Error>> {
         async move {
@@ -64,7 +64,7 @@ where
     for<'v> Option<i64>: Encode<'v, DB> + Type<DB>,
     for<'v> Option<String>: Encode<'v, DB> + Type<DB>,
     for<'v> bool: Encode<'v, DB> + Type<DB>,
-    for<'v> Vec<u8>: Encode<'v, DB> + Type<DB>,
+    for<'v> Option<Vec<u8>>: Encode<'v, DB> + Type<DB>,
 {
     // A statement's text is put together from constants only.
     let query = sqlx::query(AssertSqlSafe(statement.text.into_owned()));

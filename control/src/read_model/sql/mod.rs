@@ -28,9 +28,11 @@ use super::rows::{
     AssignmentView, CameraView, Counts, InStore, Observations, SegmentRow, ServerView, StatusOf, StatusRow,
     TenantRow, TimelineRows, TriggerRow,
 };
-use super::{Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel};
+use super::{
+    Answer, Applied, AssignmentFilter, Batch, CameraFilter, Error, Items, Page, Range, ReadModel, Written,
+};
 
-pub(super) use read::position;
+pub(super) use read::written;
 pub(super) use statement::{Statement, Value, sql};
 
 /// Where engines differ.
@@ -91,8 +93,8 @@ pub(super) trait Database: Send + Sync {
 }
 
 impl<D: Database> ReadModel for D {
-    fn position(&self, stream: LogStream) -> Answer<'_, Position> {
-        self.reading(move |db| read::position(db, stream).boxed())
+    fn written(&self, stream: LogStream) -> Answer<'_, Written> {
+        self.reading(move |db| read::written(db, stream).boxed())
     }
 
     fn apply<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Applied> {

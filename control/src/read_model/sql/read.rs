@@ -14,18 +14,18 @@ use super::super::rows::{
     AssignmentView, CameraRow, CameraState, CameraView, CopyView, Counts, InStore, Observations, SegmentRow,
     ServerView, StatusOf, StatusRow, TenantRow, TimelineRows,
 };
-use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range};
+use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range, Written};
 use super::convert::Reader;
 use super::{Connection, Dialect, Statement, sql, triggers};
 
 /// How far `stream` has been folded.
-pub(in super::super) async fn position(
-    db: &mut dyn Connection,
-    stream: LogStream,
-) -> Result<Position, Error> {
-    let query = sql("SELECT position FROM positions WHERE stream = $1").bind(stream.name());
-    let position = one(db, "positions", query, |row| row.unsigned("position")).await?;
-    Ok(Position(position.unwrap_or(0)))
+pub(in super::super) async fn written(db: &mut dyn Connection, stream: LogStream) -> Result<Written, Error> {
+    let query = sql("SELECT position, record FROM positions WHERE stream = $1").bind(stream.name());
+    let written = one(db, "positions", query, |row| {
+        let position = Position(row.unsigned("position")?);
+        Ok(Written { position, record: row.optional_sha256("record")? })
+    });
+    Ok(written.await?.unwrap_or_default())
 }
 
 /// All rows of an answer, each read by `read`.

@@ -19,7 +19,7 @@ pub(in super::super) enum Value {
     /// A truth.
     Truth(bool),
     /// Bytes.
-    Bytes(Vec<u8>),
+    Bytes(Option<Vec<u8>>),
 }
 
 /// A statement. The n-th value stands for `$n` in its text.
@@ -108,17 +108,12 @@ values! {
     Timestamp: Integer(time => time.as_micros()),
     &str: Text(given => text(given.to_owned())),
     String: Text(given => text(given)),
+    &[u8]: Bytes(bytes => bytes.to_vec()),
 }
 
 impl From<bool> for Value {
     fn from(truth: bool) -> Self {
         Self::Truth(truth)
-    }
-}
-
-impl From<&[u8]> for Value {
-    fn from(bytes: &[u8]) -> Self {
-        Self::Bytes(bytes.to_vec())
     }
 }
 

@@ -26,8 +26,8 @@ pub(in super::super) async fn batch(
     changes: &[&Change],
 ) -> Result<(), Error> {
     const POSITION: &str = "\
-        INSERT INTO positions (stream, position) VALUES ($1, $2) \
-        ON CONFLICT (stream) DO UPDATE SET position = excluded.position";
+        INSERT INTO positions (stream, position, record) VALUES ($1, $2, $3) \
+        ON CONFLICT (stream) DO UPDATE SET position = excluded.position, record = excluded.record";
     for statement in changes.iter().flat_map(|change| statements(change)) {
         db.execute(statement).await?;
     }
@@ -40,7 +40,8 @@ pub(in super::super) async fn batch(
             db.execute(statement).await?;
         }
     }
-    db.execute(sql(POSITION).bind(batch.stream.name()).bind(batch.up_to)).await
+    let record = batch.record.as_ref().map(|record| record.0.as_slice());
+    db.execute(sql(POSITION).bind(batch.stream.name()).bind(batch.up_to).bind(record)).await
 }
 
 fn of_camera(text: &'static str, tenant: TenantId, camera: CameraId) -> Statement {
