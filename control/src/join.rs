@@ -115,11 +115,17 @@ async fn join(service: &Service, key: &Key, adopt: Adopt, request: &[u8]) -> Res
     }
     let adopted = service.state().server(server_id).is_some_and(Server::is_adopted);
     let Pace { interval_ms, lease_ms } = service.observed().pace();
+    // Without it the server records as well; it only gives nothing out.
+    let media_key = service.seal_media_key(server_id, &claim.public_key);
+    if let Err(error) = &media_key {
+        tracing::warn!(%server_id, %error, "a server gets no key for what it gives out");
+    }
     Ok(JoinReply::Welcome {
         server_id,
         adopted,
         heartbeat_interval_ms: interval_ms,
         lease_ms: Some(lease_ms),
+        media_key: media_key.ok(),
     })
 }
 

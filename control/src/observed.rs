@@ -17,7 +17,7 @@
 //!   not.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longwatch_events::event::{Load, ServerHeartbeat};
 use longwatch_events::id::{BootId, ServerId};
@@ -113,6 +113,8 @@ struct Inner {
     /// By when everyone could be heard again after the log's last long pause: nobody is silent before a lease has passed
     /// since.
     went_on: Reading,
+    /// Where servers give out what they recorded.
+    media_urls: BTreeMap<ServerId, Arc<str>>,
     /// Since when servers are there that have come, or come back, while this process listens.
     present_since: BTreeMap<ServerId, Reading>,
     /// What `LOG` has told and `HEARTBEATS` has not come to yet: it happens only then.
@@ -138,6 +140,7 @@ impl Default for Inner {
             heard: BTreeMap::new(),
             clock: LogClock::default(),
             went_on: Reading::default(),
+            media_urls: BTreeMap::new(),
             present_since: BTreeMap::new(),
             ahead: Ahead::default(),
             is_live: false,
@@ -213,7 +216,7 @@ impl Observed {
     pub fn heartbeat(&self, heartbeat: &ServerHeartbeat, position: Position, at: Timestamp) {
         let mut inner = self.inner();
         inner.tick(at);
-        let ServerHeartbeat { server_id, boot_id, sequence, load } = *heartbeat;
+        let &ServerHeartbeat { server_id, boot_id, sequence, load, ref media_url } = heartbeat;
         let known = inner.heard.get(&server_id);
         let is_late =
             known.is_some_and(|Heard { seen, .. }| seen.boot_id == boot_id && sequence <= seen.sequence);
@@ -227,6 +230,7 @@ impl Observed {
         let was_away_until = if inner.is_away(server_id) { Some(heard) } else { was_away_until };
         let seen = Seen { boot_id, sequence, load, position, at };
         inner.heard.insert(server_id, Heard { seen, heard, is_back_since, was_away_until });
+        inner.note_media_url(server_id, media_url.as_deref());
     }
 
     /// When the newest record was stored, by the clock that NATS had then. Goes on with that clock, also if it was set
@@ -238,6 +242,12 @@ impl Observed {
     /// The last that was heard of `server_id` since this process began to listen.
     pub fn seen(&self, server_id: ServerId) -> Option<Seen> {
         self.inner().heard.get(&server_id).map(|heard| heard.seen)
+    }
+
+    /// Where `server_id` gives out what it recorded, as it said last; `None`: it does not, or is not there.
+    pub fn media_url(&self, server_id: ServerId) -> Option<Arc<str>> {
+        let inner = self.inner();
+        if inner.is_silent(server_id) { None } else { inner.media_urls.get(&server_id).cloned() }
     }
 
     /// How long ago that was, in milliseconds.
@@ -291,6 +301,15 @@ impl Inner {
         let pause = self.clock.read(at);
         if pause.is_none_or(|stood_ms| stood_ms >= i64::from(self.pace.lease_ms)) {
             self.go_on();
+        }
+    }
+
+    /// It is the same nearly always.
+    fn note_media_url(&mut self, server_id: ServerId, url: Option<&str>) {
+        match url {
+            Some(url) if self.media_urls.get(&server_id).is_some_and(|known| **known == *url) => {}
+            Some(url) => drop(self.media_urls.insert(server_id, url.into())),
+            None => drop(self.media_urls.remove(&server_id)),
         }
     }
 

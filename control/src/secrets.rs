@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, RandomizedNonceKey};
+use aws_lc_rs::hmac;
 use crypto_box::aead::OsRng;
 use longwatch_events::assignment::{InvalidSource, SourceSecret};
-use longwatch_events::id::{EventId, TenantId};
+use longwatch_events::id::{EventId, ServerId, TenantId};
 use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
 use rand::RngExt as _;
 use zeroize::Zeroizing;
@@ -124,6 +125,18 @@ impl Secrets {
         Ok(SourceSecret::from_plaintext(&plaintext)?)
     }
 
+    /// The key by which addresses of video on `server_id` are signed, whose worker holds the private key of `public_key`. It
+    /// follows from the master key, so every replica has it and none keeps it.
+    ///
+    /// # Errors
+    /// If the master key cannot be read.
+    pub fn media_key(&self, server_id: ServerId, public_key: &PublicKey) -> Result<Bytes32, Error> {
+        let master = self.master()?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, master.as_slice());
+        let tag = hmac::sign(&key, media_key_context(server_id, public_key).as_bytes());
+        Ok(Zeroizing::new(tag.as_ref().try_into().map_err(|_| Error::Sealing)?))
+    }
+
     fn unwrap(&self, tenant_id: TenantId, data_key: &WrappedKey) -> Result<Bytes32, Error> {
         if data_key.provider != PROVIDER {
             return Err(Error::UnknownProvider { tenant_id, provider: data_key.provider.clone() });
@@ -185,6 +198,10 @@ fn data_key_context(tenant_id: TenantId) -> String {
 
 fn source_context(tenant_id: TenantId, event_id: EventId) -> String {
     format!("longwatch/v1/{tenant_id}/{event_id}/source")
+}
+
+fn media_key_context(server_id: ServerId, public_key: &PublicKey) -> String {
+    format!("longwatch/v1/media-key/{server_id}/{}", hex::encode(public_key.0))
 }
 
 /// Nonce, ciphertext, tag.

@@ -11,11 +11,12 @@ use std::time::Duration;
 use longwatch_events::assignment::SourceSecret;
 use longwatch_events::envelope::Envelope;
 use longwatch_events::event::Event;
-use longwatch_events::id::{BootId, EventId, IdSource, TenantId};
+use longwatch_events::id::{BootId, EventId, IdSource, ServerId, TenantId};
 use longwatch_events::log::Backlog;
 use longwatch_events::log::{self, Entry, Log};
+use longwatch_events::media::MediaKey;
 use longwatch_events::position::Position;
-use longwatch_events::sealed::{Sealed, WrappedKey};
+use longwatch_events::sealed::{Base64Bytes, PublicKey, Sealed, WrappedKey};
 use longwatch_events::state::State;
 use longwatch_events::subject::{self, LogStream};
 use longwatch_events::time::{Clock, Timestamp};
@@ -518,6 +519,29 @@ impl Service {
     /// If the tenant does not exist, its data key cannot be unwrapped, or the bytes were changed.
     pub fn open_source(&self, tenant_id: TenantId, sealed: &Sealed) -> Result<SourceSecret, secrets::Error> {
         self.secrets.open_source(tenant_id, &self.data_key(tenant_id)?, sealed)
+    }
+
+    /// The key by which addresses of what `server_id` recorded are signed; `None`: it has no worker, or is not there.
+    ///
+    /// # Errors
+    /// If the master key cannot be read.
+    pub fn media_key(&self, server_id: ServerId) -> Result<Option<MediaKey>, secrets::Error> {
+        let public_key = self.state().server(server_id).and_then(|server| server.public_key);
+        let Some(public_key) = public_key else { return Ok(None) };
+        self.secrets.media_key(server_id, &public_key).map(|key| Some(MediaKey::new(key)))
+    }
+
+    /// The same key, for its worker alone.
+    ///
+    /// # Errors
+    /// If the master key cannot be read.
+    pub fn seal_media_key(
+        &self,
+        server_id: ServerId,
+        public_key: &PublicKey,
+    ) -> Result<Base64Bytes, secrets::Error> {
+        let key = self.secrets.media_key(server_id, public_key)?;
+        secrets::seal_bytes_to_worker(public_key, key.as_slice())
     }
 
     fn data_key(&self, tenant_id: TenantId) -> Result<WrappedKey, secrets::Error> {

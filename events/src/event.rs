@@ -385,6 +385,9 @@ pub struct ServerHeartbeat {
     pub sequence: u64,
     /// Its load.
     pub load: Load,
+    /// Where it gives out what it recorded, as those who watch reach it: `http://host:port` or `https://…`, without a slash at the
+    /// end; `None`: it does not.
+    pub media_url: Option<String>,
 }
 
 /// How busy a server is.

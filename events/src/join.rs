@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{BootId, ServerId};
-use crate::sealed::PublicKey;
+use crate::sealed::{Base64Bytes, PublicKey};
 use crate::settings::{Capacity, Labels};
 
 /// What a worker sends.
@@ -51,6 +51,10 @@ pub enum JoinReply {
         /// as the interval does, until the first set says it ([`crate::assignment::AssignmentSet`]).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lease_ms: Option<u32>,
+        /// The 32 bytes of its [`crate::media::MediaKey`], sealed to its public key (libsodium's `crypto_box_seal`); `None` from a
+        /// control that gives out no addresses of video.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        media_key: Option<Base64Bytes>,
     },
     /// It may not join.
     Refused {

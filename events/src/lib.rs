@@ -19,6 +19,7 @@ pub mod index;
 pub mod join;
 pub mod labels;
 pub mod log;
+pub mod media;
 pub mod policy;
 pub mod position;
 pub mod reason;

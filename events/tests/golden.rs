@@ -118,6 +118,7 @@ const OTHERS: &[&str] = &[
     "server.heartbeat.v1",
     "server.heartbeat.v1.clock",
     "server.heartbeat.v1.lease",
+    "server.heartbeat.v1.media",
     "server.heartbeat.v1.minimal",
     "server.heartbeat.v1.scrubbed",
     "server.heartbeat.v1.scrubbing",

@@ -313,7 +313,7 @@ async fn a_server_that_has_applied_more_than_stands_there_is_told_anew() {
     let applied_revision = Position(before[0].revision.0 + 20);
     let load = event::Load { applied_revision, ..event::Load::default() };
     let boot_id = BootId::generate(&SystemIds);
-    let heartbeat = event::ServerHeartbeat { server_id, boot_id, sequence: 1, load };
+    let heartbeat = event::ServerHeartbeat { server_id, boot_id, sequence: 1, load, media_url: None };
     replica.service.observed().heartbeat(&heartbeat, Position(1), START);
 
     // Then: it is told the same again, under a revision that it takes.

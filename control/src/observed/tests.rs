@@ -11,7 +11,7 @@ use super::*;
 use crate::decide::liveness::{Rules, judge};
 
 fn beat(server_id: ServerId, boot_id: BootId, sequence: u64) -> ServerHeartbeat {
-    ServerHeartbeat { server_id, boot_id, sequence, load: Load::default() }
+    ServerHeartbeat { server_id, boot_id, sequence, load: Load::default(), media_url: None }
 }
 
 /// When control ticks, in milliseconds.

@@ -95,8 +95,13 @@ impl Watcher {
                 position = position.next();
                 let boot_id = BootId::from_uuid(server_id.as_uuid());
                 let sequence = position.0;
-                let heartbeat =
-                    ServerHeartbeat { server_id: *server_id, boot_id, sequence, load: Load::default() };
+                let heartbeat = ServerHeartbeat {
+                    server_id: *server_id,
+                    boot_id,
+                    sequence,
+                    load: Load::default(),
+                    media_url: None,
+                };
                 observed.heartbeat(&heartbeat, position, at);
             }
         }
@@ -196,7 +201,7 @@ async fn archives_are_told_of_last_and_few_after_a_look() {
         let Some(seen) = observed.seen(*server_id) else { panic!("{server_id} was heard") };
         let load = Load { disk_free_bytes: 1, disk_total_bytes: 100, ..Load::default() };
         let (boot_id, sequence) = (seen.boot_id, seen.sequence + 1_000);
-        let heartbeat = ServerHeartbeat { server_id: *server_id, boot_id, sequence, load };
+        let heartbeat = ServerHeartbeat { server_id: *server_id, boot_id, sequence, load, media_url: None };
         observed.heartbeat(&heartbeat, Position(sequence), observed.now());
     }
     let told = |watcher: &Watcher| {

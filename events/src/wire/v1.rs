@@ -212,6 +212,8 @@ shapes! {
         boot_id: BootId,
         sequence: u64,
         load: Load,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        media_url: Option<String>,
     }
 
     /// See [`crate::event::Load`].

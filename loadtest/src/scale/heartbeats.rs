@@ -241,7 +241,8 @@ async fn send(
         for portion in 0..PORTIONS_PER_S as usize {
             portions.tick().await;
             for server_id in servers.iter().skip(portion).step_by(PORTIONS_PER_S as usize) {
-                let heartbeat = ServerHeartbeat { server_id: *server_id, boot_id, sequence, load };
+                let heartbeat =
+                    ServerHeartbeat { server_id: *server_id, boot_id, sequence, load, media_url: None };
                 publish(subject::heartbeat(*server_id), envelope(heartbeat).encode()).await?;
                 sent.set(sent.get() + 1);
             }

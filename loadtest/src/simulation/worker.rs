@@ -352,7 +352,13 @@ impl Worker {
             process.sequence += 1;
             let load = load(process, self.free_percent, self.disk.outbox.len());
             let (boot_id, sequence) = (process.boot_id, process.sequence);
-            let event = Event::ServerHeartbeat(ServerHeartbeat { server_id, boot_id, sequence, load });
+            let event = Event::ServerHeartbeat(ServerHeartbeat {
+                server_id,
+                boot_id,
+                sequence,
+                load,
+                media_url: None,
+            });
             let draft = self.draft(env, event);
             self.send_heartbeat(env, draft, sequence);
         }

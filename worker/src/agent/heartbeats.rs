@@ -89,7 +89,13 @@ impl Heartbeats {
             tenant: None,
             actor: format!("server:{server_id}"),
             causation: None,
-            event: Event::ServerHeartbeat(ServerHeartbeat { server_id, boot_id, sequence, load }),
+            event: Event::ServerHeartbeat(ServerHeartbeat {
+                server_id,
+                boot_id,
+                sequence,
+                load,
+                media_url: None,
+            }),
         };
         while self.sent.try_join_next().is_some() {}
         let payload = Bytes::from(envelope.encode());

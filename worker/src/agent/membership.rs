@@ -156,7 +156,7 @@ async fn attempt(bus: &Bus, claim: &str, key_file: &PathBuf) -> Result<Standing,
         return Err(Attempt::EmptyKey(key_file.clone()));
     }
     match bus.join(&request(key.trim(), claim)).await? {
-        JoinReply::Welcome { server_id, adopted, heartbeat_interval_ms, lease_ms } => {
+        JoinReply::Welcome { server_id, adopted, heartbeat_interval_ms, lease_ms, media_key: _ } => {
             let membership = Membership { server_id, adopted };
             Ok(Standing::Known { membership, heartbeat_interval_ms, lease_ms })
         }

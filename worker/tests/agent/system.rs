@@ -371,7 +371,13 @@ fn configuration(folder: &Path, port: u16, server: ServerId) -> String {
 
 /// What control answers a worker that it lets in.
 pub(crate) const fn welcome(server_id: ServerId) -> JoinReply {
-    JoinReply::Welcome { server_id, adopted: true, heartbeat_interval_ms: 200, lease_ms: Some(LEASE_MS) }
+    JoinReply::Welcome {
+        server_id,
+        adopted: true,
+        heartbeat_interval_ms: 200,
+        lease_ms: Some(LEASE_MS),
+        media_key: None,
+    }
 }
 
 /// A camera to assign, its source sealed to `key`.

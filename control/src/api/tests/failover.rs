@@ -438,6 +438,7 @@ async fn a_scaler_reads_numbers() {
         boot_id: BootId::from_uuid(server.as_uuid()),
         sequence: 1,
         load,
+        media_url: None,
     };
     api.happens(Event::ServerHeartbeat(beat)).await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);

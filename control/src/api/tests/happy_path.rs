@@ -32,7 +32,14 @@ impl Api {
     pub(super) async fn heartbeat(&self, server_id: ServerId, sequence: u64) {
         let boot_id = BootId::from_uuid(server_id.as_uuid());
         let load = Default::default();
-        self.happens(Event::ServerHeartbeat(ServerHeartbeat { server_id, boot_id, sequence, load })).await;
+        self.happens(Event::ServerHeartbeat(ServerHeartbeat {
+            server_id,
+            boot_id,
+            sequence,
+            load,
+            media_url: None,
+        }))
+        .await;
         let seen = || self.control.service.observed().seen(server_id).is_some_and(|s| s.sequence >= sequence);
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
         while !seen() {

@@ -33,7 +33,7 @@ fn uses(control: &TestControl, server_id: ServerId, store: StoreId) {
     let spool = Spool { store_id: Some(store), ..Spool::default() };
     let load = Load { spool: Some(spool), ..Load::default() };
     let boot_id = BootId::generate(&SystemIds);
-    let heartbeat = ServerHeartbeat { server_id, boot_id, sequence: 1, load };
+    let heartbeat = ServerHeartbeat { server_id, boot_id, sequence: 1, load, media_url: None };
     control.service.observed().heartbeat(&heartbeat, Position(1), START);
 }
 

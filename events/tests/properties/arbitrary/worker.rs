@@ -22,9 +22,16 @@ use super::{
 };
 
 pub(super) fn heartbeat() -> impl Strategy<Value = ServerHeartbeat> {
-    (server_id(), boot_id(), any::<u64>(), load()).prop_map(|(server_id, boot_id, sequence, load)| {
-        ServerHeartbeat { server_id, boot_id, sequence, load }
-    })
+    let media_url = proptest::option::of(text());
+    (server_id(), boot_id(), any::<u64>(), load(), media_url).prop_map(
+        |(server_id, boot_id, sequence, load, media_url)| ServerHeartbeat {
+            server_id,
+            boot_id,
+            sequence,
+            load,
+            media_url,
+        },
+    )
 }
 
 pub(super) fn reported() -> impl Strategy<Value = RecordingReported> {
