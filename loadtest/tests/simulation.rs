@@ -41,7 +41,13 @@ fn runs_that_broke_a_promise_once_keep_it() {
         (13_775, "as 6058, a plan"),
         (2351, "a plan cut off behind who had to give up a place and got another"),
         (15_130, "a set made of parts of two that had one revision"),
+        (17_741, "one whose last sign of life before all were cut off was lost"),
         (18_617, "a snapshot of the simulation that did not say by which record it ended"),
+        (20_861, "newcomers that had not been heard yet when all were cut off"),
+        (20_985, "a lease given anew by a replica that was away for a moment"),
+        (21_093, "a server that joined when everything was quiet"),
+        (22_900, "many who came back while their judge stood still"),
+        (36_469, "a pause of the log that does not show, for its clock was set back"),
     ] {
         let outcome = run(seed, STEPS, false);
         assert!(outcome.violation.is_none(), "{what}: {}", describe(&outcome, STEPS));

@@ -47,6 +47,8 @@ pub(super) struct World {
     /// What waits for NATS to be there again.
     parked: Vec<(Party, Run, Message)>,
     is_stopped_long: bool,
+    /// While NATS is away, or was last: it did not end, it only stood still.
+    only_stands_still: bool,
     nats_started_at: Timestamp,
     nats_stopped_at: Timestamp,
     /// How many steps of trouble there are.
@@ -78,6 +80,7 @@ impl World {
             quiet_until: START,
             parked: Vec::new(),
             is_stopped_long: false,
+            only_stands_still: false,
             nats_started_at: START,
             nats_stopped_at: START,
             steps,
@@ -150,6 +153,7 @@ impl World {
                 if self.env.is_calm || self.env.random.percent(50) {
                     self.replicas[index].program = fold::VERSION;
                 }
+                self.note_start_of_replica();
                 self.replicas[index].start(&mut self.env);
             }
             Party::Worker(index) if self.workers[index].process.is_none() => {

@@ -224,7 +224,8 @@ impl World {
         self.nats_stopped_at = self.env.now;
         self.is_stopped_long = seen == Seen::NatsStoppedLong;
         // A server of NATS that only stands still keeps its connections.
-        if seen != Seen::NatsStuttered {
+        self.only_stands_still = seen == Seen::NatsStuttered;
+        if !self.only_stands_still {
             let now = self.env.now;
             self.replicas.iter_mut().for_each(|replica| replica.is_disconnected(now));
         }
@@ -305,6 +306,7 @@ impl World {
             replica.forget_rows();
             replica.start(&mut self.env);
         }
+        self.note_start_of_replica();
     }
 
     pub(super) fn over(&mut self, ending: Ending) {

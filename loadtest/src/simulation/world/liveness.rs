@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use longwatch_control::observed::Pace;
-use longwatch_events::event::{Event, ServerAdded, ServerAdopted, ServerJoined, ServerLost, ServerReturned};
+use longwatch_events::event::{
+    Event, PolicyChanged, ServerAdded, ServerAdopted, ServerJoined, ServerLost, ServerReturned,
+};
 use longwatch_events::id::ServerId;
 use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
@@ -193,15 +195,31 @@ impl World {
             self.liveness.came_at.insert(server_id, record.really_at);
             self.liveness.gone.remove(&server_id);
         }
-        if matches!(record.event, Event::PolicyChanged(_)) {
+        if let Event::PolicyChanged(PolicyChanged { policy }) = &record.event {
             self.liveness.policy_changed_at = record.really_at;
+            let lease_ms = i64::from(Pace::of(&policy.liveness, self.audit.state().fleet()).lease_ms);
+            self.note_lease(lease_ms);
         }
+    }
+
+    /// An owner who makes the lease shorter gives everybody the old one anew: nobody is to be lost for speaking as seldom as it
+    /// was told to. See `Observed::set_pace`.
+    fn note_lease(&mut self, lease_ms: i64) {
+        if lease_ms < std::mem::replace(&mut self.liveness.lease_ms, lease_ms) {
+            self.liveness.disturbed();
+        }
+    }
+
+    /// A replica that begins to listen gives everybody a lease anew, however short it was away.
+    pub(super) fn note_start_of_replica(&mut self) {
+        self.liveness.disturbed();
     }
 
     /// NATS was away for so long.
     pub(super) fn note_pause_of_nats(&mut self) {
         let away_ms = self.env.now.millis_since(self.nats_stopped_at);
-        if away_ms > SHORT_PAUSE_MS {
+        // Whoever connects anew gives everybody a lease anew, however short it was.
+        if away_ms > SHORT_PAUSE_MS || !self.only_stands_still {
             self.liveness.disturbed();
         }
     }
@@ -223,11 +241,7 @@ impl World {
         let lease_ms = i64::from(Pace::of(&state.policy.liveness, state.fleet()).lease_ms);
         let longest_ms = self.liveness.longest_lease_ms.max(lease_ms);
         self.liveness.longest_lease_ms = longest_ms;
-        // An owner who makes the lease shorter gives everybody the old one anew: nobody is to be lost for speaking as seldom
-        // as it was told to. See `Observed::set_pace`.
-        if lease_ms < std::mem::replace(&mut self.liveness.lease_ms, lease_ms) {
-            self.liveness.disturbed();
-        }
+        self.note_lease(lease_ms);
         let passed_ms = self.env.now.millis_since(self.liveness.looked_at);
         self.liveness.looked_at = self.env.now;
         if !self.nats.is_up {
