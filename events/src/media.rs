@@ -1,7 +1,8 @@
 //! Addresses of recorded video, signed: control gives them out, and the server that has the video answers nothing else.
 //!
-//! `/media/<segment's key>/<part>?start=<µs>&expires=<s>&signature=<hex>`: `start` is when the segment's first frame was, in
-//! microseconds since the Unix epoch, `expires` when the address ends to hold, in seconds since it. The signature is
+//! `/media/<segment's key>/<part>?start=<µs>[&until=<µs>]&expires=<s>&signature=<hex>`: `start` is when the segment's first frame
+//! was, in microseconds since the Unix epoch, `until` up to when its media are given out if not to their end, `expires` when the
+//! address ends to hold, in seconds since it. The signature is
 //! HMAC-SHA256 (RFC 2104) over [`SCHEME`], the method and all that stands before `&signature=`, each ended by a line feed, keyed
 //! with a key that only control and that server have. So an address holds for one method, one part of one segment of one
 //! tenant's camera on one server, and until then.
@@ -48,6 +49,9 @@ pub struct Ticket {
     pub part: Part,
     /// When its first frame was.
     pub start: Timestamp,
+    /// Of [`Part::Media`]: only fragments whose first sample of video comes before this are given out; `None`: all. Another
+    /// server's segment goes on from there.
+    pub until: Option<Timestamp>,
     /// When the address ends to hold; whole seconds.
     pub expires: Timestamp,
 }
@@ -81,22 +85,27 @@ impl Part {
 impl Ticket {
     /// Path and query without the signature.
     fn unsigned(&self) -> String {
-        let Self { key, part, start, expires } = self;
+        let Self { key, part, start, until, expires } = self;
         let (part, start, expires) =
             (part.as_str(), start.as_micros(), expires.as_millis().div_euclid(1_000));
-        format!("{PREFIX}{key}/{part}?start={start}&expires={expires}")
+        let until = until.map(|until| format!("&until={}", until.as_micros())).unwrap_or_default();
+        format!("{PREFIX}{key}/{part}?start={start}{until}&expires={expires}")
     }
 
     /// Reads what [`Self::unsigned`] wrote, and only that spelling.
     fn parse(unsigned: &str) -> Option<Self> {
         let (path, query) = unsigned.strip_prefix(PREFIX)?.split_once('?')?;
         let (key, part) = path.rsplit_once('/')?;
-        let (start, expires) = query.strip_prefix("start=")?.split_once("&expires=")?;
+        let (times, expires) = query.strip_prefix("start=")?.split_once("&expires=")?;
+        let (start, until) =
+            times.split_once("&until=").map_or((times, None), |(start, until)| (start, Some(until)));
         let expires: i64 = expires.parse().ok()?;
+        let until = until.map(|until| until.parse().map(Timestamp::from_micros)).transpose().ok()?;
         let ticket = Self {
             key: key.to_owned(),
             part: Part::parse(part)?,
             start: Timestamp::from_micros(start.parse().ok()?),
+            until,
             expires: Timestamp::from_millis(expires.checked_mul(1_000)?),
         };
         (ticket.unsigned() == unsigned).then_some(ticket)
@@ -163,7 +172,8 @@ mod tests {
     }
 
     fn ticket(part: Part) -> Ticket {
-        Ticket { key: KEY.to_owned(), part, start: NOW.plus_micros(7), expires: NOW.plus_millis(60_000) }
+        let (start, expires) = (NOW.plus_micros(7), NOW.plus_millis(60_000));
+        Ticket { key: KEY.to_owned(), part, start, until: None, expires }
     }
 
     #[test]
@@ -172,6 +182,10 @@ mod tests {
         let expected = format!("/media/{KEY}/media.m4s?start=1795420800000007&expires=1795420860&signature=");
         let signature = address.strip_prefix(&expected).unwrap();
         assert_eq!(signature.len(), 64);
+        let cut = Ticket { until: Some(NOW.plus_micros(9)), ..ticket(Part::Media) };
+        let address = key(1).sign(&cut);
+        assert!(address.contains("?start=1795420800000007&until=1795420800000009&expires="), "{address}");
+        assert_eq!(key(1).check("GET", &address, NOW), Ok(cut));
         for part in [Part::Init, Part::Media, Part::File] {
             let address = key(1).sign(&ticket(part));
             assert_eq!(key(1).check("GET", &address, NOW), Ok(ticket(part)));

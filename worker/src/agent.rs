@@ -33,6 +33,7 @@ use crate::holds;
 use crate::identity::{self, Home, Identity, Unsaved};
 use crate::lease::Lease;
 use crate::load::Meter;
+use crate::media_server::{self, MediaServer};
 use crate::outbox::{self, Outbox};
 use crate::retry::Retry;
 use crate::rotation::Lengths;
@@ -45,6 +46,7 @@ mod claims;
 pub mod desired;
 mod ends;
 mod found;
+mod giving_out;
 pub use janitor::Bounds;
 pub use scrubber::Scrubbing;
 mod heartbeats;
@@ -67,6 +69,7 @@ use assignments::Learnt;
 use claims::Claims;
 use desired::DesiredSet;
 use found::{Found, ObjectStore};
+use giving_out::MediaKeys;
 use heartbeats::Heartbeats;
 use kept::Kept;
 use leftovers::Leftovers;
@@ -109,6 +112,9 @@ pub enum Error {
     /// It was told nonsense of its object store.
     #[error(transparent)]
     ObjectStore(#[from] s3::Error),
+    /// It cannot give out video where it was told to.
+    #[error(transparent)]
+    MediaServer(#[from] media_server::Error),
     /// There is no room for the threads that write to the disk.
     #[error("cannot start the threads that write to the disk: {0}")]
     Threads(#[source] io::Error),
@@ -169,6 +175,12 @@ async fn start(
     stop: &CancellationToken,
 ) -> Result<(Agent, Tasks), Error> {
     let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
+    // Before anything is recorded: whoever gave a wrong address is to hear of it.
+    let listening = giving_out::listen(config)?;
+    let media_url = listening.as_ref().map(|listening| listening.url().to_owned());
+    let (media_keys, media_key) = MediaKeys::new(found.identity.opener());
+    let serve = |listening| giving_out::serve(listening, config, &found, media_key, Arc::clone(&clock), stop);
+    let media_server = listening.map(serve).transpose()?;
     tracing::info!(name = config.name, %boot_id, identity = ?found.identity, "worker started");
     let (facts, facts_out) = mpsc::unbounded_channel();
     let Leftovers { facts: left, resume, doubt } = found.leftovers;
@@ -215,7 +227,8 @@ async fn start(
     let store = found.store;
     let (joining, following) = (bus.clone(), (bus.clone(), standing_out.clone(), lease_out));
     helpers.spawn(in_spite_of_bugs("joining", move || {
-        membership::keep(joining.clone(), claim.clone(), key_file.clone(), standing.clone())
+        let (bus, claim, key_file) = (joining.clone(), claim.clone(), key_file.clone());
+        membership::keep(bus, claim, key_file, standing.clone(), media_keys.clone())
     }));
     helpers.spawn(in_spite_of_bugs("learning what to record", move || {
         let (bus, standing, lease) = following.clone();
@@ -329,7 +342,8 @@ async fn start(
     let agent = Agent {
         home: found.home,
         _held: found.held,
-        heartbeats: Heartbeats::new(bus, boot_id, Arc::clone(&clock), lease.clone(), interval_ms),
+        _media_server: media_server,
+        heartbeats: Heartbeats::new(bus, boot_id, Arc::clone(&clock), lease.clone(), interval_ms, media_url),
         clock,
         recorders,
         told,
@@ -443,6 +457,8 @@ struct Agent {
     home: Home,
     /// The other volumes' folders, so that no other worker takes them.
     _held: Vec<Home>,
+    /// Gives out video for as long as this is there.
+    _media_server: Option<MediaServer>,
     clock: Arc<dyn Clock>,
     recorders: Recorders,
     told: Arc<Told>,

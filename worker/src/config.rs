@@ -15,7 +15,9 @@ use serde::Deserialize;
 
 use crate::agent::{Bounds, Scrubbing};
 use crate::archive::s3;
+use crate::media_server;
 
+mod media;
 mod object_store;
 
 /// Records cameras: takes its assignments from NATS, writes segments into a local archive, reports facts.
@@ -37,6 +39,8 @@ pub struct Arguments {
     archive: Vec<String>,
     #[command(flatten)]
     object_store: object_store::Arguments,
+    #[command(flatten)]
+    media: media::Arguments,
     /// File with the key by which this worker joins the system; awaited if it does not exist yet. Required
     #[arg(long, env = "LONGWATCH_JOIN_KEY_FILE", value_name = "FILE")]
     join_key_file: Option<PathBuf>,
@@ -131,6 +135,8 @@ struct File {
     s3_max_bytes_per_second: Option<u64>,
     s3_retention_interval_ms: Option<u32>,
     spool_max_bytes: Option<u64>,
+    media_listen: Option<String>,
+    media_url: Option<String>,
     join_key_file: Option<PathBuf>,
     nats_credentials: Option<PathBuf>,
     capacity: Option<u32>,
@@ -177,6 +183,8 @@ pub struct Config {
     pub archive: Vec<PathBuf>,
     /// Where it is uploaded to from there; `None`: it stays.
     pub object_store: Option<s3::Settings>,
+    /// Where recorded video is given out; `None`: nowhere.
+    pub media: Option<media_server::Settings>,
     /// Where the join key is.
     pub join_key_file: PathBuf,
     /// Where NATS credentials are.
@@ -291,6 +299,8 @@ impl Arguments {
         });
         let object_store::Archive { folders: archive, object_store, spool } =
             object_store::archive(file.archive.unless(self.archive), settings)?;
+        let media =
+            self.media.or(media::Arguments { media_listen: file.media_listen, media_url: file.media_url });
         Ok(Config {
             nats,
             name: self.name.or(file.name).ok_or(missing("--name", "LONGWATCH_NAME")).and_then(name)?,
@@ -324,6 +334,7 @@ impl Arguments {
                 )?,
             },
             object_store,
+            media: media.check()?,
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             log_filter: self
                 .log_filter

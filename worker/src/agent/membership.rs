@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::giving_out::MediaKeys;
 use crate::bus::{Bus, Error as BusError};
 use crate::identity::Membership;
 use crate::retry::Retry;
@@ -85,8 +86,15 @@ enum Attempt {
     Refused { reason: RefusedReason, detail: String },
 }
 
-/// Asks for as long as the process lives, and says every change of standing.
-pub(super) async fn keep(bus: Bus, claim: JoinClaim, key_file: PathBuf, standing: watch::Sender<Standing>) {
+/// Asks for as long as the process lives, and says every change of standing. What comes along to give out video with goes to
+/// `media_keys`.
+pub(super) async fn keep(
+    bus: Bus,
+    claim: JoinClaim,
+    key_file: PathBuf,
+    standing: watch::Sender<Standing>,
+    media_keys: MediaKeys,
+) {
     let claim = serde_json::to_string(&claim).expect("invariant: strings and numbers always become JSON");
     let mut link = bus.link();
     let mut retry = Retry::new(RETRY.0, RETRY.1);
@@ -94,7 +102,7 @@ pub(super) async fn keep(bus: Bus, claim: JoinClaim, key_file: PathBuf, standing
     loop {
         bus.up().await;
         let connects = link.borrow_and_update().connects;
-        let again_in = match attempt(&bus, &claim, &key_file).await {
+        let again_in = match attempt(&bus, &claim, &key_file, &media_keys).await {
             Ok(known) => {
                 retry.worked();
                 take(known, &standing);
@@ -149,14 +157,20 @@ fn take(known: Standing, standing: &watch::Sender<Standing>) {
     }
 }
 
-async fn attempt(bus: &Bus, claim: &str, key_file: &PathBuf) -> Result<Standing, Attempt> {
+async fn attempt(
+    bus: &Bus,
+    claim: &str,
+    key_file: &PathBuf,
+    media_keys: &MediaKeys,
+) -> Result<Standing, Attempt> {
     let read = tokio::fs::read_to_string(key_file).await.map(Zeroizing::new);
     let key = read.map_err(|source| Attempt::NoKey { path: key_file.clone(), source })?;
     if key.trim().is_empty() {
         return Err(Attempt::EmptyKey(key_file.clone()));
     }
     match bus.join(&request(key.trim(), claim)).await? {
-        JoinReply::Welcome { server_id, adopted, heartbeat_interval_ms, lease_ms, media_key: _ } => {
+        JoinReply::Welcome { server_id, adopted, heartbeat_interval_ms, lease_ms, media_key } => {
+            media_keys.take(media_key.as_ref());
             let membership = Membership { server_id, adopted };
             Ok(Standing::Known { membership, heartbeat_interval_ms, lease_ms })
         }

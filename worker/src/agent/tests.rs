@@ -53,6 +53,7 @@ async fn started_behind(archive: &tempfile::TempDir, door: Door) -> (Agent, Task
             look_every: Duration::from_secs(60),
         },
         object_store: None,
+        media: None,
         scrubbing: Scrubbing { every: None, max_bytes_per_second: 1_000 },
         log_format: LogFormat::Human,
         log_filter: String::new(),

@@ -32,8 +32,10 @@ use super::local::Hasher;
 mod credentials;
 mod http;
 pub mod pace;
+mod reading;
 mod upkeep;
 
+pub use reading::Reading;
 pub use upkeep::{Found, HOLDS, MARKER};
 
 /// What goes in one request, in bytes: of most cameras a minute. As many times of it are in memory as there are uploads at once.

@@ -2,7 +2,7 @@
 //! audio and of metadata.
 //!
 //! A segment is [`init::header`] followed by fragments from [`mux::Muxer`]; [`scan`] reads that form back after a
-//! crash. Pure: no files here. Not a general MP4 library: it writes one shape, and reads only what it wrote.
+//! crash, and [`retime`] puts it on the time line of its camera. Pure: no files here. Not a general MP4 library: it writes one shape, and reads only what it wrote.
 //!
 //! Invariants: decode times of a track strictly increase and begin at or after 0; presentation times are kept as they
 //! came; any prefix of a segment that ends at a fragment's end is a valid file.
@@ -12,6 +12,7 @@ pub mod init;
 pub mod metadata;
 pub mod mux;
 pub mod opus;
+pub mod retime;
 pub mod samples;
 pub mod scan;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 mod camera;
 mod events;
 mod failover;
+mod giving_out;
 mod keeping;
 mod playing;
 mod storage;
