@@ -17,6 +17,7 @@ pub mod keys;
 pub mod lead;
 pub mod observed;
 pub mod planner;
+pub mod playback;
 pub mod read_model;
 pub mod replay;
 pub mod secrets;

@@ -23,6 +23,7 @@ mod observe;
 mod openapi;
 mod operations;
 mod plans;
+mod playlist;
 mod policy;
 mod policy_input;
 mod problem;
@@ -159,6 +160,7 @@ fn v1() -> OpenApiRouter<App> {
         .merge(camera_verbs::routes())
         .merge(events::routes())
         .merge(timeline::routes())
+        .merge(playlist::routes())
         .merge(servers::routes())
         .merge(server_verbs::routes())
         .merge(assignments::routes())

@@ -8,6 +8,7 @@ mod events;
 mod explanation;
 mod failover;
 mod happy_path;
+mod playlist;
 mod policy;
 mod when_it_fails;
 

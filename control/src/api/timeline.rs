@@ -213,22 +213,26 @@ fn show(range: Range, as_of: Timestamp, timeline: &Timeline, events: Vec<Timelin
     }
 }
 
-/// The range that is asked for; the last day up to `now` unless said otherwise.
-fn range(query: &mut Query, now: Timestamp) -> Range {
+/// The range that is asked for, of so many days at most; the last day up to `now` unless said otherwise.
+pub(super) fn range(query: &mut Query, now: Timestamp, max_days: i64) -> Range {
     let (from, to) = (query.parsed::<Timestamp>("from"), query.parsed::<Timestamp>("to"));
     let to = to.unwrap_or_else(|| from.map_or(now, |from| now.max(from)));
     let from = from.unwrap_or_else(|| to.plus_millis(-DEFAULT_RANGE_MS));
     if from > to {
         query.wrong("to", "out_of_range", format!("the range ends at {to}, before it begins at {from}"));
-    } else if to.millis_since(from) > MAX_RANGE_DAYS * DAY_MS {
-        let detail = format!("a range has at most {MAX_RANGE_DAYS} days; ask for it in parts");
+    } else if to.millis_since(from) > max_days * DAY_MS {
+        let detail = format!("a range has at most {}; ask for it in parts", days(max_days));
         query.wrong("from", "out_of_range", detail);
     }
     Range { from, to }
 }
 
+fn days(days: i64) -> String {
+    if days == 1 { "one day".to_owned() } else { format!("{days} days") }
+}
+
 /// Who is to record the camera now: the server of each copy, and the one that is about to take it over.
-fn recorders(app: &App, view: &CameraView) -> Vec<Recorder> {
+pub(super) fn recorders(app: &App, view: &CameraView) -> Vec<Recorder> {
     let observed = app.service.observed();
     let servers = view
         .copies
@@ -259,7 +263,7 @@ async fn read(
     CameraPath(tenant, camera): CameraPath,
     mut query: Query,
 ) -> Result<Json<CameraTimeline>, Problem> {
-    let range = range(&mut query, app.service.clock().now());
+    let range = range(&mut query, app.service.clock().now(), MAX_RANGE_DAYS);
     query.finish()?;
     let view = find(&app, tenant, camera).await?;
     let rows = app.service.read_model().timeline(tenant, camera, range).await?;

@@ -39,7 +39,7 @@ use turns::Turn;
 
 /// Two segments of one recording whose edges are closer than this touch: the wall-clock time of a frame is slewed, so
 /// the end of one and the start of the next differ by fractions of a frame's duration.
-pub(super) const TOUCH_US: i64 = 100_000;
+pub(crate) const TOUCH_US: i64 = 100_000;
 /// How far clocks of a server and of the log may differ before an event is no longer taken for the cause of a gap that
 /// begins at the same moment; and the longest stretch that takes its neighbour's cause for want of its own.
 const SLACK_US: i64 = 2_000_000;

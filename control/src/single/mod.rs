@@ -75,6 +75,14 @@ pub struct SingleArgs {
     #[arg(long, env = "LONGWATCH_RTSPS_ALLOW_UNVERIFIED")]
     pub rtsps_allow_unverified: bool,
 
+    /// Where recorded video is given out to those who have a signed address of it. Port 0: a free one.
+    #[arg(long, env = "LONGWATCH_MEDIA_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
+    pub media_listen: SocketAddr,
+
+    /// How viewers reach that, if not by its address: http:// or https://, a host, and a port.
+    #[arg(long, env = "LONGWATCH_MEDIA_URL", value_name = "URL")]
+    pub media_url: Option<String>,
+
     /// Length of a segment in milliseconds. Default: the worker's own.
     #[arg(long, env = "LONGWATCH_SEGMENT_MS", value_name = "MS")]
     pub segment_ms: Option<u64>,
@@ -298,6 +306,10 @@ fn worker_args(
     }
     if args.rtsps_allow_unverified {
         flag("--rtsps-allow-unverified", "true".into());
+    }
+    flag("--media-listen", args.media_listen.to_string().into());
+    if let Some(url) = &args.media_url {
+        flag("--media-url", url.into());
     }
     if let Some(milliseconds) = args.segment_ms {
         flag("--segment-ms", milliseconds.to_string().into());

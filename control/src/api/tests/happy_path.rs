@@ -30,6 +30,11 @@ impl Api {
     }
 
     pub(super) async fn heartbeat(&self, server_id: ServerId, sequence: u64) {
+        self.heartbeat_with(server_id, sequence, None).await;
+    }
+
+    /// One that says where the server gives out what it recorded.
+    pub(super) async fn heartbeat_with(&self, server_id: ServerId, sequence: u64, media_url: Option<&str>) {
         let boot_id = BootId::from_uuid(server_id.as_uuid());
         let load = Default::default();
         self.happens(Event::ServerHeartbeat(ServerHeartbeat {
@@ -37,7 +42,7 @@ impl Api {
             boot_id,
             sequence,
             load,
-            media_url: None,
+            media_url: media_url.map(str::to_owned),
         }))
         .await;
         let seen = || self.control.service.observed().seen(server_id).is_some_and(|s| s.sequence >= sequence);
