@@ -120,6 +120,19 @@ impl Api {
         Ok(answer.body)
     }
 
+    /// Reads what is no JSON, and expects success.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let asked = self.client.get(format!("{}{path}", self.base)).bearer_auth(&self.key);
+        let answer = asked.send().await.with_context(|| format!("no answer from {path}"))?;
+        let status = answer.status();
+        let text = answer.text().await.context("the answer broke off")?;
+        ensure!(status.is_success(), "{path} answered {status}: {text}");
+        Ok(text)
+    }
+
     /// Reads.
     ///
     /// # Errors

@@ -354,6 +354,8 @@ fn worker(
         file(folder, "join.key"),
         "--rtsp-allow".into(),
         "127.0.0.0/8".into(),
+        "--media-listen".into(),
+        "127.0.0.1:0".into(),
     ];
     match &options.object_store {
         None => args.extend(["--archive".into(), archive.clone().into()]),

@@ -15,6 +15,7 @@ mod hostile_cameras;
 mod moves;
 mod object_store;
 mod odd_cameras;
+mod playback;
 mod playing;
 mod recording;
 mod replay;

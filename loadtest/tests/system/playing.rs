@@ -36,7 +36,18 @@ pub(crate) struct Played {
 
 /// Decodes all streams of a file, the video first.
 pub(crate) fn play(file: &Path) -> Vec<Played> {
-    let asked = ["-show_streams", "-count_packets", "-count_frames", "-of", "json"];
+    play_by(&[], file)
+}
+
+/// The same of a playlist in a file, whose segments are on servers.
+pub(crate) fn play_list(file: &Path) -> Vec<Played> {
+    // It would use one connection for all, and complain of the second server that it is another.
+    let apart = ["-http_persistent", "0"];
+    play_by(&[["-protocol_whitelist", "file,http,tcp"], ["-allowed_extensions", "ALL"], apart].concat(), file)
+}
+
+fn play_by(by: &[&str], file: &Path) -> Vec<Played> {
+    let asked = [by, &["-show_streams", "-count_packets", "-count_frames", "-of", "json"]].concat();
     let probed: Value = serde_json::from_slice(&run("ffprobe", file, &asked, &[])).unwrap();
     let number = |value: &Value| value.as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
     let text = |stream: &Value, key: &str| stream[key].as_str().map(ToOwned::to_owned);
