@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 use crate::observed::Pace;
 use crate::read_model::projection::{self, Before};
 use crate::read_model::rows::Change;
-use crate::read_model::{Applied, Batch, Written};
+use crate::read_model::{Applied, Batch, KnownRecord, Written};
 use crate::service::Service;
 use crate::snapshots;
 
@@ -63,11 +63,15 @@ pub async fn follow_log(service: &Service, snapshot: Option<&Path>) {
     if let Some(why) = rolled_back(stream, written, end) {
         return service.halt(why);
     }
-    let replaced = with_retries(service, "look whether LOG is the same", || replaced(service, stream, last));
+    let replaced =
+        with_retries(service, "look whether LOG is the same", || replaced(service, stream, last.record));
     if let Some(why) = replaced.await {
         return service.halt(why);
     }
     service.advance(|progress| progress.connection = connection);
+    if let Some(known) = last.record {
+        service.has_read(stream, known);
+    }
     if let Some(file) = snapshot {
         let state = snapshots::load(service, file, written).await;
         service.observed().begin_with_pace(pace(&state));
@@ -158,6 +162,9 @@ async fn write_log_again(service: &Service, from: Position, up_to: Position) -> 
     let mut batches = log_behind(service, Position::START).await;
     while state.position < up_to {
         let records = batches.next().await.ok_or(LOG_ENDED)?;
+        if !service.is_same_log(LogStream::Log).await {
+            return Ok(());
+        }
         let Folded { batch, halt, .. } = fold_log_batch(&mut state, known, records);
         match apply(service, &batch).await {
             Applied::Written | Applied::Seen => known = known.max(batch.up_to),
@@ -251,8 +258,8 @@ fn fold_log_batch(state: &mut State, known: Position, records: Records) -> Folde
 
 /// Takes note of where a log stream was read to, if `batch` holds anything of it.
 fn note_read(service: &Service, batch: &Batch) {
-    if batch.record.is_some() {
-        service.has_read(batch.stream, Written { position: batch.up_to, record: batch.record });
+    if let Some(sha256) = batch.record {
+        service.has_read(batch.stream, KnownRecord { position: batch.up_to, sha256 });
     }
 }
 
@@ -302,8 +309,9 @@ pub async fn follow_recordings(service: &Service) {
     if let Some(why) = rolled_back(stream, written, end) {
         return service.halt(why);
     }
-    let replaced =
-        with_retries(service, "look whether RECORDINGS is the same", || replaced(service, stream, last));
+    let replaced = with_retries(service, "look whether RECORDINGS is the same", || {
+        replaced(service, stream, last.record)
+    });
     if let Some(why) = replaced.await {
         return service.halt(why);
     }
@@ -312,7 +320,9 @@ pub async fn follow_recordings(service: &Service) {
         progress.recordings_caught_up = written >= end;
         progress.recordings_connection = connection;
     });
-    service.has_read(stream, last);
+    if let Some(known) = last.record {
+        service.has_read(stream, known);
+    }
     let mut known = written;
     loop {
         match fold_recordings(service, known, end).await {
@@ -441,6 +451,7 @@ pub async fn follow_heartbeats(service: &Service) {
 }
 
 fn observe(service: &Service, record: &Record) {
+    service.has_heard();
     metrics::counter!("longwatch_heartbeats_total").increment(1);
     match Envelope::decode(&record.payload) {
         Ok(Envelope { event: Event::ServerHeartbeat(heartbeat), .. })

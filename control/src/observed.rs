@@ -9,9 +9,9 @@
 //!   connect in, 2 s at most however often it stood: who is gone is silent once the log has run for a lease and that, also if
 //!   it never runs for long. After a longer pause everyone is given a whole lease, and time to connect, anew.
 //! - It does not matter what the clock of NATS is set to: forward it looks like a pause of that length; back, like one of
-//!   which nobody knows how long it was. Nor does whoever begins to listen, or listens on another connection than before:
-//!   the clock may have been set meanwhile so that no pause is to be seen. Both give everyone a whole lease anew. Which sign
-//!   of life is newer is told by run and number; and whether `HEARTBEATS` has come to what `LOG` tells, by how far the
+//!   which nobody knows how long it was. Nor does whoever begins to listen, or has heard nothing for a lease and then listens
+//!   on another connection: the clock may have been set meanwhile so that no pause is to be seen. All of that gives everyone a
+//!   whole lease anew; a new connection after less gives as much as a short pause. Which sign of life is newer is told by run and number; and whether `HEARTBEATS` has come to what `LOG` tells, by how far the
 //!   replica that gave the sign had folded `LOG`.
 //! - All of it follows from the records, not from when they were looked at: a process that stood still judges as one that did
 //!   not.
@@ -202,9 +202,16 @@ impl Observed {
         }
     }
 
-    /// The log is listened to on another connection than before.
-    pub fn connected_anew(&self) {
-        self.inner().go_on();
+    /// The log is listened to on another connection than before; for so long nothing of it came, in milliseconds by a clock of
+    /// this process, which nobody sets.
+    pub fn connected_anew(&self, unheard_ms: i64) {
+        let mut inner = self.inner();
+        if unheard_ms >= i64::from(inner.pace.lease_ms) {
+            inner.go_on();
+        } else {
+            // However often that is: it must not hide who is dead.
+            inner.clock.stood(RETURN_MS);
+        }
     }
 
     /// Whether silence counts yet.

@@ -255,6 +255,21 @@ mod tests {
     }
 
     #[test]
+    fn each_server_has_a_media_key_of_its_own_which_every_replica_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let replica = || Secrets::in_file(folder.path().join("master.key"));
+        replica().new_data_key(TenantId::DEFAULT, true).unwrap();
+        let (server, other) = (ServerId::generate(&SystemIds), ServerId::generate(&SystemIds));
+        let (worker, another) = (PublicKey([1; 32]), PublicKey([2; 32]));
+        let key = |server, worker: &PublicKey| replica().media_key(server, worker).unwrap();
+        assert_eq!(key(server, &worker), key(server, &worker));
+        assert_ne!(key(server, &worker), key(other, &worker));
+        assert_ne!(key(server, &worker), key(server, &another), "a worker that takes its place is another");
+        let elsewhere = Secrets::in_file(folder.path().join("another.key"));
+        assert!(elsewhere.media_key(server, &worker).is_err(), "there is no master key");
+    }
+
+    #[test]
     fn another_master_key_opens_nothing_and_says_which_file() {
         let folder = tempfile::tempdir().unwrap();
         let first = Secrets::in_file(folder.path().join("first.key"));

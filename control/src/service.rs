@@ -21,10 +21,11 @@ use longwatch_events::state::State;
 use longwatch_events::subject::{self, LogStream};
 use longwatch_events::time::{Clock, Timestamp};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::decide::command::{Command, Refusal, decide};
 use crate::observed::Observed;
-use crate::read_model::{ReadModel, Written};
+use crate::read_model::{KnownRecord, ReadModel};
 use crate::replay;
 use crate::secrets::{self, Secrets};
 use crate::triggers::Told;
@@ -109,6 +110,13 @@ pub struct Parts {
     pub ids: Arc<dyn IdSource>,
 }
 
+/// When records of `HEARTBEATS` came to this process, by its own clock.
+struct Hearing {
+    last: Instant,
+    /// The longest that none came.
+    longest: Duration,
+}
+
 /// The control plane of one process.
 pub struct Service {
     log: Arc<dyn Log>,
@@ -122,7 +130,8 @@ pub struct Service {
     observed: Observed,
     leading: AtomicBool,
     progress: watch::Sender<Progress>,
-    last_read: Mutex<BTreeMap<LogStream, Written>>,
+    last_read: Mutex<BTreeMap<LogStream, KnownRecord>>,
+    hearing: Mutex<Hearing>,
     halted: watch::Sender<Option<String>>,
     unopened: AtomicUsize,
     held: AtomicUsize,
@@ -154,6 +163,7 @@ impl Service {
             leading: AtomicBool::new(true),
             progress: watch::Sender::new(progress),
             last_read: Mutex::default(),
+            hearing: Mutex::new(Hearing { last: Instant::now(), longest: Duration::ZERO }),
             halted: watch::Sender::new(None),
             unopened: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
@@ -243,7 +253,7 @@ impl Service {
         self.progress.send_modify(change);
     }
 
-    fn last_records(&self) -> MutexGuard<'_, BTreeMap<LogStream, Written>> {
+    fn last_records(&self) -> MutexGuard<'_, BTreeMap<LogStream, KnownRecord>> {
         self.last_read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -264,14 +274,38 @@ impl Service {
         }
     }
 
-    /// `stream` was read up to this record, and is the one that is folded.
-    pub fn has_read(&self, stream: LogStream, last: Written) {
-        self.last_records().insert(stream, last);
+    /// `stream` was read up to this record, and is the one that is folded. While it is read from the beginning, what the rows
+    /// say of its end counts.
+    pub fn has_read(&self, stream: LogStream, last: KnownRecord) {
+        let mut records = self.last_records();
+        let known = records.entry(stream).or_insert(last);
+        if last.position >= known.position {
+            *known = last;
+        }
+    }
+
+    fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A record of `HEARTBEATS` came.
+    pub fn has_heard(&self) {
+        let mut hearing = self.hearing();
+        hearing.longest = hearing.longest.max(hearing.last.elapsed());
+        hearing.last = Instant::now();
+    }
+
+    /// For how long nothing of `HEARTBEATS` came to this process, at most, since it was asked last; in milliseconds, by its own
+    /// clock.
+    pub fn take_unheard_ms(&self) -> i64 {
+        let mut hearing = self.hearing();
+        let longest = std::mem::take(&mut hearing.longest).max(hearing.last.elapsed());
+        i64::try_from(longest.as_millis()).unwrap_or(i64::MAX)
     }
 
     /// The last record of `stream` that was read and is of the log that is folded.
-    pub fn last_read(&self, stream: LogStream) -> Written {
-        self.last_records().get(&stream).copied().unwrap_or_default()
+    pub fn last_read(&self, stream: LogStream) -> Option<KnownRecord> {
+        self.last_records().get(&stream).copied()
     }
 
     /// Stops deciding, for good and loudly; recording goes on.

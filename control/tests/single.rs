@@ -237,6 +237,7 @@ async fn the_worker_is_told_what_it_needs_and_no_secret() {
         ("--archive", data.join("archive").display().to_string()),
         ("--join-key-file", data.join("join.key").display().to_string()),
         ("--rtsp-allow", "127.0.0.0/8".to_owned()),
+        ("--media-listen", "127.0.0.1:0".to_owned()),
         ("--segment-ms", "2000".to_owned()),
     ];
     let expected: String = expected.into_iter().map(|(flag, value)| format!("{flag}\n{value}\n")).collect();

@@ -180,12 +180,14 @@ impl Servers<'_> {
     /// that has the same one.
     fn of(&mut self, segment: &SegmentRow) -> Result<Option<Arc<Server>>, Problem> {
         let recorded = self.server(segment.server_id)?;
-        if recorded.is_some() || segment.location == Location::Server {
+        if segment.location == Location::Server {
             return Ok(recorded);
         }
-        match self.store_of(segment.server_id) {
-            Some(store_id) => self.any_at(store_id),
-            None => Ok(None),
+        // Of one that was uploaded when stores had no ids nothing else is known than who did that.
+        let Some(store_id) = segment.store_id else { return Ok(recorded) };
+        match recorded.filter(|server| server.store_id == Some(store_id)) {
+            Some(server) => Ok(Some(server)),
+            None => self.any_at(store_id),
         }
     }
 

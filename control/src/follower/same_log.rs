@@ -12,7 +12,7 @@ use longwatch_events::subject::LogStream;
 use longwatch_events::time::Timestamp;
 use tokio::time::timeout;
 
-use crate::read_model::Written;
+use crate::read_model::KnownRecord;
 use crate::service::Service;
 
 /// A log stream says where it ends within this, or is asked again: the connection may have been lost, and it may be another one.
@@ -33,15 +33,15 @@ pub(super) fn rolled_back(stream: LogStream, written: Position, end: Position) -
     })
 }
 
-/// The same, if another record stands where `last` was read. One that is no longer kept shows nothing.
+/// The same, if another record stands where `known` was read. One that is no longer kept shows nothing.
 pub(super) async fn replaced(
     service: &Service,
     stream: LogStream,
-    last: Written,
+    known: Option<KnownRecord>,
 ) -> Result<Option<String>, log::Error> {
-    let Written { position, record: Some(record) } = last else { return Ok(None) };
+    let Some(KnownRecord { position, sha256 }) = known else { return Ok(None) };
     let found = service.log().get(stream, position).await?;
-    let is_another = found.is_some_and(|found| Sha256::of(&found.payload) != record);
+    let is_another = found.is_some_and(|found| Sha256::of(&found.payload) != sha256);
     Ok(is_another.then(|| {
         format!(
             "at position {position} of {stream} stands another record than the read model was derived from: it was rolled \
@@ -70,8 +70,9 @@ pub(super) fn another_log(
 pub(crate) async fn check_ends(service: &Service) {
     const PART: &str = "the log streams";
     for stream in [LogStream::Log, LogStream::Recordings] {
-        if service.halted().is_some() {
-            return;
+        // A fold that halted asks LOG no more; RECORDINGS goes on.
+        if stream == LogStream::Log && service.halted().is_some() {
+            continue;
         }
         match check(service, stream).await {
             Ok(None) => {}
@@ -87,19 +88,21 @@ async fn check(service: &Service, stream: LogStream) -> Result<Option<String>, S
     let (connection, progress) = (service.log().connection(), *service.progress().borrow());
     let is_known = progress.connection_of(stream) == connection;
     let within = if is_known { END_WITHIN } else { NEW_END_WITHIN };
+    let known = service.last_read(stream);
     let folded = if stream == LogStream::Recordings {
         progress.recordings
     } else {
         // Rows follow State, and it is by State that is decided.
         service.state().position.max(progress.log)
     };
+    let folded = known.map_or(folded, |known| folded.max(known.position));
     let looking = async {
         let end = service.log().end(stream).await?;
         let why = rolled_back(stream, folded, end);
         if why.is_some() || is_known {
             return Ok(why);
         }
-        replaced(service, stream, service.last_read(stream)).await
+        replaced(service, stream, known).await
     };
     let looked = timeout(within, looking).await.map_err(|elapsed| elapsed.to_string())?;
     let why = looked.map_err(|error: log::Error| error.to_string())?;
@@ -107,7 +110,7 @@ async fn check(service: &Service, stream: LogStream) -> Result<Option<String>, S
         if stream == LogStream::Recordings {
             service.advance(|progress| progress.recordings_connection = connection);
         } else {
-            service.observed().connected_anew();
+            service.observed().connected_anew(service.take_unheard_ms());
             service.advance(|progress| progress.connection = connection);
         }
     }

@@ -76,6 +76,11 @@ impl LogClock {
         (us >= -JITTER_US).then_some(stood_us / 1_000)
     }
 
+    /// For so long it stood, as is known from elsewhere, in milliseconds.
+    pub(super) fn stood(&mut self, millis: i64) {
+        self.reading.stood_us = self.reading.stood_us.saturating_add(millis.saturating_mul(1_000));
+    }
+
     /// What it shows.
     pub(super) const fn reading(&self) -> Reading {
         self.reading

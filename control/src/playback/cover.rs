@@ -48,21 +48,21 @@ pub fn cover<'a>(segments: impl IntoIterator<Item = &'a SegmentRow>, range: Rang
     let mut segments: Vec<_> = segments.into_iter().filter(is_there).filter(overlaps).collect();
     segments.sort_by_key(|segment| (segment.start, rank(segment)));
     let mut pieces: Vec<Piece<'a>> = Vec::new();
-    // Those that have begun, and may go on behind the piece before.
-    let (mut begun, mut waiting) = (Vec::new(), segments.into_iter().peekable());
+    // Those that have begun, and may go on behind the piece before; the others wait behind them, by time.
+    let (mut begun, mut waiting) = (Vec::new(), segments.as_slice());
     let mut played_to = range.from;
     while played_to < range.to {
-        while let Some(segment) = waiting.next_if(|segment| touches(segment.start, played_to)) {
-            begun.push(segment);
-        }
+        let begins = waiting.partition_point(|segment| touches(segment.start, played_to));
+        begun.extend_from_slice(&waiting[..begins]);
+        waiting = &waiting[begins..];
         // What touches the end of it adds nothing.
         begun.retain(|segment: &&SegmentRow| segment.end.micros_since(played_to) > TOUCH_US);
         let Some(segment) = begun.iter().copied().max_by_key(|segment| rank(segment)) else {
-            let Some(next) = waiting.peek() else { break };
+            let Some(next) = waiting.first() else { break };
             played_to = next.start;
             continue;
         };
-        let until = taken_over(segment, waiting.clone());
+        let until = taken_over(segment, waiting);
         let piece = Piece { segment, until };
         pieces.push(piece);
         played_to = piece.end();
@@ -76,8 +76,8 @@ fn rank(segment: &SegmentRow) -> impl Ord + use<> {
 }
 
 /// Where one of those that begin later takes over from `segment`.
-fn taken_over<'a>(segment: &SegmentRow, later: impl Iterator<Item = &'a SegmentRow>) -> Option<Timestamp> {
-    let before_its_end = later.take_while(|other| segment.end.micros_since(other.start) > TOUCH_US);
+fn taken_over(segment: &SegmentRow, later: &[&SegmentRow]) -> Option<Timestamp> {
+    let before_its_end = later.iter().take_while(|other| segment.end.micros_since(other.start) > TOUCH_US);
     let mut better =
         before_its_end.filter(|other| rank(other) > rank(segment) && !is_of_same(segment, other));
     better.next().map(|other| other.start)
@@ -92,14 +92,13 @@ fn touches(start: Timestamp, played_to: Timestamp) -> bool {
     start.micros_since(played_to) <= TOUCH_US
 }
 
-/// Of `ranges`, which lie in order, the parts that no piece holds.
+/// Of `ranges` the parts that no piece holds.
 pub fn not_played(ranges: impl IntoIterator<Item = Range>, pieces: &[Piece<'_>]) -> Vec<Range> {
     let mut left = Vec::new();
     for Range { mut from, to } in ranges {
-        for piece in pieces {
-            if piece.end() <= from || piece.segment.start >= to {
-                continue;
-            }
+        // Pieces end one after the other.
+        let first = pieces.partition_point(|piece| piece.end() <= from);
+        for piece in pieces[first..].iter().take_while(|piece| piece.segment.start < to) {
             if piece.segment.start.micros_since(from) > TOUCH_US {
                 left.push(Range { from, to: piece.segment.start });
             }

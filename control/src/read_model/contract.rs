@@ -19,7 +19,7 @@ use longwatch_events::state::{Membership, Placement};
 use longwatch_events::subject::LogStream;
 
 use super::rows::{CameraState, Change, Condition, Location, Observation, Observations, Place, SegmentRow};
-use super::{Applied, AssignmentFilter, CameraFilter, Page, Range, ReadModel};
+use super::{Applied, AssignmentFilter, Batch, CameraFilter, KnownRecord, Page, Range, ReadModel, Written};
 
 pub(super) use engine::Database;
 use engine::Engine;
@@ -39,6 +39,22 @@ async fn a_batch_that_was_applied_before_changes_nothing(model: &dyn ReadModel) 
     assert_eq!(again, Applied::Seen);
     assert_eq!(model.content_hash().await.unwrap(), hash);
     assert_eq!(model.written(LogStream::Recordings).await.unwrap().position, Position(1));
+}
+
+async fn the_record_that_a_log_stream_is_known_by_goes_with_the_position(model: &dyn ReadModel) {
+    assert_eq!(model.written(LogStream::Log).await.unwrap(), Written::default());
+    for (position, payload) in [(1, b"one"), (2, b"two")] {
+        let (position, sha256) = (Position(position), Sha256::of(payload));
+        let batch = Batch { record: Some(sha256), ..batch_of_one(LogStream::Log, position, Vec::new()) };
+        assert_eq!(model.apply(&batch).await.unwrap(), Applied::Written);
+        let record = Some(KnownRecord { position, sha256 });
+        assert_eq!(model.written(LogStream::Log).await.unwrap(), Written { position, record });
+        // Whoever comes later with another does not replace it.
+        let late = Batch { record: Some(Sha256::of(b"late")), ..batch };
+        assert_eq!(model.apply(&late).await.unwrap(), Applied::Seen);
+        assert_eq!(model.written(LogStream::Log).await.unwrap().record, record);
+    }
+    assert_eq!(model.written(LogStream::Recordings).await.unwrap(), Written::default());
 }
 
 async fn a_change_that_fails_takes_the_whole_batch_back(model: &dyn ReadModel) {
@@ -61,6 +77,7 @@ async fn a_change_that_fails_takes_the_whole_batch_back(model: &dyn ReadModel) {
         repaired: false,
         damage: None,
         location: Location::Server,
+        store_id: None,
     };
     let changes = vec![Change::DeleteTenant(tenant), Change::PutSegment(backwards)];
 
@@ -378,6 +395,7 @@ macro_rules! on_every_engine {
 on_every_engine! {
     one: {
         a_batch_that_was_applied_before_changes_nothing,
+        the_record_that_a_log_stream_is_known_by_goes_with_the_position,
         a_change_that_fails_takes_the_whole_batch_back,
             the_order_in_which_the_two_log_streams_are_folded_does_not_matter,
         a_fact_that_is_reported_twice_counts_once,

@@ -131,8 +131,18 @@ pub struct Range {
 pub struct Written {
     /// Where the last record stands that was folded.
     pub position: Position,
-    /// The hash of its payload; `None`: the rows are from before this was kept, or there is none.
-    pub record: Option<Sha256>,
+    /// A record that was folded: the last one, or an earlier one if a control of before 0007 folded since; `None`: the rows are
+    /// from before this was kept, or there is none.
+    pub record: Option<KnownRecord>,
+}
+
+/// A record, by which its log stream is known again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownRecord {
+    /// Where it stands.
+    pub position: Position,
+    /// The hash of its payload.
+    pub sha256: Sha256,
 }
 
 /// The answer of a read model.

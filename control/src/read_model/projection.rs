@@ -346,6 +346,7 @@ fn of_fact(
                 repaired: f.repaired,
                 damage: None,
                 location: Location::Server,
+                store_id: None,
             })
         }
         Fact::SegmentUploaded(f) => Change::PlaceSegment(UploadedSegment {

@@ -153,6 +153,8 @@ pub struct SegmentRow {
     pub damage: Option<Damage>,
     /// Where it lies.
     pub location: Location,
+    /// In which object store, if it lies in one that was known when it was uploaded. Told by [`Change::PlaceSegment`].
+    pub store_id: Option<StoreId>,
 }
 
 /// Where a segment lies.

@@ -156,14 +156,38 @@ async fn write(connection: &mut SqliteConnection, batch: &Batch) -> Result<Appli
 
 #[cfg(test)]
 mod tests {
+    use longwatch_events::hash::Sha256;
     use longwatch_events::id::TenantId;
     use longwatch_events::position::Position;
     use longwatch_events::subject::LogStream;
     use longwatch_events::time::Timestamp;
 
-    use super::super::ReadModel as _;
     use super::super::rows::{Change, TenantRow};
+    use super::super::{KnownRecord, ReadModel as _, Written};
     use super::*;
+
+    #[tokio::test]
+    async fn a_control_of_before_moves_the_position_and_leaves_the_record_true() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = SqliteReadModel::open(&folder.path().join("read_model.db")).await.unwrap();
+        let (stream, sha256) = (LogStream::Log, Sha256::of(b"seven"));
+        let batch = Batch {
+            stream,
+            after: Position::START,
+            up_to: Position(7),
+            record: Some(sha256),
+            changes: Vec::new(),
+        };
+        model.apply(&batch).await.unwrap();
+        // What it writes, in a rolling upgrade for instance.
+        let before = "INSERT INTO positions (stream, position) VALUES ('LOG', 9) \
+                      ON CONFLICT (stream) DO UPDATE SET position = excluded.position";
+        assert_eq!(stream.name(), "LOG");
+        sqlx::query(before).execute(&model.writer).await.unwrap();
+        let known = KnownRecord { position: Position(7), sha256 };
+        let written = Written { position: Position(9), record: Some(known) };
+        assert_eq!(model.written(stream).await.unwrap(), written);
+    }
 
     #[tokio::test]
     async fn a_disk_that_was_full_is_written_again_once_it_is_not() {

@@ -488,8 +488,8 @@ impl Replica {
         let Some(process) = &mut self.process else { return };
         process.lease_answered_at = at;
         process.leads = holds;
-        if process.lost_connection_at.take_if(|lost_at| at > *lost_at).is_some() {
-            process.observed.connected_anew();
+        if let Some(lost_at) = process.lost_connection_at.take_if(|lost_at| at > *lost_at) {
+            process.observed.connected_anew(at.millis_since(lost_at));
         }
         if let Some(why) = rolled_back
             && process.halted.is_none()

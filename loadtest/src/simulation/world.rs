@@ -47,8 +47,6 @@ pub(super) struct World {
     /// What waits for NATS to be there again.
     parked: Vec<(Party, Run, Message)>,
     is_stopped_long: bool,
-    /// While NATS is away, or was last: it did not end, it only stood still.
-    only_stands_still: bool,
     nats_started_at: Timestamp,
     nats_stopped_at: Timestamp,
     /// How many steps of trouble there are.
@@ -80,7 +78,6 @@ impl World {
             quiet_until: START,
             parked: Vec::new(),
             is_stopped_long: false,
-            only_stands_still: false,
             nats_started_at: START,
             nats_stopped_at: START,
             steps,

@@ -34,6 +34,7 @@ pub(crate) fn segment(epoch: u64, from: i64, to: i64) -> SegmentRow {
         repaired: false,
         damage: None,
         location: Location::Server,
+        store_id: None,
     }
 }
 

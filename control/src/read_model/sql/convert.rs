@@ -3,7 +3,7 @@
 use longwatch_events::archive::StockedSegment;
 use longwatch_events::fact::Damage;
 use longwatch_events::hash::Sha256;
-use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, TenantId, TriggerId};
+use longwatch_events::id::{BootId, CameraId, CopyKey, ServerId, StoreId, TenantId, TriggerId};
 use longwatch_events::position::{Epoch, Position};
 use longwatch_events::reason::AssignReason;
 use longwatch_events::settings::Retention;
@@ -268,6 +268,7 @@ impl<'r> Reader<'r> {
             repaired: self.truth("repaired")?,
             damage: self.damage()?,
             location: self.word("location")?,
+            store_id: self.read(self.row.id("store_id"))?.map(StoreId::from_uuid),
         })
     }
 

@@ -14,16 +14,22 @@ use super::super::rows::{
     AssignmentView, CameraRow, CameraState, CameraView, CopyView, Counts, InStore, Observations, SegmentRow,
     ServerView, StatusOf, StatusRow, TenantRow, TimelineRows,
 };
-use super::super::{AssignmentFilter, CameraFilter, Error, Items, Page, Range, Written};
+use super::super::{AssignmentFilter, CameraFilter, Error, Items, KnownRecord, Page, Range, Written};
 use super::convert::Reader;
 use super::{Connection, Dialect, Statement, sql, triggers};
 
 /// How far `stream` has been folded.
 pub(in super::super) async fn written(db: &mut dyn Connection, stream: LogStream) -> Result<Written, Error> {
-    let query = sql("SELECT position, record FROM positions WHERE stream = $1").bind(stream.name());
-    let written = one(db, "positions", query, |row| {
-        let position = Position(row.unsigned("position")?);
-        Ok(Written { position, record: row.optional_sha256("record")? })
+    const SQL: &str = "SELECT position, record, record_position FROM positions WHERE stream = $1";
+    let written = one(db, "positions", sql(SQL).bind(stream.name()), |row| {
+        let sha256 = row.optional_sha256("record")?;
+        let record = match sha256 {
+            Some(sha256) => {
+                Some(KnownRecord { position: Position(row.unsigned("record_position")?), sha256 })
+            }
+            None => None,
+        };
+        Ok(Written { position: Position(row.unsigned("position")?), record })
     });
     Ok(written.await?.unwrap_or_default())
 }

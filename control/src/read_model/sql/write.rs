@@ -26,8 +26,9 @@ pub(in super::super) async fn batch(
     changes: &[&Change],
 ) -> Result<(), Error> {
     const POSITION: &str = "\
-        INSERT INTO positions (stream, position, record) VALUES ($1, $2, $3) \
-        ON CONFLICT (stream) DO UPDATE SET position = excluded.position, record = excluded.record";
+        INSERT INTO positions (stream, position, record, record_position) VALUES ($1, $2, $3, $4) \
+        ON CONFLICT (stream) DO UPDATE SET position = excluded.position, record = excluded.record, \
+          record_position = excluded.record_position";
     for statement in changes.iter().flat_map(|change| statements(change)) {
         db.execute(statement).await?;
     }
@@ -41,7 +42,9 @@ pub(in super::super) async fn batch(
         }
     }
     let record = batch.record.as_ref().map(|record| record.0.as_slice());
-    db.execute(sql(POSITION).bind(batch.stream.name()).bind(batch.up_to).bind(record)).await
+    let record_position = record.map(|_| batch.up_to);
+    let position = sql(POSITION).bind(batch.stream.name()).bind(batch.up_to);
+    db.execute(position.bind(record).bind(record_position)).await
 }
 
 fn of_camera(text: &'static str, tenant: TenantId, camera: CameraId) -> Statement {

@@ -44,6 +44,7 @@ fn segment(start: Timestamp, end: Timestamp, epoch: u64) -> SegmentRow {
         repaired: false,
         damage: None,
         location: Location::Server,
+        store_id: None,
     }
 }
 

@@ -224,8 +224,7 @@ impl World {
         self.nats_stopped_at = self.env.now;
         self.is_stopped_long = seen == Seen::NatsStoppedLong;
         // A server of NATS that only stands still keeps its connections.
-        self.only_stands_still = seen == Seen::NatsStuttered;
-        if !self.only_stands_still {
+        if seen != Seen::NatsStuttered {
             let now = self.env.now;
             self.replicas.iter_mut().for_each(|replica| replica.is_disconnected(now));
         }

@@ -218,8 +218,7 @@ impl World {
     /// NATS was away for so long.
     pub(super) fn note_pause_of_nats(&mut self) {
         let away_ms = self.env.now.millis_since(self.nats_stopped_at);
-        // Whoever connects anew gives everybody a lease anew, however short it was.
-        if away_ms > SHORT_PAUSE_MS || !self.only_stands_still {
+        if away_ms > SHORT_PAUSE_MS {
             self.liveness.disturbed();
         }
     }
