@@ -25,6 +25,7 @@ pub mod position;
 pub mod reason;
 pub mod schedule;
 pub mod sealed;
+pub mod segment_name;
 pub mod settings;
 pub mod snapshot;
 pub mod state;

@@ -9,14 +9,16 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use longwatch_events::id::{ServerId, StoreId};
 use longwatch_events::media::{MediaKey, Part, Ticket};
+use longwatch_events::segment_name::SegmentName;
 use longwatch_events::time::Timestamp;
+use url::Url;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
 use super::cameras::find;
 use super::extract::{CameraPath, Query};
-use super::problem::{Problem, moment};
+use super::problem::{FieldError, Problem, moment};
 use super::timeline::{range, recorders};
 use crate::playback::cover::{Piece, cover, not_played};
 use crate::playback::playlist::{Addresses, Left, render};
@@ -27,6 +29,10 @@ use crate::service::Service;
 
 /// The longest range that is played at once: a player reads all of its playlist before it begins.
 const MAX_RANGE_DAYS: i64 = 1;
+/// Its longest playlist: a day of segments of 10 s, and more; some 20 MB.
+const MAX_PIECES: usize = 20_000;
+/// The longest address of a server.
+const MAX_ORIGIN: usize = 255;
 /// An address holds for so much longer than what is played lasts, in milliseconds.
 const HOLDS_MS: i64 = 60 * 60 * 1_000;
 /// What a playlist is (RFC 8216, section 10).
@@ -43,7 +49,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// An HLS playlist (RFC 8216) of fragmented MP4. It names each segment at the server that has it, by an address that holds for that
 /// segment alone, for an hour longer than the range lasts, and for whoever has it: no key is needed there. What is missing stands in
 /// `EXT-X-DATERANGE` of the class `longwatch.gap`, with the cause that the timeline gives it, or `server_away`: it is there, and its
-/// server cannot be reached now.
+/// server cannot be reached now. If there is nothing to play the answer is 404, and says why.
 #[utoipa::path(get, path = "/v1/tenants/{tenant}/cameras/{camera}/playlist.m3u8", operation_id = "read_playlist",
     tag = "cameras",
     params(
@@ -68,10 +74,11 @@ async fn read(
     let range = range(&mut query, asked_at, MAX_RANGE_DAYS);
     query.finish()?;
     let view = find(&app, tenant, camera).await?;
+    // Before the rows are read: whoever waits for a place holds nothing.
+    let place = super::apart::place(&app).await?;
     let rows = app.service.read_model().timeline(tenant, camera, range).await?;
     let (now, created_at) = (app.service.log_now(), view.row.created_at);
     let recorders = recorders(&app, &view);
-    let place = super::apart::place(&app).await?;
     let text = super::apart::run(&app, place, move |service| {
         let timeline = draw_up(&Inputs { range, now, created_at, recorders, rows: &rows });
         let expires = asked_at.plus_millis(range.to.millis_since(range.from).saturating_add(HOLDS_MS));
@@ -89,7 +96,16 @@ fn write(
 ) -> Result<String, Problem> {
     let mut servers = Servers { service, known: BTreeMap::new(), stores: BTreeMap::new() };
     let (mut there, mut away) = (Vec::new(), Vec::new());
-    for segment in timeline.segments.iter().filter(|segment| is_its_cameras(segment)) {
+    let (own, others): (Vec<_>, Vec<_>) =
+        timeline.segments.iter().partition(|segment| is_its_cameras(segment));
+    if let Some(SegmentRow { tenant_id, camera_id, server_id, key, .. }) = others.first() {
+        let count = others.len();
+        tracing::error!(
+            %tenant_id, %camera_id, %server_id, key, count,
+            "segments were reported under what is no key of their camera; they are not given out"
+        );
+    }
+    for segment in own {
         match servers.of(segment)? {
             Some(_) => there.push(segment),
             None => away.push(segment),
@@ -103,18 +119,32 @@ fn write(
     if pieces.is_empty() {
         return Err(nothing(timeline, range, &away));
     }
+    if pieces.len() > MAX_PIECES {
+        let detail = format!(
+            "{} segments lie in this range, and a playlist has at most {MAX_PIECES}; ask for it in parts",
+            pieces.len()
+        );
+        return Err(Problem::parameters(vec![FieldError::parameter("from", "out_of_range", detail)]));
+    }
     Ok(render(&pieces, &left(timeline, range, &pieces, &away), range.from))
 }
 
-/// Whether the key is one of the camera that the segment was reported for. A worker that reports another one may be after video
-/// of another tenant on the same server.
+/// Whether the key is one, and of the camera that the segment was reported for. A worker that reports another one may be after
+/// video of another tenant on the same server.
 fn is_its_cameras(segment: &SegmentRow) -> bool {
-    let SegmentRow { tenant_id, camera_id, server_id, key, .. } = segment;
-    let is_its = key.starts_with(&format!("{tenant_id}/{camera_id}/"));
-    if !is_its {
-        tracing::error!(%tenant_id, %camera_id, %server_id, key, "a server reported a segment under another camera's key");
-    }
-    is_its
+    let name = SegmentName::parse(&segment.key).filter(|name| name.key() == segment.key);
+    name.is_some_and(|name| (name.tenant_id, name.camera_id) == (segment.tenant_id, segment.camera_id))
+}
+
+/// Whether that is where a server may be reached: it comes from the server, and goes to everybody who watches.
+fn is_origin(text: &str) -> bool {
+    let is_plain =
+        text.len() <= MAX_ORIGIN && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    let is_bare = |url: Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.origin().ascii_serialization().parse::<Url>().is_ok_and(|origin| origin == url)
+    };
+    is_plain && !text.ends_with('/') && Url::parse(text).is_ok_and(is_bare)
 }
 
 /// What of the range is not played, and why, by time.
@@ -213,7 +243,13 @@ impl Servers<'_> {
             return Ok(known.clone());
         }
         let key = self.service.media_key(server_id).map_err(|error| Problem::internal(&error))?;
-        let url = self.service.observed().media_url(server_id);
+        let url = self.service.observed().media_url(server_id).filter(|url| {
+            let is_origin = is_origin(url);
+            if !is_origin {
+                tracing::warn!(%server_id, "a server says that it gives out video at what is no address");
+            }
+            is_origin
+        });
         let store_id = self.store_of(server_id);
         let server = url.zip(key).map(|(url, key)| Arc::new(Server { url, key, store_id }));
         self.known.insert(server_id, server.clone());
@@ -234,5 +270,33 @@ impl Server {
             format!("{}{}", self.url, self.key.sign(&ticket))
         };
         Addresses { init: address(Part::Init, None), media: address(Part::Media, piece.until) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bare_address_of_the_web_goes_to_viewers() {
+        for good in ["http://192.0.2.7:8081", "https://rec-1.example.com", "http://[2001:db8::7]:8081"] {
+            assert!(is_origin(good), "{good}");
+        }
+        let long = format!("http://{}.example.com", "a".repeat(255));
+        for bad in [
+            "",
+            "rec-1.example.com",
+            "ftp://rec-1.example.com",
+            "javascript:alert(1)",
+            "http://rec-1.example.com/",
+            "http://rec-1.example.com/x",
+            "http://rec-1.example.com?x",
+            "http://user@rec-1.example.com",
+            "http://rec-1.example.com\"\n#EXT-X-ENDLIST",
+            "http://rec-1.exam\nple.com",
+            &long,
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
     }
 }

@@ -63,6 +63,16 @@ async fn playlist(given: &Given, camera: CameraId) -> String {
     .await
 }
 
+/// ffmpeg plays as many frames without a word of complaint.
+fn assert_plays(playlist: &str, frames: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("playlist.m3u8");
+    std::fs::write(&file, playlist).unwrap();
+    let streams = play_list(&file);
+    assert_eq!(usize::try_from(streams[0].packets).unwrap(), frames, "{streams:?}");
+    assert_eq!(streams[0].frames, streams[0].packets, "{streams:?}");
+}
+
 #[tokio::test]
 async fn a_camera_is_played_across_a_failover() {
     let mut given = Given::start(1, &["high"]).await;
@@ -108,13 +118,7 @@ async fn a_camera_is_played_across_a_failover() {
     assert!(seen.len() > 200, "{} frames", seen.len());
     assert_eq!(seen, recorded);
 
-    // And ffmpeg plays the same without a word of complaint.
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("playlist.m3u8");
-    std::fs::write(&file, &text).unwrap();
-    let streams = play_list(&file);
-    assert_eq!(usize::try_from(streams[0].packets).unwrap(), seen.len(), "{streams:?}");
-    assert_eq!(streams[0].frames, streams[0].packets, "{streams:?}");
+    assert_plays(&text, seen.len());
 
     // Whoever changes an address gets nothing.
     let address = &segments[0].media;
@@ -153,4 +157,5 @@ async fn in_a_planned_move_a_viewer_misses_nothing_and_sees_hardly_anything_twic
     assert_eq!(continuity.missing, 0, "{continuity:?}");
     // A fragment is given out whole: up to a second of the old server's goes on beside the new one's.
     assert!(continuity.doubled <= 50, "{continuity:?}");
+    assert_plays(&text, seen.len());
 }

@@ -5,6 +5,7 @@ use longwatch_events::hash::Sha256;
 use longwatch_events::id::{CameraId, ServerId, TenantId};
 use longwatch_events::media::{Part, Refused};
 use longwatch_events::position::Epoch;
+use longwatch_events::segment_name::SegmentName;
 use longwatch_events::settings::Capacity;
 use longwatch_events::time::Timestamp;
 use m3u8_rs::{MediaPlaylist, Playlist, parse_playlist_res};
@@ -20,11 +21,13 @@ fn at(second: i64) -> Timestamp {
 
 /// A segment of so many seconds, under a key of this camera.
 fn stored(tenant: TenantId, camera_id: CameraId, epoch: Epoch, (from, to): (i64, i64)) -> SegmentStored {
+    let server_id = ServerId::from_uuid(camera_id.as_uuid());
+    let name = SegmentName { tenant_id: tenant, camera_id, start: at(from), epoch, server_id };
     SegmentStored {
         tenant_id: TenantId::DEFAULT,
         camera_id,
         epoch,
-        key: format!("{tenant}/{camera_id}/2026-11-23/{from}.mp4"),
+        key: name.key(),
         start: at(from),
         end: at(to),
         bytes: 15_000_000,
@@ -53,7 +56,7 @@ async fn recorded(api: &Api) -> (String, ServerId, CameraId, Epoch) {
 #[tokio::test]
 async fn a_playlist_names_each_segment_by_an_address_that_holds_for_it_alone() {
     let api = Api::start().await;
-    let (path, server_id, camera_id, _) = recorded(&api).await;
+    let (path, server_id, camera_id, epoch) = recorded(&api).await;
     api.heartbeat_with(server_id, 1, Some(URL)).await;
     let answer = api.get(&format!("{path}/playlist.m3u8?from={}&to={}", at(10), at(150))).await.expect(200);
     assert_eq!(answer.header("content-type"), "application/vnd.apple.mpegurl");
@@ -70,7 +73,7 @@ async fn a_playlist_names_each_segment_by_an_address_that_holds_for_it_alone() {
         for (address, part) in addresses {
             let address = address.strip_prefix(URL).unwrap();
             let ticket = key.check("GET", address, at(0)).unwrap();
-            let of = format!("{}/{camera_id}/2026-11-23/{from}.mp4", TenantId::DEFAULT);
+            let of = stored(TenantId::DEFAULT, camera_id, epoch, (from, from + 60)).key;
             assert_eq!((ticket.key, ticket.part, ticket.start, ticket.until), (of, part, at(from), None));
             // An hour longer than the range lasts, from when it was asked for.
             assert_eq!(ticket.expires, at(200 + 140 + 3_600));
@@ -109,9 +112,13 @@ async fn a_key_of_another_tenant_that_a_server_reports_gets_no_address() {
     let (path, server_id, camera_id, epoch) = recorded(&api).await;
     api.heartbeat_with(server_id, 1, Some(URL)).await;
     let other = TenantId::generate(api.control.service.ids());
-    let stolen = stored(other, camera_id, epoch, (60, 90));
+    let stolen = stored(other, camera_id, epoch, (60, 75));
     let key = stolen.key.clone();
-    api.report(server_id, vec![Fact::SegmentStored(stolen)]).await;
+    let none = SegmentStored {
+        key: format!("{}/{camera_id}/\"\n#EXT-X-ENDLIST", TenantId::DEFAULT),
+        ..stored(TenantId::DEFAULT, camera_id, epoch, (75, 90))
+    };
+    api.report(server_id, vec![Fact::SegmentStored(stolen), Fact::SegmentStored(none)]).await;
     let playlist = api.get(&format!("{path}/playlist.m3u8?from={}&to={}", at(0), at(150))).await.expect(200);
     assert!(
         !playlist.text.contains(&key) && !playlist.text.contains(&other.to_string()),
@@ -119,6 +126,7 @@ async fn a_key_of_another_tenant_that_a_server_reports_gets_no_address() {
         playlist.text
     );
     assert_eq!(parse(&playlist.text).segments.len(), 2);
+    assert_eq!(playlist.text.matches("#EXT-X-ENDLIST").count(), 1);
 }
 
 #[tokio::test]
