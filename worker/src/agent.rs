@@ -33,7 +33,6 @@ use crate::holds;
 use crate::identity::{self, Home, Identity, Unsaved};
 use crate::lease::Lease;
 use crate::load::Meter;
-use crate::media_server::{self, MediaServer};
 use crate::outbox::{self, Outbox};
 use crate::retry::Retry;
 use crate::rotation::Lengths;
@@ -112,9 +111,6 @@ pub enum Error {
     /// It was told nonsense of its object store.
     #[error(transparent)]
     ObjectStore(#[from] s3::Error),
-    /// It cannot give out video where it was told to.
-    #[error(transparent)]
-    MediaServer(#[from] media_server::Error),
     /// There is no room for the threads that write to the disk.
     #[error("cannot start the threads that write to the disk: {0}")]
     Threads(#[source] io::Error),
@@ -175,12 +171,9 @@ async fn start(
     stop: &CancellationToken,
 ) -> Result<(Agent, Tasks), Error> {
     let (clock, boot_id): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), BootId::generate(&SystemIds));
-    // Before anything is recorded: whoever gave a wrong address is to hear of it.
-    let listening = giving_out::listen(config)?;
-    let media_url = listening.as_ref().map(|listening| listening.url().to_owned());
-    let (media_keys, media_key) = MediaKeys::new(found.identity.opener());
-    let serve = |listening| giving_out::serve(listening, config, &found, media_key, Arc::clone(&clock), stop);
-    let media_server = listening.map(serve).transpose()?;
+    let (media_keys, media_key) = MediaKeys::new(found.identity.opener(), config.media.is_some());
+    let (media_url, media_url_out) = watch::channel(None);
+    let giving_out = giving_out::means(config, &found, media_key, Arc::clone(&clock))?;
     tracing::info!(name = config.name, %boot_id, identity = ?found.identity, "worker started");
     let (facts, facts_out) = mpsc::unbounded_channel();
     let Leftovers { facts: left, resume, doubt } = found.leftovers;
@@ -226,6 +219,12 @@ async fn start(
     let (claim, key_file) = (claim(config, &found.identity, boot_id), config.join_key_file.clone());
     let store = found.store;
     let (joining, following) = (bus.clone(), (bus.clone(), standing_out.clone(), lease_out));
+    if let Some(settings) = config.media.clone() {
+        let stopping = stop.clone();
+        helpers.spawn(in_spite_of_bugs("giving out video", move || {
+            giving_out::keep(settings.clone(), giving_out.clone(), media_url.clone(), stopping.clone())
+        }));
+    }
     helpers.spawn(in_spite_of_bugs("joining", move || {
         let (bus, claim, key_file) = (joining.clone(), claim.clone(), key_file.clone());
         membership::keep(bus, claim, key_file, standing.clone(), media_keys.clone())
@@ -342,8 +341,15 @@ async fn start(
     let agent = Agent {
         home: found.home,
         _held: found.held,
-        _media_server: media_server,
-        heartbeats: Heartbeats::new(bus, boot_id, Arc::clone(&clock), lease.clone(), interval_ms, media_url),
+        heartbeats: Heartbeats::new(
+            bus,
+            boot_id,
+            Arc::clone(&clock),
+            lease.clone(),
+            interval_ms,
+            media_url_out.clone(),
+        ),
+        media_url: media_url_out,
         clock,
         recorders,
         told,
@@ -457,8 +463,6 @@ struct Agent {
     home: Home,
     /// The other volumes' folders, so that no other worker takes them.
     _held: Vec<Home>,
-    /// Gives out video for as long as this is there.
-    _media_server: Option<MediaServer>,
     clock: Arc<dyn Clock>,
     recorders: Recorders,
     told: Arc<Told>,
@@ -474,6 +478,8 @@ struct Agent {
     meter: Meter,
     outbox: Arc<Outbox>,
     heartbeats: Heartbeats,
+    /// Where video is given out now.
+    media_url: watch::Receiver<Option<String>>,
     link: watch::Receiver<Link>,
     standing: watch::Receiver<Standing>,
     lease: watch::Sender<Lease>,
@@ -517,6 +523,7 @@ impl Agent {
                         self.heartbeats.hurry();
                     }
                 }
+                Ok(()) = self.media_url.changed() => self.heartbeats.hurry(),
                 Some(learnt) = tasks.learnt.recv() => self.learn(&learnt),
                 Some(ask) = tasks.asks.recv() => self.answer(ask),
                 () = self.heartbeats.due() => self.heartbeat().await,

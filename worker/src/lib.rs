@@ -5,7 +5,7 @@
 //! start and stop), [`lease`] (whether others may have taken over), [`wish`] (when a camera is wanted recorded),
 //! [`retention`] (which segments go), [`uploads`] (which are uploaded next). Thin shell: [`source`] (cameras), [`archive`]
 //! (disk), [`camera`] (one task per camera that joins the
-//! two), [`bus`] (NATS), [`tick`] (the threads cameras' tasks run on), [`dials`] (who may connect to their camera now), [`outbox`] (facts on their way to the log), [`media_server`] (recorded video, to whoever may see it), [`agent`] (joins everything).
+//! two), [`bus`] (NATS), [`tick`] (the threads cameras' tasks run on), [`dials`] (who may connect to their camera now), [`descriptors`] (how many files may be open), [`outbox`] (facts on their way to the log), [`media_server`] (recorded video, to whoever may see it), [`agent`] (joins everything).
 //!
 //! Invariant: recording never waits for control, the log, or another camera.
 
@@ -15,6 +15,7 @@ pub mod backoff;
 pub mod bus;
 pub mod camera;
 pub mod config;
+pub mod descriptors;
 pub mod dials;
 pub mod durable;
 pub mod fmp4;

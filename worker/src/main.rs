@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use longwatch_worker::agent;
 use longwatch_worker::config::{self, Config, LogFormat};
+use longwatch_worker::descriptors;
 use mimalloc::MiMalloc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,8 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     let config = Config::from_command_line();
     log_to_stderr(&config);
+    // Before anything counts what there is.
+    descriptors::raise_limit();
     match work(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

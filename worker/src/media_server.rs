@@ -2,8 +2,8 @@
 //! only place that speaks HTTP to others.
 //!
 //! Whoever watches must not be felt by those who record: the server has threads of its own, a bound on how many it serves at
-//! once and on what is in memory for each, and drops a viewer that stands still. It decides nothing about who may see what:
-//! an address says that, and nothing else does.
+//! once (a share of the file descriptors) and on what is in memory for each, and drops a viewer that stands still. It decides
+//! nothing about who may see what: an address says that, and nothing else does.
 //!
 //! Pure: `ranges`, and [`crate::fmp4::retime`] that puts media on the camera's time line. Shell: `stored` (files and objects),
 //! `content` (a part of one, in pieces), `answers` and `refusal` (requests), `patience` (connections).
@@ -23,7 +23,10 @@ use longwatch_events::time::Clock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::descriptors;
 
 mod answers;
 mod content;
@@ -36,6 +39,7 @@ mod tests;
 
 use answers::Answerer;
 use patience::Patient;
+use stored::Reader;
 pub use stored::Stored;
 
 /// Threads that serve viewers.
@@ -74,6 +78,14 @@ pub enum Error {
     Threads(#[source] io::Error),
 }
 
+/// Connections that are served at once, however many file descriptors there are.
+const CONNECTIONS: u64 = 512;
+/// The part of all file descriptors for which there may be a connection: each takes one, and one more for what is read. So
+/// about three quarters are left to those who record.
+const DESCRIPTORS_PER_CONNECTION: u64 = 8;
+/// Refusals at once, as a part of the connections; and at least.
+const REFUSALS: (usize, usize) = (16, 4);
+
 /// What is bounded.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
@@ -85,21 +97,32 @@ struct Limits {
     request: Duration,
     /// How long a viewer may take nothing of what is sent.
     standstill: Duration,
+    /// How long one read of a file or an object may take.
+    read: Duration,
 }
 
-const LIMITS: Limits = Limits {
-    connections: 1_024,
-    refusals: 64,
-    request: Duration::from_secs(10),
-    standstill: Duration::from_secs(30),
-};
+impl Limits {
+    /// Those of a process that may have so many files open; `None`: any number.
+    fn with(descriptors: Option<u64>) -> Self {
+        let share = descriptors.map_or(CONNECTIONS, |all| all / DESCRIPTORS_PER_CONNECTION);
+        let connections = usize::try_from(share.clamp(1, CONNECTIONS)).unwrap_or(1);
+        Self {
+            connections,
+            refusals: (connections / REFUSALS.0).max(REFUSALS.1),
+            request: Duration::from_secs(10),
+            standstill: Duration::from_secs(30),
+            read: Duration::from_secs(10),
+        }
+    }
+}
 
-/// What it takes to give out video.
+/// What it takes to give out video. Cheap to clone.
+#[derive(Clone)]
 pub struct Means {
     /// The key that addresses are signed with; `None` until control has told it.
     pub key: watch::Receiver<Option<MediaKey>>,
     /// Where the segments are.
-    pub stored: Stored,
+    pub stored: Arc<Stored>,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
 }
@@ -116,6 +139,8 @@ pub struct Listening {
 pub struct MediaServer {
     /// `None` only while it is being dropped.
     runtime: Option<Runtime>,
+    /// Takes connections.
+    accepting: JoinHandle<()>,
 }
 
 impl Listening {
@@ -144,7 +169,7 @@ impl Listening {
     ///
     /// [`Error::Threads`].
     pub fn serve(self, means: Means, stop: CancellationToken) -> Result<MediaServer, Error> {
-        self.serve_within(LIMITS, means, stop)
+        self.serve_within(Limits::with(descriptors::limit()), means, stop)
     }
 
     fn serve_within(
@@ -165,10 +190,19 @@ impl Listening {
             TcpListener::from_std(self.listener).map_err(Error::Threads)?
         };
         let Means { key, stored, clock } = means;
-        let answerer = Arc::new(Answerer { key, stored: Arc::new(stored), clock });
-        runtime.spawn(accept(listener, limits, answerer, stop));
-        tracing::info!(url = self.url, "recorded video is given out");
-        Ok(MediaServer { runtime: Some(runtime) })
+        let answerer = Arc::new(Answerer { key, reader: Reader::new(&stored, limits.read), clock });
+        let accepting = runtime.spawn(accept(listener, limits, answerer, stop));
+        tracing::info!(url = self.url, connections = limits.connections, "recorded video is given out");
+        Ok(MediaServer { runtime: Some(runtime), accepting })
+    }
+}
+
+impl MediaServer {
+    /// Waits until nobody is answered any more: it was told to stop, or there was a bug.
+    pub async fn ended(&mut self) {
+        if let Err(error) = (&mut self.accepting).await {
+            tracing::error!(%error, "connections of viewers are taken no more, by a bug");
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! How recorded video comes to be given out: the key that control seals to this server, and the media server that uses it.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use longwatch_events::media::MediaKey;
 use longwatch_events::sealed::Base64Bytes;
@@ -11,15 +13,21 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use super::found::Found;
-use crate::archive::s3::{Bucket, Settings};
+use crate::archive::s3::{self, Bucket};
 use crate::config::Config;
 use crate::identity::{Opener, Unopened};
-use crate::media_server::{Listening, Means, MediaServer, Stored};
+use crate::media_server::{self, Listening, Means, MediaServer, Settings, Stored};
+use crate::retry::Retry;
+
+/// Between two attempts to listen, after the first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Takes the key of each welcome. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct MediaKeys {
     opener: Opener,
+    /// Whether this server is to give out video.
+    is_wanted: bool,
     key: watch::Sender<Option<MediaKey>>,
 }
 
@@ -33,17 +41,24 @@ enum NoKey {
 }
 
 impl MediaKeys {
-    /// Opens with this what comes, and hands it on.
-    pub(super) fn new(opener: Opener) -> (Self, watch::Receiver<Option<MediaKey>>) {
+    /// Opens with this what comes, and hands it on. `is_wanted`: whether this server is to give out video.
+    pub(super) fn new(opener: Opener, is_wanted: bool) -> (Self, watch::Receiver<Option<MediaKey>>) {
         let (key, key_out) = watch::channel(None);
-        (Self { opener, key }, key_out)
+        (Self { opener, is_wanted, key }, key_out)
     }
 
-    /// Takes the key of a welcome: from now on only addresses that are signed with it hold. Without one, none does. One that
-    /// cannot be opened changes nothing.
+    /// Whether video is to be given out, and there is no key yet.
+    pub(super) fn are_missing(&self) -> bool {
+        self.is_wanted && self.key.borrow().is_none()
+    }
+
+    /// Takes the key of a welcome: from now on only addresses that are signed with it hold. None changes nothing: it may come
+    /// from a control of an earlier version, or one that cannot read its own keys for a moment. Nor does one that cannot be
+    /// opened.
     pub(super) fn take(&self, sealed: Option<&Base64Bytes>) {
         match sealed.map(|sealed| self.open(sealed)).transpose() {
-            Ok(key) => drop(self.key.send_replace(key)),
+            Ok(Some(key)) => drop(self.key.send_replace(Some(key))),
+            Ok(None) => {}
             Err(error) => tracing::error!(%error, "the key to give out video with cannot be opened"),
         }
     }
@@ -54,39 +69,92 @@ impl MediaKeys {
     }
 }
 
-/// Takes the address on which video is to be given out, if it is to be.
-pub(super) fn listen(config: &Config) -> Result<Option<Listening>, Error> {
-    Ok(config.media.as_ref().map(Listening::at).transpose()?)
-}
-
-/// Begins to answer there. Speaks to the object store by connections of its own: uploads wait for no viewer.
-pub(super) fn serve(
-    listening: Listening,
+/// What it takes to give out video. Speaks to the object store by connections of its own: uploads wait for no viewer.
+pub(super) fn means(
     config: &Config,
     found: &Found,
     key: watch::Receiver<Option<MediaKey>>,
     clock: Arc<dyn Clock>,
-    stop: &CancellationToken,
-) -> Result<MediaServer, Error> {
-    let unpaced = |settings: &Settings| Settings { max_bytes_per_second: None, ..settings.clone() };
+) -> Result<Means, Error> {
+    let unpaced = |settings: &s3::Settings| s3::Settings { max_bytes_per_second: None, ..settings.clone() };
     let open = |settings| Bucket::open(&unpaced(settings));
     let stored = Stored {
         roots: found.volumes.iter().map(|volume| Arc::clone(&volume.root)).collect(),
         archive: found.archive.clone(),
         bucket: config.object_store.as_ref().map(open).transpose()?,
     };
-    Ok(listening.serve(Means { key, stored, clock }, stop.clone())?)
+    Ok(Means { key, stored: Arc::new(stored), clock })
+}
+
+/// Gives out video until `stop` is cancelled. What it takes may come late, as an address does after a boot, and those who
+/// record do not wait for it. `url` is how viewers reach it, for as long as they can be answered: it listens, and has a key.
+pub(super) async fn keep(
+    settings: Settings,
+    means: Means,
+    url: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+) {
+    let mut retry = Retry::new(RETRY.0, RETRY.1);
+    let mut is_said = false;
+    // An earlier run of this may have ended by a bug.
+    url.send_replace(None);
+    loop {
+        match begin(&settings, &means, &stop) {
+            Ok((mut server, at)) => {
+                retry.worked();
+                is_said = false;
+                tokio::select! {
+                    () = server.ended() => {}
+                    never = say(at, means.key.clone(), &url) => match never {},
+                }
+                url.send_replace(None);
+            }
+            Err(error) if is_said => tracing::debug!(%error, "still no video is given out"),
+            Err(error) => {
+                tracing::error!(%error, "no video is given out, and this is tried again; recording goes on");
+                is_said = true;
+            }
+        }
+        let wait = retry.failed(rand::random());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+fn begin(
+    settings: &Settings,
+    means: &Means,
+    stop: &CancellationToken,
+) -> Result<(MediaServer, String), media_server::Error> {
+    let listening = Listening::at(settings)?;
+    let url = listening.url().to_owned();
+    Ok((listening.serve(means.clone(), stop.clone())?, url))
+}
+
+/// Says where it listens as soon as there is a key, which is never taken away again. Does not end.
+async fn say(
+    at: String,
+    mut key: watch::Receiver<Option<MediaKey>>,
+    url: &watch::Sender<Option<String>>,
+) -> Infallible {
+    if key.wait_for(Option::is_some).await.is_ok() {
+        url.send_replace(Some(at));
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use longwatch_events::media::{Part, Ticket};
     use longwatch_events::time::Timestamp;
 
     use super::*;
     use crate::identity::{Home, Identity};
 
-    fn sealed(identity: &Identity, bytes: &[u8]) -> Base64Bytes {
+    /// As control seals a key.
+    pub(in crate::agent) fn sealed(identity: &Identity, bytes: &[u8]) -> Base64Bytes {
         let key = crypto_box::PublicKey::from(identity.public_key().0);
         Base64Bytes(key.seal(&mut crypto_box::aead::OsRng, bytes).unwrap())
     }
@@ -95,7 +163,7 @@ mod tests {
     fn the_key_of_the_last_welcome_counts_and_one_that_is_none_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let identity = Identity::load_or_create(&Home::take(folder.path()).unwrap()).unwrap();
-        let (keys, key) = MediaKeys::new(identity.opener());
+        let (keys, key) = MediaKeys::new(identity.opener(), true);
         let now = Timestamp::from_millis(1_795_420_800_000);
         let expires = now.plus_millis(1_000);
         let ticket = Ticket { key: "k".to_owned(), part: Part::File, start: now, until: None, expires };
@@ -103,7 +171,8 @@ mod tests {
             let address = MediaKey::from_slice(&[byte; 32]).unwrap().sign(&ticket);
             key.borrow().as_ref().map(|key| key.check("GET", &address, now).is_ok())
         };
-        assert_eq!(holds(1), None);
+        keys.take(None);
+        assert_eq!((holds(1), keys.are_missing()), (None, true));
         keys.take(Some(&sealed(&identity, &[1; 32])));
         assert_eq!(holds(1), Some(true));
         keys.take(Some(&sealed(&identity, &[2; 31])));
@@ -112,6 +181,13 @@ mod tests {
         keys.take(Some(&sealed(&identity, &[2; 32])));
         assert_eq!((holds(1), holds(2)), (Some(false), Some(true)));
         keys.take(None);
-        assert_eq!(holds(2), None);
+        assert_eq!((holds(2), keys.are_missing()), (Some(true), false));
+    }
+
+    #[test]
+    fn who_gives_out_nothing_misses_no_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(&Home::take(folder.path()).unwrap()).unwrap();
+        assert!(!MediaKeys::new(identity.opener(), false).0.are_missing());
     }
 }

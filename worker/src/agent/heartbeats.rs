@@ -28,8 +28,8 @@ pub(super) struct Heartbeats {
     boot_id: BootId,
     clock: Arc<dyn Clock>,
     lease: watch::Sender<Lease>,
-    /// Where this server gives out video.
-    media_url: Option<String>,
+    /// Where this server gives out video now.
+    media_url: watch::Receiver<Option<String>>,
     /// Of the last one.
     sequence: u64,
     /// Between two of them.
@@ -49,7 +49,7 @@ impl Heartbeats {
         clock: Arc<dyn Clock>,
         lease: watch::Sender<Lease>,
         interval_ms: u32,
-        media_url: Option<String>,
+        media_url: watch::Receiver<Option<String>>,
     ) -> Self {
         Self {
             bus,
@@ -98,7 +98,7 @@ impl Heartbeats {
                 boot_id,
                 sequence,
                 load,
-                media_url: self.media_url.clone(),
+                media_url: self.media_url.borrow().clone(),
             }),
         };
         while self.sent.try_join_next().is_some() {}
@@ -149,7 +149,8 @@ mod tests {
         let bus = Bus::connect(&["nats://127.0.0.1:1".into()], None, "test").await.unwrap();
         let (lease, _) = watch::channel(Lease::new(Duration::from_secs(3)));
         let boot_id = BootId::generate(&SystemIds);
-        let mut heartbeats = Heartbeats::new(bus, boot_id, Arc::new(SystemClock), lease, 10_000, None);
+        let (_, media_url) = watch::channel(None);
+        let mut heartbeats = Heartbeats::new(bus, boot_id, Arc::new(SystemClock), lease, 10_000, media_url);
         let ten = Duration::from_secs(10);
         // Given the first, then the second comes somewhere within the interval, and all others at its end.
         let first = heartbeats.next_at;

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use super::content::{Content, Pieces};
 use super::ranges::{Wanted, wanted};
 use super::refusal::Refusal;
-use super::stored::Stored;
+use super::stored::Reader;
 use crate::archive::layout::SegmentName;
 
 /// The body of an answer.
@@ -38,7 +38,7 @@ const METHODS: HeaderValue = HeaderValue::from_static("GET, OPTIONS");
 pub(super) struct Answerer {
     /// Shared with control; `None`: not known yet.
     pub(super) key: watch::Receiver<Option<MediaKey>>,
-    pub(super) stored: Arc<Stored>,
+    pub(super) reader: Reader,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -74,7 +74,7 @@ impl Answerer {
         // Not from anybody's text: what is opened is what the name says, in the spelling of ours.
         let name =
             SegmentName::parse(&ticket.key).filter(|name| name.key() == ticket.key).ok_or_else(gone)?;
-        let opened = self.stored.open(name).await.map_err(|error| unreadable(&ticket, &error))?;
+        let opened = self.reader.open(name).await.map_err(|error| unreadable(&ticket, &error))?;
         let (source, size) = opened.ok_or_else(gone)?;
         let content = Content::open(source, size, &ticket).await;
         let content = content.map_err(|error| unreadable(&ticket, &error))?;

@@ -1,17 +1,23 @@
 //! Where a segment is now: on a volume, still there after it was uploaded, or in the object store; and its bytes from there.
 //!
 //! Only reads. Files are read where it may block: a disk that hangs holds up viewers, and nobody who records.
+//!
+//! Invariants: every read ends, within a limit; reads of one volume that hang leave threads for all others.
 
 use std::fs::File;
+use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, FuturesUnordered};
+use tokio::sync::Semaphore;
 
+use super::READERS;
 use crate::archive::Archive;
 use crate::archive::layout::{SegmentName, UPLOADED};
 use crate::archive::s3::{self, Bucket, Reading};
@@ -22,6 +28,8 @@ pub(super) const CHUNK: usize = 64 << 10;
 const SKIPPED: u64 = 1 << 20;
 /// How often an object is asked for the same bytes.
 const ATTEMPTS: u32 = 3;
+/// Threads that read from one volume at once: no more than half of them.
+const READERS_OF_VOLUME: usize = READERS / 2;
 
 /// Where the segments of this server are.
 pub struct Stored {
@@ -33,9 +41,33 @@ pub struct Stored {
     pub bucket: Option<Bucket>,
 }
 
+/// Reads them.
+pub(super) struct Reader {
+    /// In the order of `archive`.
+    volumes: Vec<Volume>,
+    archive: Archive,
+    bucket: Option<Bucket>,
+    /// How long one read may take.
+    limit: Duration,
+}
+
+/// A volume, as it is read from.
+struct Volume {
+    root: Arc<Path>,
+    turns: Turns,
+}
+
+/// Who may read from a volume now. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Turns {
+    free: Arc<Semaphore>,
+    /// How long one may take, and be waited for.
+    limit: Duration,
+}
+
 /// What a segment is read from.
 pub(super) enum Source {
-    File(Arc<File>),
+    File(Arc<File>, Turns),
     Object(Object),
 }
 
@@ -44,6 +76,8 @@ pub(super) struct Object {
     bucket: Bucket,
     key: String,
     size: u64,
+    /// How long one read may take.
+    limit: Duration,
     flow: Option<Flow>,
 }
 
@@ -54,57 +88,105 @@ struct Flow {
     bytes: BoxStream<'static, Result<Bytes, s3::Error>>,
 }
 
-impl Stored {
+impl Reader {
+    /// Reads what is `stored`; one read takes no longer than `limit`.
+    pub(super) fn new(stored: &Stored, limit: Duration) -> Self {
+        let volume = |root: &Arc<Path>| Volume {
+            root: Arc::clone(root),
+            turns: Turns { free: Arc::new(Semaphore::new(READERS_OF_VOLUME)), limit },
+        };
+        let volumes = stored.roots.iter().map(volume).collect();
+        Self { volumes, archive: stored.archive.clone(), bucket: stored.bucket.clone(), limit }
+    }
+
     /// Opens a segment; returns its size, too. `None` if it is nowhere.
     ///
     /// # Errors
     ///
     /// If that cannot be told now.
-    pub(super) async fn open(self: &Arc<Self>, name: SegmentName) -> io::Result<Option<(Source, u64)>> {
+    pub(super) async fn open(&self, name: SegmentName) -> io::Result<Option<(Source, u64)>> {
         let key = name.key();
-        // In the order in which it goes on: what is not found in one place has come to the next one.
-        for file in [key.clone(), format!("{key}{UPLOADED}")] {
-            let this = Arc::clone(self);
-            let opened = tokio::task::spawn_blocking(move || this.open_file(&file)).await;
-            if let Some((file, size)) = opened.map_err(io::Error::other)?? {
-                return Ok(Some((Source::File(Arc::new(file)), size)));
+        // In the order in which it goes on: what is not found in one place has come to the next one. All volumes at once, so
+        // that one that hangs is waited for only if none of the others has it.
+        let healthy = self.volumes.iter().enumerate().filter(|(at, _)| !self.archive.has_failed(*at));
+        let mut opening: FuturesUnordered<_> = healthy.map(|(_, volume)| volume.open(&key)).collect();
+        let mut trouble = None;
+        while let Some(opened) = opening.next().await {
+            match opened {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => trouble = Some(error),
             }
         }
-        let Some(bucket) = self.bucket.clone() else { return Ok(None) };
-        let reading = bucket.read(&key, 0..CHUNK as u64).await.map_err(io::Error::other)?;
-        let Some(Reading { size, bytes }) = reading else { return Ok(None) };
-        let object = Object { bucket, key, size, flow: Some(Flow { at: 0, bytes }) };
-        Ok(Some((Source::Object(object), size)))
-    }
-
-    fn open_file(&self, file: &str) -> io::Result<Option<(File, u64)>> {
-        let mut trouble = None;
-        for (at, root) in self.roots.iter().enumerate() {
-            if self.archive.has_failed(at) {
-                continue;
-            }
-            let opened = File::open(root.join(file)).and_then(|file| Ok((file.metadata()?, file)));
-            match opened {
-                Ok((about, file)) if about.is_file() => return Ok(Some((file, about.len()))),
-                Ok(_) => {}
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-                Err(error) => trouble = Some(error),
+        drop(opening);
+        if let Some(bucket) = &self.bucket {
+            let reading = async { bucket.read(&key, 0..CHUNK as u64).await.map_err(io::Error::other) };
+            if let Some(Reading { size, bytes }) = within(self.limit, reading).await? {
+                let flow = Some(Flow { at: 0, bytes });
+                let object = Object { bucket: bucket.clone(), key, size, limit: self.limit, flow };
+                return Ok(Some((Source::Object(object), size)));
             }
         }
         trouble.map_or(Ok(None), Err)
     }
 }
 
+impl Volume {
+    /// Opens what is stored under `key`, before or after it was uploaded.
+    async fn open(&self, key: &str) -> io::Result<Option<(Source, u64)>> {
+        let paths = [self.root.join(key), self.root.join(format!("{key}{UPLOADED}"))];
+        let opened = self.turns.take(move || open_first(&paths)).await?;
+        Ok(opened.map(|(file, size)| (Source::File(Arc::new(file), self.turns.clone()), size)))
+    }
+}
+
+fn open_first(paths: &[PathBuf]) -> io::Result<Option<(File, u64)>> {
+    for path in paths {
+        match File::open(path).and_then(|file| Ok((file.metadata()?, file))) {
+            Ok((about, file)) if about.is_file() => return Ok(Some((file, about.len()))),
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+impl Turns {
+    /// Reads when it is its turn, where it may block.
+    async fn take<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let reading = async {
+            let turn = Arc::clone(&self.free).acquire_owned().await.map_err(io::Error::other)?;
+            let read = move || {
+                // One that nobody waits for any more still has a thread: its turn ends when the disk answers, not before.
+                let _turn = turn;
+                read()
+            };
+            tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        };
+        within(self.limit, reading).await
+    }
+}
+
+/// What is read, or an error when it takes longer than `limit`.
+async fn within<T>(limit: Duration, reading: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late =
+        || io::Error::new(ErrorKind::TimedOut, format!("nothing came within {} ms", limit.as_millis()));
+    tokio::time::timeout(limit, reading).await.unwrap_or_else(|_| Err(late()))
+}
+
 impl Source {
     /// Bytes from there on: at least so many, at least one, and hardly more than `most`.
     pub(super) async fn fetch(&mut self, at: u64, least: usize, most: usize) -> io::Result<Bytes> {
         match self {
-            Self::File(file) => {
+            Self::File(file, turns) => {
                 let file = Arc::clone(file);
-                let read = move || read_file(&file, at, least.max(1), most.max(least).max(1));
-                tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+                turns.take(move || read_file(&file, at, least.max(1), most.max(least).max(1))).await
             }
-            Self::Object(object) => object.fetch(at, least.max(1)).await,
+            Self::Object(object) => within(object.limit, object.fetch(at, least.max(1))).await,
         }
     }
 }

@@ -86,7 +86,7 @@ fn key(byte: u8) -> MediaKey {
 
 /// A server at work on two volumes; one segment is on the second.
 struct Given {
-    _first: TempDir,
+    first: TempDir,
     folder: TempDir,
     name: SegmentName,
     /// What is recorded.
@@ -100,7 +100,7 @@ struct Given {
 
 impl Given {
     fn new() -> Self {
-        Self::serving(segment(4_000), LIMITS, None)
+        Self::serving(segment(4_000), Limits::with(None), None)
     }
 
     fn serving(file: Vec<u8>, limits: Limits, bucket: Option<Bucket>) -> Self {
@@ -120,14 +120,14 @@ impl Given {
         let roots: Vec<Arc<Path>> = vec![first.path().into(), folder.path().into()];
         let volumes = roots.iter().map(|root| (Arc::clone(root), Door::default()));
         let archive = Archive::over(volumes, 1).unwrap();
-        let stored = Stored { roots, archive, bucket };
+        let stored = Arc::new(Stored { roots, archive, bucket });
         let settings = Settings { listen: "127.0.0.1:0".parse().unwrap(), url: None };
         let listening = Listening::at(&settings).unwrap();
         let url = listening.url().to_owned();
         let means = Means { key: key_out, stored, clock: Arc::clone(&clock) as Arc<dyn Clock> };
         let server = listening.serve_within(limits, means, CancellationToken::new()).unwrap();
         let viewer = Client::builder().timeout(DEADLINE).build().unwrap();
-        Self { _first: first, folder, name, file, url, clock, key, viewer, _server: server }
+        Self { first, folder, name, file, url, clock, key, viewer, _server: server }
     }
 
     fn path(&self) -> std::path::PathBuf {

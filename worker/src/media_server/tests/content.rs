@@ -225,7 +225,7 @@ fn bucket(s3: &S3) -> Bucket {
 #[tokio::test]
 async fn a_segment_is_found_wherever_it_is_on_its_way_to_the_object_store() {
     let s3 = S3::start();
-    let given = Given::serving(segment(40_000), LIMITS, Some(bucket(&s3)));
+    let given = Given::serving(segment(40_000), Limits::with(None), Some(bucket(&s3)));
     let (begins, media) = media_of(&given.file);
     // Given it was put there, and its file still stands by the name of what was uploaded …
     std::fs::rename(given.path(), given.folder.path().join(format!("{}{UPLOADED}", given.name.key())))

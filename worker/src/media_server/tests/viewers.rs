@@ -1,5 +1,6 @@
 //! Many viewers, and viewers that do nothing.
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -8,7 +9,8 @@ use super::*;
 const SHORT: Duration = Duration::from_millis(300);
 
 fn limits(connections: usize) -> Limits {
-    Limits { connections, refusals: 8, request: Duration::from_secs(20), standstill: Duration::from_secs(20) }
+    let (request, standstill) = (Duration::from_secs(20), Duration::from_secs(20));
+    Limits { connections, refusals: 8, request, standstill, ..Limits::with(None) }
 }
 
 /// A connection on which this address is asked for, and nothing is read.
@@ -33,6 +35,20 @@ async fn until_answered(given: &Given, expected: u16) -> Response {
         assert!(Instant::now() < deadline, "never answered {expected}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[test]
+fn viewers_get_a_share_of_the_files_that_may_be_open() {
+    let of = |descriptors| {
+        let Limits { connections, refusals, .. } = Limits::with(descriptors);
+        (connections, refusals)
+    };
+    assert_eq!(of(None), (512, 32));
+    assert_eq!(of(Some(u64::MAX)), (512, 32));
+    assert_eq!(of(Some(4_095)), (511, 31));
+    assert_eq!(of(Some(1_024)), (128, 8));
+    assert_eq!(of(Some(64)), (8, 4));
+    assert_eq!(of(Some(0)), (1, 4));
 }
 
 #[tokio::test]
@@ -95,6 +111,24 @@ async fn viewers_are_told_the_address_that_was_given_or_the_real_one() {
     assert_eq!(here.url(), format!("http://127.0.0.1:{port}"));
     let url = Some("https://video.example.com".to_owned());
     assert_eq!(Listening::at(&Settings { listen, url }).unwrap().url(), "https://video.example.com");
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_nobody_who_wants_something_from_another() {
+    let given = Given::serving(segment(1_000), Limits { read: SHORT, ..limits(100) }, None);
+    // Given a volume on which nothing is opened before somebody writes, and more requests than there are readers …
+    let hangs = given.first.path().join(given.name.key());
+    std::fs::create_dir_all(hangs.parent().unwrap()).unwrap();
+    mknodat(CWD, &hangs, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for _ in 0..3 * READERS {
+        assert_eq!(given.answer(&given.address(Part::Init)).await.status(), 200);
+    }
+    // … then only what is on no other volume is waited for, and not for ever.
+    std::fs::remove_file(given.path()).unwrap();
+    assert_eq!(problem(given.answer(&given.address(Part::Init)).await).await.0, 503);
+    // Once the disk answers again, it is known where nothing is.
+    let _answers = std::fs::File::options().read(true).write(true).open(&hangs).unwrap();
+    until_answered(&given, 404).await;
 }
 
 #[tokio::test]
